@@ -1,0 +1,91 @@
+"""Open detector of AI-generated images: frozen CLIP features, nearest neighbours or one linear layer.
+
+    import univfd
+
+    detector = univfd.load()
+    for verdict in detector.detect(["photo.jpg", "folder/"]):
+        print(verdict.image, verdict.verdict, verdict.score)
+
+Names are loaded when first used: `import univfd` itself costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .backbones import open_backbone
+    from .bank import FeatureBank
+    from .calibration import Calibration, calibrate
+    from .classifiers.knn import NearestNeighbor
+    from .classifiers.linear import LinearProbe
+    from .detector import Detector, load
+    from .embedding import embed_images
+    from .errors import UnivFDError
+    from .official import official
+    from .transforms import perturbation, view
+    from .types import Embeddings, Failure, FeatureSpace, ImageRef, Label, Neighbor, Sample, Verdict
+
+_HOMES = {
+    "Calibration": "calibration",
+    "Detector": "detector",
+    "Embeddings": "types",
+    "Failure": "types",
+    "FeatureBank": "bank",
+    "FeatureSpace": "types",
+    "ImageRef": "types",
+    "Label": "types",
+    "LinearProbe": "classifiers.linear",
+    "NearestNeighbor": "classifiers.knn",
+    "Neighbor": "types",
+    "Sample": "types",
+    "UnivFDError": "errors",
+    "Verdict": "types",
+    "calibrate": "calibration",
+    "embed_images": "embedding",
+    "load": "detector",
+    "official": "official",
+    "open_backbone": "backbones",
+    "perturbation": "transforms",
+    "view": "transforms",
+}
+
+__all__ = [
+    "Calibration",
+    "Detector",
+    "Embeddings",
+    "Failure",
+    "FeatureBank",
+    "FeatureSpace",
+    "ImageRef",
+    "Label",
+    "LinearProbe",
+    "NearestNeighbor",
+    "Neighbor",
+    "Sample",
+    "UnivFDError",
+    "Verdict",
+    "__version__",
+    "calibrate",
+    "embed_images",
+    "load",
+    "official",
+    "open_backbone",
+    "perturbation",
+    "view",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'univfd' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,98 @@
+"""The default engine: a prepared graph on ONNX Runtime, cut after the last tap that is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper
+
+from ..catalogue import Entry
+from ..errors import UsageError
+from ..types import FloatArray, Pixels
+from ..weights import GRAPH, Progress, ensure
+
+_INT64_MAX = np.iinfo(np.int64).max
+
+
+class OnnxBackbone:
+    """See `univfd.backbones.Backbone`."""
+
+    def __init__(self, entry: Entry, taps: tuple[str, ...], threads: int, progress: Progress | None) -> None:
+        self.entry = entry
+        self.taps = taps
+        folder = ensure(entry, progress=progress)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # Idle encoder threads that spin would take the CPU from the decoding threads.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        graph = cut(folder / GRAPH, taps, entry.prefix)
+        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def embed(self, crops: Pixels) -> FloatArray:
+        """`(N, S, S, 3)` uint8 -> `(N, D)` float32, see `univfd.backbones.Backbone.embed`."""
+        size = self.entry.preprocess.size
+        if crops.ndim != 4 or crops.shape[1:] != (size, size, 3) or crops.dtype != np.uint8:
+            raise UsageError(
+                f"crops of shape {crops.shape} and type {crops.dtype}; expected (N, {size}, {size}, 3) uint8"
+            )
+        return self.embed_normalised(self.entry.preprocess.normalise(crops))
+
+    def embed_normalised(self, inputs: FloatArray) -> FloatArray:
+        """`(N, 3, S, S)` float32, already normalised -> `(N, D)` float32. For parity checks; else use `embed`."""
+        outputs = self._session.run(list(self.taps), {"pixels": inputs})
+        return np.ascontiguousarray(np.concatenate(outputs, axis=1), dtype=np.float32)
+
+
+def cut(path: Path, taps: tuple[str, ...], prefix: int) -> bytes:
+    """The serialised graph that computes the taps and nothing after the last of them.
+
+    Args:
+        path: a prepared graph (see `univfd.recipes`); its weights stay in their own file.
+        taps: names as in `univfd.backbones.open_backbone`.
+        prefix: tokens before the patch tokens.
+    """
+    model = onnx.load(str(path), load_external_data=False)
+    graph = model.graph
+    for name in dict.fromkeys(taps):
+        kind, _, block = name.partition(".")
+        if kind == "cls":
+            graph.node.append(helper.make_node("Gather", [f"block.{block}", _ints(graph, 0)], [name], axis=1))
+        elif kind == "mean":
+            patches = f"patches.{block}"
+            bounds = [_ints(graph, prefix, vector=True), _ints(graph, _INT64_MAX, vector=True)]
+            axis = _ints(graph, 1, vector=True)
+            graph.node.append(helper.make_node("Slice", [f"block.{block}", *bounds, axis], [patches]))
+            graph.node.append(helper.make_node("ReduceMean", [patches], [name], axes=[1], keepdims=0))
+    del graph.output[:]
+    graph.output.extend(helper.make_tensor_value_info(t, TensorProto.FLOAT, None) for t in dict.fromkeys(taps))
+    _prune(graph)
+    return bytes(model.SerializeToString())
+
+
+def _ints(graph: onnx.GraphProto, value: int, *, vector: bool = False) -> str:
+    name = f"univfd.{'v' if vector else 's'}{value}"
+    if all(i.name != name for i in graph.initializer):
+        graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [1] if vector else [], [value]))
+    return name
+
+
+def _prune(graph: onnx.GraphProto) -> None:
+    """Drop what no output needs."""
+    needed = {o.name for o in graph.output}
+    nodes = []
+    for node in reversed(graph.node):  # a graph's nodes stand in topological order
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            nodes.append(node)
+    kept = [i for i in graph.initializer if i.name in needed]
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(reversed(nodes))
+    graph.initializer.extend(kept)
+
+
+PLUGIN = OnnxBackbone

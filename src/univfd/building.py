@@ -1,0 +1,147 @@
+"""From a labelled collection to a bank, and from a bank to a detector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from . import registry
+from .backbones import Backbone
+from .bank import FeatureBank
+from .calibration import UNCALIBRATED, Calibration, calibrate
+from .detector import Detector
+from .embedding import DEFAULT_BATCH, Loaded, embed_images, space_of
+from .errors import DataError
+from .evaluation import Cohort, held_out_scores, per_row
+from .images import DEFAULT_MAX_PIXELS
+from .transforms import View
+from .types import Embeddings, Failure, Sample
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A bank, the groups of its rows (for splitting), and what could not be read."""
+
+    bank: FeatureBank
+    groups: tuple[str, ...]
+    failures: tuple[Failure, ...]
+
+
+def build_bank(
+    backbone: Backbone,
+    view: View,
+    samples: Iterable[Sample],
+    *,
+    added: str,
+    batch_size: int = DEFAULT_BATCH,
+    workers: int | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    on_done: Callable[[int], None] = lambda _: None,
+) -> Built:
+    """Embed a labelled collection into a bank.
+
+    Args:
+        backbone: the encoder.
+        view: how crops are cut.
+        samples: the collection.
+        added: date of the rows (ISO), recorded in the bank.
+        batch_size: images a batch.
+        workers: decoding threads.
+        max_pixels: larger images are refused.
+        on_done: called after each batch with the number of inputs in it.
+
+    Raises:
+        DataError: not one image could be read.
+    """
+    used: list[Sample] = []
+    keys: list[str] = []
+    parts: list[Any] = []
+    failures: list[Failure] = []
+    kept: list[Sample] = []
+
+    def remember() -> Iterator[Any]:
+        for sample in samples:
+            used.append(sample)
+            yield sample.ref
+
+    taken = 0
+    for batch in embed_images(
+        backbone, view, remember(), batch_size=batch_size, workers=workers, max_pixels=max_pixels
+    ):
+        for item in batch.items:
+            if isinstance(item, Loaded):
+                kept.append(used[taken])
+                keys.append(item.sha256)
+            else:
+                failures.append(item)
+            taken += 1
+        parts.append(batch.embeddings.vectors)
+        on_done(len(batch.items))
+    if not kept:
+        raise DataError(f"none of {taken} images could be read" if taken else "the data set holds no images")
+    bank = FeatureBank.from_rows(
+        Embeddings(np.concatenate(parts), space_of(backbone, view)),
+        [s.label for s in kept],
+        keys,
+        generator=[s.generator for s in kept],
+        source=[s.source for s in kept],
+        licence=[s.licence for s in kept],
+        added=added,
+    )
+    return Built(bank, tuple(s.group for s in kept), tuple(failures))
+
+
+def fit_detector(
+    name: str,
+    backbone: Backbone,
+    view: View,
+    built: Built,
+    classifier: str,
+    params: dict[str, Any],
+    *,
+    max_fpr: float = 0.05,
+    max_miss: float = 0.05,
+) -> Detector:
+    """A detector from a bank, calibrated on leave-one-generator-out scores.
+
+    Args:
+        name: the detector's name.
+        backbone: the bank's encoder.
+        view: the bank's view.
+        built: the bank and its groups.
+        classifier: name in the registry `classifiers`.
+        params: of the classifier.
+        max_fpr: promised bound on reals called fake.
+        max_miss: promised bound on fakes called real.
+
+    Raises:
+        DataError: too few generators, sources or images to calibrate; says what is needed.
+    """
+    bank = built.bank
+    make = partial(registry.load("classifiers", classifier), **params)
+    cohort = Cohort(bank.labels, bank.generator, bank.source, np.asarray(built.groups, dtype=object))
+    scores = per_row(held_out_scores(cohort, [bank.vectors], {"": bank.vectors}, make)[""], len(bank))
+    known = np.isfinite(scores)
+    calibration = calibrate(
+        scores[known], bank.labels[known], max_fpr=max_fpr, max_miss=max_miss,
+        data="leave-one-generator-out scores of the bank's own rows",
+    )  # fmt: skip
+    return assemble(name, backbone, view, bank, classifier, params, calibration)
+
+
+def assemble(
+    name: str,
+    backbone: Backbone,
+    view: View,
+    bank: FeatureBank,
+    classifier: str,
+    params: dict[str, Any],
+    calibration: Calibration = UNCALIBRATED,
+) -> Detector:
+    """A detector whose classifier is fitted on all of the bank."""
+    fitted = registry.load("classifiers", classifier).from_bank(bank, **params)
+    return Detector(name, backbone, view, fitted, bank, calibration)

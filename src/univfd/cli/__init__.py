@@ -1,0 +1,75 @@
+"""The command line. One file a command; this module finds them, runs one and maps errors to exit codes.
+
+Exit codes: 0 done; 1 something was flagged (with `--fail-on`); 2 usage; 3 some inputs could not be read; 4 weights
+are missing or wrong; 130 interrupted. Where both 1 and 3 apply it is 1. Data go to stdout, words and progress to
+stderr.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import pkgutil
+import sys
+import warnings
+from typing import NoReturn
+
+import click
+
+from .._version import __version__
+from ..errors import UnivFDError, WeightsError
+
+DONE, FLAGGED, USAGE, UNREADABLE, WEIGHTS, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+
+class _Commands(click.Group):
+    """Commands are the modules of this folder; only the one that runs is imported."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command: click.Command = importlib.import_module(f".{cmd_name}", __name__).command
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="univfd")
+@click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no remarks on stderr; errors only.")
+@click.pass_context
+def group(ctx: click.Context, verbose: bool, quiet: bool) -> None:
+    """Detect AI-generated images: frozen CLIP features, nearest neighbours over a bank, or one linear layer."""
+    level = logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
+    logging.basicConfig(level=logging.WARNING, format="univfd: %(message)s", stream=sys.stderr)
+    logging.getLogger("univfd").setLevel(level)
+    warnings.filterwarnings("ignore", module="PIL")  # remarks of the decoders; what matters becomes a row
+    ctx.obj = {"quiet": quiet}
+
+
+def main() -> NoReturn:
+    """Entry point: run a command, say errors in one line, end with the documented code."""
+    try:
+        code = group.main(prog_name="univfd", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = USAGE
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\nunivfd: interrupted; what was done is kept", err=True)
+        code = INTERRUPTED
+    except WeightsError as error:
+        code = _say(error, WEIGHTS)
+    except UnivFDError as error:
+        code = _say(error, USAGE)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of stdout is gone; so that exit does not complain
+        code = DONE
+    sys.exit(code if isinstance(code, int) else DONE)
+
+
+def _say(error: UnivFDError, code: int) -> int:
+    click.echo(f"univfd: error: {error}", err=True)
+    return code

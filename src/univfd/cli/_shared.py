@@ -1,0 +1,162 @@
+"""Options and helpers that several commands share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ..errors import UsageError
+from ..sources import Source
+
+F = TypeVar("F", bound=Callable[..., Any])
+PATH = click.Path(path_type=Path)
+
+
+def option_group(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator, listed in this order by `--help`."""
+
+    def apply(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return apply
+
+
+images_options = option_group(
+    click.argument("images", nargs=-1),
+    click.option("--from-file", metavar="FILE", help="Read more paths from FILE, one a line; - is standard input."),
+    click.option("--null", is_flag=True, help="Paths in --from-file end in a NUL byte, not in a newline."),
+)
+work_options = option_group(
+    click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Images a batch."),
+    click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one per CPU]"),
+    click.option("--threads", type=click.IntRange(1), help="Encoder threads.  [default: one per CPU]"),
+    click.option(
+        "--max-pixels", type=click.FloatRange(0, min_open=True), default=200, show_default=True, metavar="MEGAPIXELS",
+        help="Refuse larger images.",
+    ),
+)  # fmt: skip
+space_options = option_group(
+    click.option("--backbone", default="clip-vit-b-16", show_default=True, help="Encoder: a name or a folder."),
+    click.option("--tap", "taps", multiple=True, default=("proj",), show_default=True,
+                 help="Layer: proj, cls.N or mean.N; repeat to put several side by side."),
+    click.option("--view", default="native", show_default=True, help="native, resize, five, grid-N."),
+)  # fmt: skip
+
+
+def collect(images: tuple[str, ...], from_file: str | None, null: bool) -> Iterable[Source]:
+    """The inputs of a command.
+
+    Raises:
+        UsageError: none at all.
+    """
+    if not images and from_file is None:
+        raise UsageError("no images given; name files, folders or globs, or use --from-file")
+    return _chained(images, from_file, b"\0" if null else b"\n")
+
+
+def _chained(images: tuple[str, ...], from_file: str | None, end: bytes) -> Iterator[Source]:
+    yield from images
+    if from_file is None:
+        return
+    try:
+        file = sys.stdin.buffer if from_file == "-" else Path(from_file).open("rb")  # noqa: SIM115
+        with file:
+            for line in _split(file, end):
+                if line:
+                    yield line.decode("utf-8", "surrogateescape")
+    except OSError as error:
+        raise UsageError(f"--from-file {from_file}: {error.strerror}") from error
+
+
+def _split(file: Any, end: bytes) -> Iterator[bytes]:
+    if end == b"\n":
+        for line in file:
+            yield line.rstrip(b"\r\n")
+        return
+    rest = b""
+    while chunk := file.read(1 << 16):
+        *whole, rest = (rest + chunk).split(end)
+        yield from whole
+    yield rest
+
+
+@contextmanager
+def progress(ctx: click.Context, what: str) -> Iterator[Callable[[int], None]]:
+    """A counter on stderr, where stderr is a terminal; gives the function that advances it."""
+    if ctx.obj["quiet"] or not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), MofNCompleteColumn(), TimeElapsedColumn(),
+               TextColumn("{task.fields[rate]}"))  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None, rate="")
+
+        def advance(n: int) -> None:
+            bar.advance(task, n)
+            speed = bar.tasks[0].speed
+            bar.update(task, rate=f"{speed:.1f}/s" if speed else "")
+
+        yield advance
+
+
+@contextmanager
+def download_progress(ctx: click.Context) -> Iterator[Callable[[str, int, int], None] | None]:
+    """A download bar on stderr, where stderr is a terminal; it appears with the first byte."""
+    if ctx.obj["quiet"] or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    tasks: dict[str, Any] = {}
+
+    def show(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            bar.start()
+            tasks[what] = bar.add_task(what, total=total)
+        bar.update(tasks[what], completed=done)
+        if done >= total:
+            bar.stop()
+
+    try:
+        yield show
+    finally:
+        bar.stop()
+
+
+def remark(ctx: click.Context, text: str) -> None:
+    """Words for a person, on stderr."""
+    if not ctx.obj["quiet"]:
+        click.echo(text, err=True)
+
+
+def settings(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """`--set name=value` pairs; values as JSON where they are JSON, else as text.
+
+    Raises:
+        UsageError: a pair without `=`.
+    """
+    import json
+
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set {pair}: expected NAME=VALUE")
+        try:
+            values[name] = json.loads(text)
+        except ValueError:
+            values[name] = text
+    return values

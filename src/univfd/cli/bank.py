@@ -1,0 +1,83 @@
+"""`univfd bank`."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from . import DONE, UNREADABLE
+from ._shared import PATH, download_progress, progress, remark, space_options, work_options
+
+if TYPE_CHECKING:
+    from ..bank import FeatureBank
+
+
+@click.group()
+def command() -> None:
+    """Banks of features of known real and fake images."""
+
+
+@command.command()
+@click.argument("data", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="Folder to make.")
+@space_options
+@work_options
+@click.pass_context
+def build(
+    ctx: click.Context, data: Path, output: Path, backbone: str, taps: tuple[str, ...], view: str, batch_size: int,
+    workers: int | None, threads: int | None, max_pixels: float,
+) -> int:  # fmt: skip
+    """Embed a labelled collection into a new bank.
+
+    DATA is a folder of real and fake images (0_real/1_fake, real/fake, nature/ai) or a manifest (.jsonl, .csv) with
+    the columns file, label, generator, source.
+    """
+    from ..backbones import open_backbone
+    from ..building import build_bank
+    from ..datasets import open_dataset
+    from ..transforms import view as named_view
+
+    with download_progress(ctx) as downloading:
+        opened = open_backbone(backbone, taps=taps, threads=threads, progress=downloading)
+    with progress(ctx, "images") as advance:
+        built = build_bank(
+            opened, named_view(view), open_dataset(data), added=today(), batch_size=batch_size, workers=workers,
+            max_pixels=round(max_pixels * 1e6), on_done=advance,
+        )  # fmt: skip
+    built.bank.save(output)
+    for failure in built.failures:
+        remark(ctx, f"left out {failure.image}: {failure.message}")
+    describe(built.bank)
+    return UNREADABLE if built.failures else DONE
+
+
+@command.command()
+@click.argument("bank", type=PATH)
+def info(bank: Path) -> None:
+    """What is in a bank."""
+    from ..bank import FeatureBank
+
+    describe(FeatureBank.load(bank))
+
+
+def describe(bank: FeatureBank) -> None:
+    """Print the contents of a bank."""
+    from ..types import Label
+    from ..writers import printable
+
+    space = bank.space
+    click.echo(f"bank         {len(bank)} rows, digest {bank.digest}")
+    click.echo(f"space        {space.backbone} {'+'.join(space.taps)} {space.view}, {space.dim} values, {space.digest}")
+    for label, column in ((Label.REAL, "source"), (Label.FAKE, "generator")):
+        counts = bank.counts(column, label)  # type: ignore[arg-type]
+        click.echo(f"{label.word:<12} {sum(counts.values())} rows, {len(counts)} {column}s")
+        for name, n in counts.items():
+            click.echo(f"{'':<12} {n:>6}  {printable(name) or '(not named)'}")
+
+
+def today() -> str:
+    """The date, ISO."""
+    return datetime.datetime.now(datetime.UTC).date().isoformat()

@@ -1,0 +1,106 @@
+"""`univfd detect`."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..errors import UsageError
+from . import DONE, FLAGGED, UNREADABLE
+from ._shared import PATH, collect, download_progress, images_options, progress, remark, work_options
+
+FORMATS = ("json", "jsonl", "csv", "parquet")
+_EVIDENCE = 3
+
+
+def _format_options(function: Any) -> Any:
+    for name in reversed(FORMATS):
+        function = click.option(f"--{name}", "format", flag_value=name, help=f"Rows as {name}.")(function)
+    return function
+
+
+@click.command()
+@images_options
+@_format_options
+@click.option("-o", "--output", type=PATH, help="Write rows to this file (format by its ending, or as asked).")
+@click.option("--resume", is_flag=True, help="Go on where an earlier run into the same --output stopped.")
+@click.option("--detector", default="default", show_default=True, help="A shipped detector's name, or a folder.")
+@click.option("--explain", is_flag=True, help="Show the three nearest fake and real bank rows of each image.")
+@click.option(
+    "--fail-on", type=click.Choice(["fake", "unsure"]), multiple=True,
+    help="Exit with 1 if any image gets this verdict; may be repeated.",
+)  # fmt: skip
+@work_options
+@click.pass_context
+def command(
+    ctx: click.Context, images: tuple[str, ...], from_file: str | None, null: bool, format: str | None,
+    output: Path | None, resume: bool, detector: str, explain: bool, fail_on: tuple[str, ...], batch_size: int,
+    workers: int | None, threads: int | None, max_pixels: float,
+) -> int:  # fmt: skip
+    """Say of each image whether it is AI-generated: fake, real or unsure, with the evidence.
+
+    IMAGES are files, folders (searched recursively), globs and uncompressed tar files. Exactly one row comes out for
+    each image; what cannot be read is a row too.
+    """
+    from .. import runner
+    from ..detector import load
+
+    inputs = collect(images, from_file, null)
+    if resume and output is None:
+        raise UsageError("--resume needs -o/--output: there must be a file to go on with")
+    if format == "parquet" and output is None:
+        raise UsageError("--parquet is binary; give it a file with -o FILE")
+    if output is not None:
+        format = format or runner.format_of(output)
+    with download_progress(ctx) as downloading:
+        opened = load(detector, threads=threads, progress=downloading)
+    line = partial(
+        opened.detect, neighbors=_EVIDENCE if explain else 1, batch_size=batch_size, workers=workers,
+        max_pixels=round(max_pixels * 1e6),
+    )  # fmt: skip
+    if output is not None and format is not None:
+        rows = runner.run(line, inputs, output, format, detector=opened.identity, resume=resume)
+    else:
+        rows = _to_stdout(line, inputs, format, explain)
+    counts = _count(ctx, rows, quiet=output is None and sys.stdout.isatty())
+    _summary(ctx, counts, opened.calibration, output)
+    if any(counts[verdict] for verdict in fail_on):
+        return FLAGGED
+    return UNREADABLE if counts["failed"] else DONE
+
+
+def _to_stdout(line: Any, inputs: Iterable[Any], format: str | None, explain: bool) -> Iterator[Any]:
+    from .. import runner
+
+    options = {"explain": explain} if format is None else {}
+    return runner.stream(line, inputs, runner.writer(format or "text")(sys.stdout.buffer, **options))
+
+
+def _count(ctx: click.Context, rows: Iterable[Any], quiet: bool) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    if quiet:  # verdicts are running over the terminal; a counter would fight with them
+        counts.update(row.get("verdict", "failed") for row in rows)
+        return counts
+    with progress(ctx, "images") as advance:
+        for row in rows:
+            counts[row.get("verdict", "failed")] += 1
+            advance(1)
+    return counts
+
+
+def _summary(ctx: click.Context, counts: Counter[str], calibration: Any, output: Path | None) -> None:
+    parts = [f"{counts[word]} {word}" for word in ("fake", "unsure", "real", "failed") if counts[word]]
+    where = f" -> {output}" if output else ""
+    remark(ctx, f"{counts.total()} images: {', '.join(parts) or 'none'}{where}")
+    if calibration.max_fpr is not None and counts["fake"]:
+        remark(
+            ctx,
+            f"'fake' is set so that at most {calibration.max_fpr:.0%} of real images like the {calibration.n_real} it "
+            "was calibrated on are called fake. A verdict is a signal, not proof.",
+        )

@@ -1,0 +1,67 @@
+"""`univfd detectors`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ._shared import PATH, download_progress
+
+
+@click.group()
+def command() -> None:
+    """Detectors: what is shipped, what is in one, import of the paper's own."""
+
+
+@command.command("list")
+def list_detectors() -> None:
+    """The detectors that come with the package."""
+    from ..detector import locate, read_manifest, shipped
+
+    for name in shipped():
+        manifest = read_manifest(locate(name))
+        space = manifest["space"]
+        taps = "+".join(space["taps"])
+        click.echo(f"{name:<12} {manifest['classifier']['name']:<8} {space['backbone']} {taps} {space['view']}")
+
+
+@command.command()
+@click.argument("detector", default="default")
+@click.option("--card", is_flag=True, help="Print the model card.")
+def info(detector: str, card: bool) -> None:
+    """What a detector is made of: encoder, classifier, thresholds, bank."""
+    from ..bank import FeatureBank
+    from ..detector import CARD, locate, read_manifest
+    from ..errors import FormatError
+    from .bank import describe
+
+    folder = locate(detector)
+    manifest = read_manifest(folder)
+    if card:
+        if not (folder / CARD).is_file():
+            raise FormatError(f"{folder} has no model card")
+        click.echo((folder / CARD).read_text("utf-8"))
+        return
+    click.echo(f"detector     {manifest['name']}")
+    click.echo(f"folder       {folder}")
+    click.echo(f"classifier   {manifest['classifier']['name']} {manifest['classifier']['params']}")
+    for key, value in manifest["calibration"].items():
+        click.echo(f"calibration  {key} = {value}")
+    describe(FeatureBank.load(folder / manifest["bank"]))
+
+
+@command.command("import-official")
+@click.argument("head", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="Folder to make.")
+@click.pass_context
+def import_official(ctx: click.Context, head: Path, output: Path) -> None:
+    """Make a detector of the linear layer published with the paper (fc_weights.pth), for CLIP ViT-L/14.
+
+    The encoder's weights (1.7 GB) are fetched from a model hub.
+    """
+    from ..official import official
+
+    with download_progress(ctx) as downloading:
+        official(head, progress=downloading).save(output)
+    click.echo(str(output))

@@ -1,0 +1,53 @@
+"""`univfd embed`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import DONE, UNREADABLE
+from ._shared import (
+    PATH,
+    collect,
+    download_progress,
+    images_options,
+    progress,
+    remark,
+    space_options,
+    work_options,
+)
+
+
+@click.command()
+@images_options
+@click.option("-o", "--output", type=PATH, required=True, help="Folder to make.")
+@click.option(
+    "--perturb", default="clean", show_default=True, help="Lay a chain on the pixels first: limit:768+jpeg:60"
+)
+@space_options
+@work_options
+@click.pass_context
+def command(
+    ctx: click.Context, images: tuple[str, ...], from_file: str | None, null: bool, output: Path, perturb: str,
+    backbone: str, taps: tuple[str, ...], view: str, batch_size: int, workers: int | None, threads: int | None,
+    max_pixels: float,
+) -> int:  # fmt: skip
+    """Write the frozen features of images: vectors.npy (N, D) float32 and rows.jsonl, one line an input."""
+    from ..backbones import open_backbone
+    from ..embedding import embed_images
+    from ..embeddings_file import write_embeddings
+    from ..transforms import view as named_view
+
+    inputs = collect(images, from_file, null)
+    cut = named_view(view)
+    with download_progress(ctx) as downloading:
+        opened = open_backbone(backbone, taps=taps, threads=threads, progress=downloading)
+    batches = embed_images(
+        opened, cut, inputs, perturb=perturb, batch_size=batch_size, workers=workers,
+        max_pixels=round(max_pixels * 1e6),
+    )  # fmt: skip
+    with progress(ctx, "images") as advance:
+        done, failed = write_embeddings(output, opened, cut, batches, perturb=perturb, on_done=advance)
+    remark(ctx, f"{done} embeddings, {failed} failed -> {output}")
+    return UNREADABLE if failed else DONE

@@ -1,0 +1,240 @@
+"""A detector: backbone + classifier + calibration + the bank that its evidence comes from."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import registry
+from .backbones import Backbone, open_backbone
+from .bank import FeatureBank
+from .calibration import UNCALIBRATED, Calibration
+from .classifiers import Classifier
+from .embedding import DEFAULT_BATCH, Batch, embed_images, space_of
+from .errors import FormatError, UnknownNameError
+from .images import DEFAULT_MAX_PIXELS
+from .sources import Source
+from .storage import new_folder, read_arrays, read_json, write_arrays, write_json
+from .transforms import View, view
+from .types import Failure, FeatureSpace, Label, Timings, Verdict, digest_of
+from .weights import Progress
+
+KIND, SCHEMA = "detector", 1
+MANIFEST, ARRAYS, BANK, CARD = "detector.json", "classifier.safetensors", "bank", "MODEL_CARD.md"
+DEFAULT = "default"
+
+
+@dataclass(frozen=True, eq=False)
+class Detector:
+    """Decides about images.
+
+    Attributes:
+        name: for people and in every verdict.
+        backbone: the frozen encoder, opened for the detector's taps.
+        view: how crops are cut.
+        classifier: gives the score.
+        bank: known images: the evidence (and, for nearest neighbours, the classifier's rows).
+        calibration: turns the score into a verdict.
+    """
+
+    name: str
+    backbone: Backbone
+    view: View
+    classifier: Classifier
+    bank: FeatureBank
+    calibration: Calibration = UNCALIBRATED
+
+    def __post_init__(self) -> None:
+        """Refuse a bank of another feature space."""
+        self.space.require(self.bank.space, "the detector's bank")
+
+    @cached_property
+    def space(self) -> FeatureSpace:
+        """The feature space that the detector decides in."""
+        return space_of(self.backbone, self.view)
+
+    @cached_property
+    def identity(self) -> str:
+        """`name@digest`: the digest covers all that a verdict depends on (bank, classifier, calibration, space)."""
+        state = {k: hashlib.sha256(v.tobytes()).hexdigest() for k, v in self.classifier.state().items()}
+        parts = {"bank": self.bank.digest, "state": state, "classifier": self._classifier_record()}
+        return f"{self.name}@{digest_of(parts | {'calibration': self.calibration.to_dict()})[:12]}"
+
+    def detect(
+        self,
+        images: Source | Iterable[Source],
+        *,
+        perturb: str = "clean",
+        neighbors: int = 1,
+        batch_size: int = DEFAULT_BATCH,
+        workers: int | None = None,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> Iterator[Verdict | Failure]:
+        """Decide about any number of images: the straight line.
+
+        Args:
+            images: paths, folders, globs, tars, bytes, file objects, arrays; see `univfd.sources.expand`.
+            perturb: chain laid on the pixels first (`jpeg:60`), see `univfd.transforms.perturbation`.
+            neighbors: rows of evidence of each class.
+            batch_size: images a batch; verdicts do not depend on it.
+            workers: decoding threads; default: one per CPU.
+            max_pixels: larger images are refused.
+
+        Yields:
+            One `Verdict` or `Failure` per image, in order, as they are ready.
+        """
+        batches = embed_images(
+            self.backbone, self.view, images,
+            perturb=perturb, batch_size=batch_size, workers=workers, max_pixels=max_pixels,
+        )  # fmt: skip
+        for batch in batches:
+            verdicts = iter(self._judge(batch, neighbors))
+            for item in batch.items:
+                yield item if isinstance(item, Failure) else next(verdicts)
+
+    def _judge(self, batch: Batch, neighbors: int) -> list[Verdict]:
+        """Score, calibrate and explain the embeddings of a batch."""
+        loaded, vectors = batch.loaded, batch.embeddings.vectors
+        if not loaded:
+            return []
+        self.space.require(batch.embeddings.space, "the images")
+        start = time.perf_counter()
+        scores = self.classifier.decision_function(vectors)
+        real, fake = (self.bank.nearest(vectors, neighbors, label=label) for label in Label)
+        share = (batch.seconds / len(loaded), (time.perf_counter() - start) / len(loaded))
+        return [
+            Verdict(
+                image=item.name,
+                verdict=self.calibration.verdict(float(score)),
+                score=float(score),
+                probability=self.calibration.probability(float(score)),
+                nearest_fake=self.bank.neighbors(fake[0][i], fake[1][i]),
+                nearest_real=self.bank.neighbors(real[0][i], real[1][i]),
+                sha256=item.sha256,
+                width=item.width,
+                height=item.height,
+                format=item.format,
+                view=self.view.name,
+                detector=self.identity,
+                space=self.space.digest,
+                notes=item.notes,
+                timings=Timings(item.seconds, *share),
+            )
+            for i, (item, score) in enumerate(zip(loaded, scores, strict=True))
+        ]
+
+    def save(
+        self, folder: Path | str, *, bank_dtype: Any = "float32", bank_at: str | None = None, card: str | None = None
+    ) -> None:
+        """Write the detector as a new folder.
+
+        Args:
+            folder: must not exist.
+            bank_dtype: of the bank's vectors on disk, `float32` or `float16`.
+            bank_at: do not write the bank; it is there already at this path, relative to the folder.
+            card: text of the model card to lay beside it.
+
+        Raises:
+            OutputExistsError: the folder exists.
+        """
+        with new_folder(Path(folder)) as scratch:
+            record = {
+                "name": self.name,
+                "space": self.space.to_dict(),
+                "classifier": self._classifier_record(),
+            }
+            record |= {"calibration": self.calibration.to_dict(), "bank": bank_at or BANK}
+            write_json(scratch / MANIFEST, KIND, SCHEMA, record)
+            write_arrays(scratch / ARRAYS, self.classifier.state())
+            if bank_at is None:
+                (scratch / BANK).mkdir()
+                self.bank.write(scratch / BANK, dtype=bank_dtype)
+            if card is not None:
+                (scratch / CARD).write_text(card, "utf-8")
+
+    def _classifier_record(self) -> dict[str, Any]:
+        module = type(self.classifier).__module__.rpartition(".")[2]
+        return {"name": module, "params": self.classifier.get_params()}
+
+
+def load(
+    detector: str | Path = DEFAULT,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    backbone: Backbone | None = None,
+) -> Detector:
+    """Open a detector; its encoder's weights are fetched at the very first use.
+
+    Args:
+        detector: name of a shipped one (see `shipped`) or a folder written by `Detector.save`.
+        threads: for the encoder; default: the CPUs this process may use.
+        progress: called while downloading.
+        backbone: take this encoder (already open, same feature space) instead of opening one.
+
+    Raises:
+        UnknownNameError: neither a shipped name nor a folder.
+        FormatError: a folder that cannot be read.
+        FeatureSpaceError: this version's encoder gives another feature space than the detector was made in.
+        WeightsError: see `univfd.weights.ensure`.
+    """
+    folder = locate(detector)
+    manifest = read_manifest(folder)
+    space, name = FeatureSpace.from_dict(manifest["space"]), manifest["classifier"]["name"]
+    bank = FeatureBank.load(folder / manifest["bank"])
+    state = read_arrays(folder / ARRAYS, {})
+    classifier = registry.load("classifiers", name).from_state(manifest["classifier"]["params"], state, bank)
+    opened = Detector(
+        name=manifest["name"],
+        backbone=backbone or open_backbone(space.backbone, taps=space.taps, threads=threads, progress=progress),
+        view=view(space.view),
+        classifier=classifier,
+        bank=bank,
+        calibration=Calibration.from_dict(manifest["calibration"]),
+    )
+    opened.space.require(space, f"detector {opened.name}")
+    return opened
+
+
+def shipped() -> list[str]:
+    """Names of the detectors that come with the package."""
+    folders = Path(str(resources.files("univfd") / "detectors")).iterdir()
+    return sorted(f.name for f in folders if (f / MANIFEST).is_file())
+
+
+def locate(detector: str | Path) -> Path:
+    """The folder of a detector, by shipped name or path.
+
+    Raises:
+        UnknownNameError: neither.
+    """
+    if str(detector) in shipped():
+        return Path(str(resources.files("univfd") / "detectors")) / str(detector)
+    if Path(detector).is_dir():
+        return Path(detector)
+    error = registry.unknown("detector", str(detector), shipped())
+    raise UnknownNameError(f"{error} Or give the folder of one")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The checked manifest of a detector's folder.
+
+    Raises:
+        FormatError: not a detector, damaged, or of a newer schema.
+    """
+    manifest = read_json(folder / MANIFEST, KIND, SCHEMA)
+    wanted = {"name": str, "space": dict, "classifier": dict, "calibration": dict, "bank": str}
+    for key, kind in wanted.items():
+        if not isinstance(manifest.get(key), kind):
+            raise FormatError(f"{folder / MANIFEST} lacks {key!r}")
+    if not isinstance(manifest["classifier"].get("params"), dict) or "name" not in manifest["classifier"]:
+        raise FormatError(f"{folder / MANIFEST}: 'classifier' needs a name and params")
+    return manifest

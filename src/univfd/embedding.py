@@ -1,0 +1,153 @@
+"""The first half of the line: source - ImageRef - decode - perturb - view - `Backbone.embed` - Embeddings.
+
+`Detector.detect`, `univfd embed`, `fit` and `bank build` all start here; there is no second way to make a vector.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from .backbones import Backbone, cpus, feature_space
+from .errors import InputError, MissingExtraError
+from .images import DEFAULT_MAX_PIXELS, decode
+from .pipeline import batched, ordered_map
+from .sources import Source, expand
+from .transforms import View, perturbation
+from .types import Embeddings, Failure, FeatureSpace, FloatArray, ImageRef, Pixels
+
+DEFAULT_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """An image that is ready for the encoder; its full-size pixels are already let go.
+
+    Attributes:
+        name: the input's name.
+        sha256: of the encoded bytes; empty for pixels.
+        format: of the file; empty for pixels.
+        width: of the picture, in pixels.
+        height: of the picture, in pixels.
+        notes: what decoding and the view have to say.
+        crops: `(n, S, S, 3)` uint8.
+        seconds: wall time of reading, decoding and cutting.
+    """
+
+    name: str
+    sha256: str
+    format: str
+    width: int
+    height: int
+    notes: tuple[str, ...]
+    crops: Pixels
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Inputs in order, and the embeddings of those that could be loaded.
+
+    Attributes:
+        items: one `Loaded` or `Failure` per input.
+        embeddings: one row per `Loaded`, in the same order.
+        seconds: wall time of the encoder.
+    """
+
+    items: tuple[Loaded | Failure, ...]
+    embeddings: Embeddings
+    seconds: float
+
+    @property
+    def loaded(self) -> list[Loaded]:
+        """The items that have an embedding."""
+        return [i for i in self.items if isinstance(i, Loaded)]
+
+
+def embed_images(
+    backbone: Backbone,
+    view: View,
+    images: Source | Iterable[Source],
+    *,
+    perturb: str = "clean",
+    batch_size: int = DEFAULT_BATCH,
+    workers: int | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+) -> Iterator[Batch]:
+    """Embed any number of images; decoding runs in threads while the encoder works, in bounded memory.
+
+    Args:
+        backbone: the encoder.
+        view: how crops are cut; see `univfd.transforms.view`.
+        images: see `univfd.sources.expand`.
+        perturb: chain of perturbations laid on the pixels first, see `univfd.transforms.perturbation`.
+        batch_size: images a batch.
+        workers: decoding threads; default: one per CPU.
+        max_pixels: see `univfd.images.decode`.
+
+    Yields:
+        Batches in the order of the inputs. An input that cannot be read is a `Failure` in its place.
+    """
+    load = partial(_load, view=view, backbone=backbone, perturb=perturbation(perturb), max_pixels=max_pixels)
+    workers = workers or cpus()
+    stream = ordered_map(load, expand(images), workers=workers, ahead=2 * batch_size + workers)
+    for items in batched(stream, batch_size):
+        start = time.perf_counter()
+        loaded = [i for i in items if isinstance(i, Loaded)]
+        embeddings = _embed(backbone, view, loaded)
+        yield Batch(tuple(items), embeddings, time.perf_counter() - start)
+
+
+def space_of(backbone: Backbone, view: View) -> FeatureSpace:
+    """The feature space of this encoder under this view."""
+    return feature_space(backbone.entry, backbone.taps, view.name, view.count if view.pool == "concat" else 1)
+
+
+def _load(
+    ref: ImageRef | Failure,
+    *,
+    view: View,
+    backbone: Backbone,
+    perturb: Callable[[Pixels], Pixels],
+    max_pixels: int,
+) -> Loaded | Failure:
+    if isinstance(ref, Failure):
+        return ref
+    start = time.perf_counter()
+    try:
+        decoded = decode(ref, max_pixels=max_pixels)
+    except (InputError, MissingExtraError) as error:
+        return Failure(ref.name, error.code, str(error))
+    except MemoryError:
+        return Failure(ref.name, InputError.code, "not enough memory to decode it; lower --max-pixels or --workers")
+    crops = view.cut(perturb(decoded.pixels), backbone.entry.preprocess)
+    height, width = decoded.pixels.shape[:2]
+    return Loaded(
+        name=ref.name,
+        sha256=decoded.sha256,
+        format=decoded.format,
+        width=width,
+        height=height,
+        notes=decoded.notes + crops.notes,
+        crops=crops.pixels,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _embed(backbone: Backbone, view: View, loaded: list[Loaded]) -> Embeddings:
+    space = space_of(backbone, view)
+    if not loaded:
+        return Embeddings(np.empty((0, space.dim), np.float32), space)
+    vectors = backbone.embed(np.concatenate([i.crops for i in loaded]))
+    return Embeddings(_pool(vectors.reshape(len(loaded), -1, vectors.shape[1]), view), space)
+
+
+def _pool(vectors: FloatArray, view: View) -> FloatArray:
+    """`(N, n, D)` of n crops -> `(N, D)` (mean) or `(N, n*D)` (side by side)."""
+    if view.pool == "concat":
+        return vectors.reshape(len(vectors), -1)
+    return vectors.mean(axis=1, dtype=np.float32) if vectors.shape[1] > 1 else vectors[:, 0]

@@ -1,0 +1,146 @@
+"""How well a classifier does on generators and real sources that it has not seen: leave one generator out.
+
+One round a generator: its fakes are the test fakes, and one fold of the real *sources* gives the test reals. Neither,
+nor any image of the same group (same input picture, same identity), is in that round's training set. Splitting by
+image instead would test on the training generators, which says nothing about the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import DataError
+from .types import FloatArray
+
+Strings = NDArray[np.object_]
+
+
+class Scorer(Protocol):
+    """A classifier that can be fitted here: scikit-learn's contract."""
+
+    def fit(self, X: Any, y: Any) -> Any:
+        """Train."""
+        ...
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Score."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Cohort:
+    """What is known about N images, for splitting.
+
+    Attributes:
+        labels: `(N,)` 0 real, 1 fake.
+        generator: `(N,)` strings; empty for reals.
+        source: `(N,)` strings.
+        group: `(N,)` strings; empty where there is none.
+    """
+
+    labels: NDArray[np.uint8]
+    generator: Strings
+    source: Strings
+    group: Strings
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """One generator held out: row indices to train on and to test on."""
+
+    generator: str
+    train: NDArray[np.intp]
+    test: NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Scores of one round's test rows."""
+
+    generator: str
+    rows: NDArray[np.intp]
+    scores: NDArray[np.float64]
+
+
+def rounds(cohort: Cohort, *, folds: int = 5, seed: int = 0) -> Iterator[Round]:
+    """Leave-one-generator-out rounds, generators in alphabetical order.
+
+    Args:
+        cohort: the images.
+        folds: real sources are dealt into so many folds of about equal size; round i holds out fold i mod `folds`.
+        seed: of the deal.
+
+    Raises:
+        DataError: fewer than two generators, or fewer real sources than folds.
+    """
+    real = cohort.labels == 0
+    generators = np.unique(cohort.generator[~real].astype(str))
+    if len(generators) < 2:
+        raise DataError(f"{len(generators)} generator(s); leaving one out needs at least 2")
+    fold = _deal(cohort.source.astype(str), real, folds, seed)
+    for i, name in enumerate(generators):
+        test = (cohort.generator == name) | (fold == i % folds)
+        tied = np.isin(cohort.group, np.unique(cohort.group[test].astype(str))) & (cohort.group != "")
+        yield Round(str(name), np.flatnonzero(~test & ~tied), np.flatnonzero(test))
+
+
+def _deal(source: NDArray[Any], real: NDArray[np.bool_], folds: int, seed: int) -> NDArray[np.intp]:
+    """Fold of each real row by its source, -1 for fakes: largest sources first, each to the smallest fold."""
+    names, counts = np.unique(source[real], return_counts=True)
+    if len(names) < folds:
+        raise DataError(f"{len(names)} real source(s); {folds} folds need at least as many")
+    shuffled = np.random.default_rng(seed).permutation(len(names))
+    sizes = np.zeros(folds, int)
+    fold = np.full(len(source), -1)
+    for i in sorted(shuffled, key=lambda i: -counts[i]):
+        smallest = int(sizes.argmin())
+        sizes[smallest] += counts[i]
+        fold[real & (source == names[i])] = smallest
+    return fold
+
+
+def held_out_scores(
+    cohort: Cohort,
+    train: Sequence[FloatArray],
+    tests: Mapping[str, FloatArray],
+    make: Callable[[], Scorer],
+    *,
+    folds: int = 5,
+    seed: int = 0,
+) -> dict[str, list[HeldOut]]:
+    """Train on each round and score what it holds out.
+
+    Args:
+        cohort: the N images.
+        train: one or more `(N, D)` arrays, row i an embedding of image i (as it is, re-encoded, ...); a round trains
+            on all of them.
+        tests: named `(N, D)` arrays to score.
+        make: gives a fresh classifier.
+        folds: see `rounds`.
+        seed: see `rounds`.
+
+    Returns:
+        For each name in `tests`, one `HeldOut` a round.
+    """
+    results: dict[str, list[HeldOut]] = {name: [] for name in tests}
+    for r in rounds(cohort, folds=folds, seed=seed):
+        labels = np.concatenate([cohort.labels[r.train]] * len(train))
+        fitted = make()
+        fitted.fit(np.concatenate([vectors[r.train] for vectors in train]), labels)
+        for name, vectors in tests.items():
+            results[name].append(HeldOut(r.generator, r.test, fitted.decision_function(vectors[r.test])))
+    return results
+
+
+def per_row(held_out: Sequence[HeldOut], n: int) -> NDArray[np.float64]:
+    """Mean held-out score of each of n rows; nan where a row was never held out."""
+    total, count = np.zeros(n), np.zeros(n)
+    for part in held_out:
+        total[part.rows] += part.scores
+        count[part.rows] += 1
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

@@ -1,0 +1,194 @@
+"""`ImageRef` -> RGB pixels, by one documented rule.
+
+The rule: the first frame; EXIF orientation applied; transparency laid over white; palette, grey, CMYK, YCbCr and
+16-bit grey converted to 8-bit RGB (16-bit keeps the high byte, as libpng does for 16-bit colour); ICC profiles are
+not applied, since the encoders were trained on untagged pixels. A truncated, damaged, empty or oversized file is an
+error of its own class, never a partial picture. A JPEG is always decoded at full size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import (  # the plug-ins register themselves: Image.open knows only formats whose module is loaded
+    AvifImagePlugin,  # noqa: F401
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    ImageOps,
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
+
+from .errors import (
+    EmptyFileError,
+    MissingExtraError,
+    NotAnImageError,
+    TooManyPixelsError,
+    TruncatedImageError,
+    UnsupportedImageError,
+)
+from .sources import read_bytes
+from .types import ImageRef, Pixels
+
+DEFAULT_MAX_PIXELS = 200_000_000
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP")
+
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_open_lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A decoded picture.
+
+    Attributes:
+        pixels: RGB `(H, W, 3)` uint8, orientation applied.
+        format: of the file (`JPEG`, `PNG` ...); empty for pixels given directly.
+        sha256: of the encoded bytes; empty for pixels given directly.
+        notes: what was done that a reader of a verdict should know.
+    """
+
+    pixels: Pixels
+    format: str
+    sha256: str
+    notes: tuple[str, ...] = ()
+
+
+def decode(ref: ImageRef, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Decoded:
+    """Read one image.
+
+    Args:
+        ref: the image.
+        max_pixels: limit on width x height, checked before any pixel is decoded.
+
+    Raises:
+        FileAccessError: it cannot be read.
+        EmptyFileError, NotAnImageError, TruncatedImageError, UnsupportedImageError, TooManyPixelsError: see each.
+        MissingExtraError: HEIC without the extra `heic`.
+    """
+    if isinstance(ref.source, np.ndarray):
+        return Decoded(ref.source, "", "")
+    if isinstance(ref.source, Image.Image):
+        return Decoded(to_rgb(_load(ref.source)), ref.source.format or "", "")
+    data = read_bytes(ref)
+    if not data:
+        raise EmptyFileError("the file is empty (0 bytes); expected an image")
+    with _open(data) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise TooManyPixelsError(
+                f"{width} x {height} = {width * height / 1e6:.0f} megapixels; the limit is {max_pixels / 1e6:.0f}. "
+                "Raise it (--max-pixels) if you trust the file"
+            )
+        frames = _frames(image)
+        notes = (f"first frame of {frames}",) if frames > 1 and image.format != "MPO" else ()
+        pixels = to_rgb(_load(image))
+        return Decoded(pixels, image.format or "", hashlib.sha256(data).hexdigest(), notes)
+
+
+def _open(data: bytes) -> Image.Image:
+    formats: tuple[str, ...] = FORMATS
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        _register_heif()
+        formats = (*FORMATS, "HEIF")
+    try:
+        # Pillow's own pixel limit is one global for the whole process; it is lifted just while the header is
+        # parsed, because our own limit is checked right after and holds for every format.
+        with _open_lock:
+            theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                return Image.open(io.BytesIO(data), formats=formats)
+            finally:
+                Image.MAX_IMAGE_PIXELS = theirs
+    except UnidentifiedImageError as error:
+        raise _unidentified(data) from error
+    except (OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
+        raise TruncatedImageError(f"the image header is damaged: {error}") from error
+
+
+def _unidentified(data: bytes) -> NotAnImageError | TruncatedImageError:
+    magic = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"RIFF": "WebP", b"BM": "BMP"}
+    for start, name in magic.items():
+        if data.startswith(start):
+            return TruncatedImageError(f"starts like {name} but its header is cut off or damaged ({len(data)} bytes)")
+    return NotAnImageError(
+        f"not an image in a format that is read here (starts with {data[:8]!r}); expected {', '.join(FORMATS)} or HEIC"
+    )
+
+
+def _register_heif() -> None:
+    try:
+        importlib.import_module("pillow_heif").register_heif_opener()
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("HEIC images need pillow-heif: pip install 'univfd[heic]'") from error
+
+
+def _frames(image: Image.Image) -> int:
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        SyntaxError,
+    ):  # counting walks the file; damage is reported by _load
+        return 1
+
+
+def _load(image: Image.Image) -> Image.Image:
+    try:
+        image.seek(0)
+        image.load()
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Pillow's decoders raise a dozen unrelated types on damaged data; whichever it is, the picture is not whole.
+        raise TruncatedImageError(f"the image data end early or are damaged: {error}") from error
+    return image
+
+
+def to_rgb(image: Image.Image) -> Pixels:
+    """A Pillow image as RGB `(H, W, 3)` uint8 by the rule of this module.
+
+    Raises:
+        UnsupportedImageError: float or 32-bit integer samples (their range is not defined), or a colour space
+            that Pillow cannot convert.
+    """
+    image = _upright(image)
+    if image.mode.startswith("I;16"):
+        return _grey(np.asarray(image).astype(np.uint16) >> 8)
+    if image.mode in {"I", "F"}:
+        raise UnsupportedImageError(
+            f"samples of mode {image.mode!r} (32 bits) have no defined range; expected 8 or 16 bits a channel"
+        )
+    try:
+        if image.mode == "PA" or "transparency" in image.info or image.mode in {"LA", "La", "RGBA", "RGBa"}:
+            rgba = image.convert("RGBA")
+            white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+            white.alpha_composite(rgba)
+            image = white
+        return np.ascontiguousarray(np.asarray(image.convert("RGB")))
+    except (ValueError, OSError) as error:
+        raise UnsupportedImageError(f"no conversion from mode {image.mode!r} to RGB: {error}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except (ValueError, OSError, SyntaxError, KeyError, TypeError, ZeroDivisionError, OverflowError):
+        # EXIF that cannot be parsed states no orientation; the pixels themselves are whole.
+        return image
+
+
+def _grey(values: np.ndarray[Any, Any]) -> Pixels:
+    return np.ascontiguousarray(np.repeat(values.astype(np.uint8)[:, :, None], 3, axis=2))

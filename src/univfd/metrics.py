@@ -1,0 +1,124 @@
+"""Figures of merit with intervals. scikit-learn and SciPy compute; this module fixes the conventions.
+
+Scores: higher = fake. Labels: 0 real, 1 fake. Every rate is of its own class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import DataError
+
+Scores = NDArray[np.float64]
+Labels = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its interval and the number of images behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def auroc(labels: Labels, scores: Scores) -> float:
+    """Area under the ROC curve: the chance that a fake image scores above a real one (ties count half).
+
+    Raises:
+        DataError: one class is absent.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    _both(labels)
+    return float(roc_auc_score(labels, scores))
+
+
+def average_precision(labels: Labels, scores: Scores) -> float:
+    """AP, the paper's main figure: mean precision over the recall steps, fake positive.
+
+    Raises:
+        DataError: one class is absent.
+    """
+    from sklearn.metrics import average_precision_score
+
+    _both(labels)
+    return float(average_precision_score(labels, scores))
+
+
+def tpr_at_fpr(labels: Labels, scores: Scores, fpr: float) -> float:
+    """Share of fakes found at the threshold that at most `fpr` of these very real images exceed.
+
+    It describes a ranking; a threshold to be used must be fixed on other data (`univfd.calibration`).
+
+    Raises:
+        DataError: one class is absent.
+    """
+    _both(labels)
+    real = np.sort(scores[labels == 0])[::-1]
+    threshold = real[min(int(np.floor(fpr * len(real) + 1e-9)), len(real) - 1)]
+    return float((scores[labels == 1] > threshold).mean())
+
+
+def balanced_accuracy(labels: Labels, decided_fake: NDArray[np.bool_]) -> float:
+    """Mean of the shares of fakes called fake and of reals not called fake.
+
+    Raises:
+        DataError: one class is absent.
+    """
+    _both(labels)
+    return float((decided_fake[labels == 1].mean() + (~decided_fake[labels == 0]).mean()) / 2)
+
+
+def expected_calibration_error(labels: Labels, probabilities: Scores, bins: int = 10) -> float:
+    """ECE: mean over equal-width bins of |share of fakes - mean probability|, weighted by the bin's images."""
+    which = np.clip((probabilities * bins).astype(int), 0, bins - 1)
+    total = 0.0
+    for b in range(bins):
+        inside = which == b
+        if inside.any():
+            total += inside.sum() * abs(labels[inside].mean() - probabilities[inside].mean())
+    return total / len(labels)
+
+
+def proportion(hits: int, n: int, confidence: float = 0.95) -> Estimate:
+    """A share with its exact (Clopper-Pearson) binomial interval."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(hits, n).proportion_ci(confidence, method="exact")
+    return Estimate(hits / n, float(interval.low), float(interval.high), n)
+
+
+def bootstrap(
+    figure: Callable[[Labels, Scores], float],
+    labels: Labels,
+    scores: Scores,
+    *,
+    rounds: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Estimate:
+    """A figure with its percentile bootstrap interval; images are redrawn within each class."""
+    rng = np.random.default_rng(seed)
+    real, fake = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
+    values = []
+    for _ in range(rounds):
+        drawn = np.concatenate([rng.choice(real, len(real)), rng.choice(fake, len(fake))])
+        values.append(figure(labels[drawn], scores[drawn]))
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(figure(labels, scores), float(low), float(high), len(labels))
+
+
+def _both(labels: Labels) -> None:
+    present = set(np.unique(labels).tolist())
+    if present != {0, 1}:
+        raise DataError(f"labels {sorted(present)}; this figure needs both classes, 0 (real) and 1 (fake)")

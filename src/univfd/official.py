@@ -1,0 +1,64 @@
+"""The detector published with the paper: its linear layer on CLIP ViT-L/14."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import registry
+from .backbones import Backbone, open_backbone
+from .bank import FeatureBank
+from .detector import Detector
+from .embedding import space_of
+from .errors import FormatError, UsageError
+from .torchfile import read_tensors
+from .transforms import view
+from .weights import Progress
+
+BACKBONE, TAPS, VIEW = "clip-vit-l-14", ("proj",), "native"
+
+
+def official(head: Path, *, progress: Progress | None = None, backbone: Backbone | None = None) -> Detector:
+    """The paper's published detector: CLIP ViT-L/14, projected embedding, native view, its own linear layer.
+
+    It has no bank, hence no neighbours as evidence, and decides at score 0 (probability 0.5), as the paper does.
+
+    Args:
+        head: `fc_weights.pth` of the paper's repository.
+        progress: called while downloading the encoder.
+        backbone: take this encoder instead (it must give as many values as the head has weights).
+
+    Raises:
+        FormatError: another file.
+        UsageError: the encoder's embeddings do not fit the head.
+        WeightsError: see `univfd.weights.ensure`.
+    """
+    coef, intercept = read_head(head)
+    encoder = backbone or open_backbone(BACKBONE, taps=TAPS, progress=progress)
+    cut = view(VIEW)
+    space = space_of(encoder, cut)
+    if space.dim != len(coef):
+        raise UsageError(f"the head has {len(coef)} weights; {encoder.entry.name} gives {space.dim} values")
+    empty = FeatureBank.empty(space)
+    state = {"coef": coef, "intercept": np.array([intercept])}
+    classifier = registry.load("classifiers", "linear").from_state({}, state, empty)
+    return Detector("univfd-official", encoder, cut, classifier, empty)
+
+
+def read_head(path: Path) -> tuple[NDArray[np.float64], float]:
+    """The linear layer of a PyTorch file with `weight` `(1, D)` and `bias` `(1,)`, read without PyTorch.
+
+    Returns:
+        `w` `(D,)` and `b`.
+
+    Raises:
+        FormatError: another content.
+    """
+    tensors = read_tensors(path)
+    weight, bias = tensors.get("weight"), tensors.get("bias")
+    if weight is None or bias is None or weight.ndim != 2 or weight.shape[0] != 1 or bias.shape != (1,):
+        got = {name: tensor.shape for name, tensor in tensors.items()}
+        raise FormatError(f"{path} holds {got}; expected the linear layer: weight (1, D) and bias (1,)")
+    return weight[0].astype(np.float64), float(bias[0])

@@ -1,0 +1,34 @@
+"""What the recipes share: renaming tensors and saving a graph beside its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+
+from ..weights import GRAPH, WEIGHTS
+
+_INLINE_BYTES = 1024
+
+
+def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Give tensors of a graph (its inputs, outputs and what flows between) new names, in place."""
+    for node in graph.node:
+        node.input[:] = [names.get(t, t) for t in node.input]
+        node.output[:] = [names.get(t, t) for t in node.output]
+    for value in (*graph.input, *graph.output):
+        value.name = names.get(value.name, value.name)
+
+
+def save(model: onnx.ModelProto, out: Path) -> None:
+    """Write `graph.onnx` and, apart, `weights.bin`, which the engine maps into memory instead of reading it."""
+    onnx.save_model(
+        model,
+        str(out / GRAPH),
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=WEIGHTS,
+        size_threshold=_INLINE_BYTES,
+    )
+    (out / WEIGHTS).chmod(0o644)

@@ -1,0 +1,79 @@
+"""Finds things by name: a file of a package folder, or an installed plug-in's entry point.
+
+A new backbone engine, recipe, classifier, data set reader or output is one new file in its folder that ends in
+`PLUGIN = TheThing`; the file's name (underscores as dashes) is the public name. Other distributions add to the same
+names with entry points of the group `univfd.<kind>`. Nothing is imported until it is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.metadata
+import pkgutil
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from .errors import MissingExtraError, UnknownNameError
+
+KINDS = ("backbones", "recipes", "classifiers", "datasets", "writers")
+
+
+def names(kind: str) -> list[str]:
+    """All names of a kind, sorted; nothing is imported but the package folder itself."""
+    package = importlib.import_module(f"univfd.{kind}")
+    files = {_public(m.name) for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")}
+    return sorted(files | {e.name for e in importlib.metadata.entry_points(group=f"univfd.{kind}")})
+
+
+def load(kind: str, name: str) -> Any:
+    """The thing called `name`.
+
+    Args:
+        kind: one of `KINDS`.
+        name: public name; dashes and underscores are the same.
+
+    Raises:
+        UnknownNameError: no such name; the nearest names are proposed.
+        MissingExtraError: its file needs a package that is not installed; the extra to install is named.
+    """
+    public = _public(name)
+    if public not in names(kind):
+        raise unknown(kind.rstrip("s"), name, names(kind))
+    for entry in importlib.metadata.entry_points(group=f"univfd.{kind}", name=public):
+        return entry.load()
+    try:
+        module = importlib.import_module(f"univfd.{kind}.{public.replace('-', '_')}")
+    except ModuleNotFoundError as error:
+        raise missing_extra(f"{kind.rstrip('s')} {public!r}", error) from error
+    return module.PLUGIN
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    """The error for a name that is not known, with the nearest known ones."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}."
+    return UnknownNameError(f"no {what} is called {name!r}. {hint}")
+
+
+def missing_extra(what: str, error: ModuleNotFoundError) -> MissingExtraError:
+    """The error for an absent optional dependency; the extra is looked up in the package's own metadata."""
+    module = (error.name or "").partition(".")[0]
+    extra = _extra_of(module)
+    install = f"pip install 'univfd[{extra}]'" if extra else f"pip install {module}"
+    return MissingExtraError(f"{what} needs {module}, which is not installed: {install}")
+
+
+def _extra_of(module: str) -> str:
+    wanted = module.replace("_", "-").lower()
+    for requirement in importlib.metadata.requires("univfd") or []:
+        found = re.match(r"([A-Za-z0-9._-]+).*extra\s*==\s*['\"]([^'\"]+)['\"]", requirement)
+        if found and found[1].lower().replace("_", "-").startswith(wanted):
+            return found[2]
+    return ""
+
+
+def _public(name: str) -> str:
+    return name.replace("_", "-")

@@ -1,0 +1,168 @@
+"""Many images into one file: every row kept as it comes, a killed run resumed, a finished result never overwritten.
+
+While a run is under way its rows go to a journal beside the output (`FILE.partial`, JSON Lines, one write a row).
+When the last row is there the output is written in its own format and moved into place at once; then the journal goes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from . import registry
+from .errors import FormatError, OutputExistsError, UsageError
+from .sources import Source, expand
+from .storage import cannot_write, replace_file
+from .types import Failure, ImageRef
+from .writers import Row, Writer
+
+SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+
+_TAIL = 1 << 16
+_JOURNAL = "jsonl"
+
+Line = Callable[[Iterable[ImageRef | Failure]], Iterator[Any]]
+"""What gives one value with `to_dict()` per reference, in order: `Detector.detect` with its options bound."""
+
+
+def format_of(path: Path) -> str:
+    """The format that a file name asks for.
+
+    Raises:
+        UsageError: an ending that no format has.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path}: the format is not clear from the name; end it in one of {', '.join(SUFFIXES)}")
+    return SUFFIXES[path.suffix.lower()]
+
+
+def writer(format: str) -> Any:
+    """The writer class of a format, see `univfd.writers`.
+
+    Raises:
+        UnknownNameError, MissingExtraError: see `univfd.registry.load`.
+    """
+    return registry.load("writers", format)
+
+
+def stream(line: Line, images: Iterable[Source], writer: Writer) -> Iterator[Row]:
+    """Write rows to an open writer as they come, and yield each."""
+    try:
+        for item in line(expand(images)):
+            row = item.to_dict()
+            writer.write(row)
+            yield row
+    finally:
+        writer.close()
+
+
+def run(
+    line: Line, images: Iterable[Source], output: Path, format: str, *, detector: str, resume: bool = False
+) -> Iterator[Row]:
+    """Write one row per image into a file and yield each row, those of an earlier run first.
+
+    Args:
+        line: gives the rows.
+        images: inputs.
+        output: the file to make.
+        format: name of a writer.
+        detector: identity of the detector; an earlier run by another one is not continued.
+        resume: go on where an earlier run of the same output stopped (or take up what has come since it ended).
+
+    Raises:
+        OutputExistsError: the output, or the journal of an unfinished run, is there and `resume` was not asked for.
+        UsageError: the earlier run was by another detector.
+        UnivFDError: the output cannot be written.
+    """
+    format_writer = writer(format)
+    journal = output.with_name(output.name + ".partial")
+    try:
+        with _open_journal(journal, output, format_writer, resume) as file:
+            named: Counter[str] = Counter()
+            for row in writer(_JOURNAL).read(journal):
+                _same_detector(row, detector, output)
+                named[row["image"]] += 1
+                yield row
+            keeper = writer(_JOURNAL)(file)
+            for item in line(_remaining(expand(images), named)):
+                row = item.to_dict()
+                keeper.write(row)
+                yield row
+        _finish(journal, output, format_writer)
+    except OSError as error:
+        raise cannot_write(output, error) from error
+
+
+def _open_journal(journal: Path, output: Path, format_writer: type[Writer], resume: bool) -> IO[bytes]:
+    """The journal, open behind its last whole row; a finished output is taken up into a new one."""
+    if not resume:
+        for path in (output, journal):
+            if path.exists():
+                what = "is there already" if path == output else "is an unfinished run"
+                raise OutputExistsError(f"{path} {what}; results are never overwritten. Use --resume or another name")
+    if journal.exists():
+        begun = journal.open("r+b")
+        begun.truncate(_whole_rows(begun))
+        begun.seek(0, 2)
+        return begun
+    file = journal.open("xb")
+    if output.exists():
+        keeper = writer(_JOURNAL)(file)
+        try:
+            for row in format_writer.read(output):
+                keeper.write(row)
+        except (ValueError, KeyError, TypeError) as error:
+            file.close()
+            journal.unlink()
+            raise FormatError(f"{output} is no result of this program: {error}. Choose another output") from error
+    return file
+
+
+def _whole_rows(file: IO[bytes]) -> int:
+    """Bytes up to the end of the last whole line; a kill may have cut the line after it."""
+    end = file.seek(0, 2)
+    while end:
+        start = max(0, end - _TAIL)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
+def _same_detector(row: Row, detector: str, output: Path) -> None:
+    if row.get("detector", detector) != detector:
+        raise UsageError(f"{output} was begun by {row['detector']}; this is {detector}. Choose another output")
+
+
+def _remaining(refs: Iterable[ImageRef | Failure], named: Counter[str]) -> Iterator[ImageRef | Failure]:
+    """References without those that have a row, by name, each as often as it has one."""
+    for ref in refs:
+        name = ref.name if isinstance(ref, ImageRef) else ref.image
+        if named[name]:
+            named[name] -= 1
+        else:
+            yield ref
+
+
+def _finish(journal: Path, output: Path, format_writer: type[Writer]) -> None:
+    """The journal becomes the output."""
+    if format_writer is writer(_JOURNAL):
+        replace_file(journal, output)
+        return
+    scratch = output.with_name(f".{output.name}.tmp")
+    try:
+        with scratch.open("wb") as file:
+            formatted = format_writer(file)
+            for row in writer(_JOURNAL).read(journal):
+                formatted.write(row)
+            formatted.close()
+        replace_file(scratch, output)
+    finally:
+        with suppress(FileNotFoundError):
+            scratch.unlink()
+    journal.unlink()

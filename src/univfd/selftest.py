@@ -1,0 +1,131 @@
+"""Proof, on this machine, that a detector gives the verdicts that its card speaks of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from . import weights
+from .detector import Detector
+from .errors import UnivFDError
+from .types import FloatArray, Verdict
+
+REFERENCE = "selftest_reference.json"
+COSINE_LOSS = 1e-5
+"""Largest accepted 1 - cosine between a batch and single images, and against the reference."""
+SCORE_DIFFERENCE = 1e-3
+"""Largest accepted difference of a score, relative to the spread of the scores."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check: what was looked at, whether it passed, what was seen."""
+
+    name: str
+    passed: bool
+    seen: str
+
+
+def selftest(detector: Detector) -> Iterator[Check]:
+    """Run every check of a detector.
+
+    Args:
+        detector: an open one.
+
+    Yields:
+        `weights` (checksums of the prepared files), `parity` (embeddings of fixed inputs against stored figures),
+        `batch` (embeddings of a batch against one by one), `score` (verdicts of a batch against one by one).
+    """
+    crops = fixed_crops(detector.backbone.entry.preprocess.size)
+    yield _guarded("weights", lambda: _weights(detector))
+    yield _guarded("parity", lambda: _parity(detector, crops))
+    yield _guarded("batch", lambda: _batch(detector, crops))
+    yield _guarded("score", lambda: _score(detector, crops))
+
+
+def fixed_crops(size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Four picture-like crops `(4, S, S, 3)` uint8, the same on every machine: ramps, waves, noise, a checkerboard."""
+    y, x = np.mgrid[0:size, 0:size].astype(np.float64) / size
+    rng = np.random.default_rng(0)
+    ramp = np.stack([x, y, 1 - x], axis=-1)
+    wave = np.stack([np.sin(20 * x), np.cos(13 * y), np.sin(9 * (x + y))], axis=-1) / 2 + 0.5
+    noise = rng.random((size, size, 3))
+    board = np.repeat((((x * 16).astype(int) + (y * 16).astype(int)) % 2)[..., None], 3, axis=-1)
+    stacked = np.stack([ramp, wave, 0.5 * noise + 0.5 * ramp, 0.8 * board + 0.2 * wave])
+    return np.asarray(np.rint(stacked * 255), dtype=np.uint8)
+
+
+def _guarded(name: str, check: Callable[[], tuple[bool, str]]) -> Check:
+    try:
+        return Check(name, *check())
+    except UnivFDError as error:
+        return Check(name, False, str(error))
+
+
+def _weights(detector: Detector) -> tuple[bool, str]:
+    entry = detector.backbone.entry
+    if not entry.recipe:
+        return True, "the encoder has no weights"
+    weights.verify(entry)
+    return True, f"prepared files of {entry.name} unchanged"
+
+
+def _parity(detector: Detector, crops: Any) -> tuple[bool, str]:
+    reference = json.loads((resources.files("univfd") / REFERENCE).read_text("utf-8"))
+    stored = reference.get(detector.space.backbone, {})
+    absent = [t for t in detector.space.taps if t not in stored]
+    if absent:
+        return False, f"no reference figures for {', '.join(absent)} of {detector.space.backbone}"
+    expected = np.concatenate([np.asarray(stored[t], np.float32) for t in detector.space.taps], axis=1)
+    got = _sample(detector, detector.backbone.embed(crops))
+    loss = cosine_loss(got, expected)
+    return loss <= COSINE_LOSS, f"1 - cosine to the reference {loss:.1e} (at most {COSINE_LOSS:.0e})"
+
+
+def _sample(detector: Detector, vectors: FloatArray) -> FloatArray:
+    """The values of each tap that the reference keeps: 64 evenly spaced ones."""
+    parts, start = [], 0
+    for tap in detector.space.taps:
+        dim = detector.backbone.entry.tap_dim(tap)
+        parts.append(vectors[:, start : start + dim][:, reference_columns(dim)])
+        start += dim
+    return np.concatenate(parts, axis=1)
+
+
+def reference_columns(dim: int) -> np.ndarray[Any, np.dtype[np.intp]]:
+    """Indices of the values of a tap that the reference file keeps."""
+    return np.unique(np.linspace(0, dim - 1, min(dim, 64)).astype(np.intp))
+
+
+def cosine_loss(a: FloatArray, b: FloatArray) -> float:
+    """Largest 1 - cosine of corresponding rows."""
+    a64, b64 = a.astype(np.float64), b.astype(np.float64)
+    cosine = (a64 * b64).sum(axis=1) / (np.linalg.norm(a64, axis=1) * np.linalg.norm(b64, axis=1))
+    return float((1 - cosine).max())
+
+
+def _batch(detector: Detector, crops: Any) -> tuple[bool, str]:
+    together = detector.backbone.embed(crops)
+    single = np.concatenate([detector.backbone.embed(crops[i : i + 1]) for i in range(len(crops))])
+    loss = cosine_loss(together, single)
+    return (
+        loss <= COSINE_LOSS,
+        f"1 - cosine of a batch to single images {loss:.1e} (at most {COSINE_LOSS:.0e})",
+    )
+
+
+def _score(detector: Detector, crops: Any) -> tuple[bool, str]:
+    pictures = list(crops)
+    batch = [v.score for v in detector.detect(pictures, batch_size=len(pictures)) if isinstance(v, Verdict)]
+    single = [v.score for p in pictures for v in detector.detect(p, batch_size=1) if isinstance(v, Verdict)]
+    spread = float(np.std(batch)) or 1.0
+    difference = float(np.abs(np.subtract(batch, single)).max()) / spread
+    return (
+        difference <= SCORE_DIFFERENCE,
+        f"score of a batch against single images differs by {difference:.1e}",
+    )

@@ -1,0 +1,132 @@
+"""Folders on disk: a JSON manifest with a schema version, arrays in `.safetensors`, and one rename at the end.
+
+No pickle anywhere, so that reading a stranger's folder runs none of their code.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from .errors import FormatError, OutputExistsError, UnivFDError
+
+
+def require_new(target: Path) -> None:
+    """Refuse a target that is there already; to be asked before long work.
+
+    Raises:
+        OutputExistsError: it is.
+    """
+    if target.exists() or target.is_symlink():
+        raise OutputExistsError(f"{target} exists already; results are never overwritten. Choose another name")
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Give a temporary folder that becomes `target` when the block ends without an error.
+
+    Raises:
+        OutputExistsError: `target` is there already (before anything is done).
+        UnivFDError: it cannot be written (read-only, no permission, disk full).
+    """
+    require_new(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise cannot_write(target, error) from error
+    try:
+        yield scratch
+        scratch.chmod(0o755)
+        scratch.rename(target)
+    except OSError as error:
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise OutputExistsError(f"{target} was made by another process meanwhile; nothing was changed") from error
+        raise cannot_write(target, error) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def cannot_write(target: Path, error: OSError) -> UnivFDError:
+    """An operating system's refusal to write, in plain words."""
+    why = {
+        errno.ENOSPC: "the disk is full",
+        errno.EDQUOT: "the disk quota is used up",
+        errno.EROFS: "the file system is read-only",
+        errno.EACCES: "no permission",
+        errno.EPERM: "no permission",
+    }.get(error.errno or 0, error.strerror or str(error))
+    return UnivFDError(f"{target} cannot be written: {why}. Choose another place or make room")
+
+
+def write_json(path: Path, kind: str, schema: int, data: Mapping[str, Any]) -> None:
+    """A manifest: what it is, its schema version, its data."""
+    text = json.dumps({"kind": kind, "schema": schema} | dict(data), indent=1, ensure_ascii=False)
+    path.write_text(text + "\n", "utf-8")
+
+
+def read_json(path: Path, kind: str, schema: int) -> dict[str, Any]:
+    """Inverse of `write_json`.
+
+    Raises:
+        FormatError: missing, no JSON, of another kind, or of a newer schema.
+    """
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise FormatError(f"{path.parent} is not a {kind} folder: it has no {path.name}") from None
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{path} cannot be read: {error}") from error
+    if not isinstance(data, dict) or data.get("kind") != kind:
+        got = data.get("kind") if isinstance(data, dict) else type(data).__name__
+        raise FormatError(f"{path} is not the manifest of a {kind} (it says {got!r})")
+    if not isinstance(data.get("schema"), int) or data["schema"] > schema:
+        raise FormatError(
+            f"{path} has schema {data.get('schema')!r}; this version reads up to {schema}. Update univfd to read it"
+        )
+    return data
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Named arrays, in the order of their names (the same arrays give the same bytes)."""
+    save_file({k: np.ascontiguousarray(arrays[k]) for k in sorted(arrays)}, path)
+
+
+def read_arrays(path: Path, expected: Mapping[str, tuple[int | None, ...]]) -> dict[str, np.ndarray[Any, Any]]:
+    """Inverse of `write_arrays`.
+
+    Args:
+        path: the file.
+        expected: shape of each array that must be there; None where any length will do.
+
+    Raises:
+        FormatError: missing, truncated, or an array of another shape.
+    """
+    try:
+        arrays = dict(load_file(path))
+    except (OSError, SafetensorError, ValueError) as error:
+        raise FormatError(f"{path} cannot be read (missing or damaged): {error}") from error
+    for name, shape in expected.items():
+        got = arrays[name].shape if name in arrays else None
+        fits = got is not None and len(got) == len(shape)
+        if not fits or any(want not in {None, have} for want, have in zip(shape, got or (), strict=True)):
+            raise FormatError(f"{path}: array {name!r} has shape {got}; expected {shape} (None: any)")
+    return arrays
+
+
+def replace_file(scratch: Path, target: Path) -> None:
+    """Move a finished file into place, durably."""
+    with scratch.open("rb") as file:
+        os.fsync(file.fileno())
+    scratch.replace(target)

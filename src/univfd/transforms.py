@@ -1,0 +1,296 @@
+"""Views (how a picture becomes crops) and perturbations (what the web does to pictures). Pure functions of pixels.
+
+A view's name is part of the feature space: the same picture under two views gives vectors that are never mixed.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from . import registry
+from .errors import UsageError
+from .types import Pixels, digest_of
+
+Pool = Literal["mean", "concat"]
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessSpec:
+    """What an encoder wants: crops of `size` x `size`, scaled to 0..1, minus `mean`, over `std` (per channel)."""
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        """Check the interpolation's name."""
+        if self.interpolation not in _RESAMPLING:
+            raise registry.unknown("interpolation", self.interpolation, _RESAMPLING)
+
+    def digest(self, recipe: str) -> str:
+        """16 hex digits of this specification and the recipe that prepared the graph."""
+        return digest_of(asdict(self) | {"recipe": recipe})[:16]
+
+    def normalise(self, crops: Pixels) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """`(N, S, S, 3)` uint8 -> `(N, 3, S, S)` float32, C order."""
+        scale = (1.0 / (255.0 * np.asarray(self.std))).astype(np.float32)
+        shift = (np.asarray(self.mean) / np.asarray(self.std)).astype(np.float32)
+        out = np.empty((len(crops), 3, *crops.shape[1:3]), np.float32)
+        for c in range(3):
+            np.multiply(crops[..., c], scale[c], out=out[:, c])
+            out[:, c] -= shift[c]
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class Crops:
+    """Crops `(n, S, S, 3)` uint8 of one picture, and the factor by which it was scaled up to reach them (1 = not)."""
+
+    pixels: Pixels
+    upscaled: float = 1.0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """For the verdict."""
+        return (f"upscaled {self.upscaled:.2f}x: smaller than the encoder's input",) if self.upscaled > 1 else ()
+
+
+Cut = Callable[[Pixels, PreprocessSpec], Crops]
+"""`(pixels (H, W, 3), spec) -> Crops`."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A named way to cut crops from a picture.
+
+    Attributes:
+        name: as recorded in the feature space.
+        cut: `(pixels (H, W, 3), spec) -> Crops`.
+        pool: how the embeddings of several crops become one: their mean, or side by side.
+        count: crops a picture gives.
+    """
+
+    name: str
+    cut: Cut
+    pool: Pool
+    count: int
+
+
+_VIEWS: dict[str, View] = {}
+
+
+def _view(count: int, pool: Pool = "mean") -> Callable[[Cut], Cut]:
+    """Make a function a view under its own name."""
+
+    def register(cut: Cut) -> Cut:
+        _VIEWS[cut.__name__] = View(cut.__name__, cut, pool, count)
+        return cut
+
+    return register
+
+
+@_view(1)
+def native(pixels: Pixels, spec: PreprocessSpec) -> Crops:
+    """The centre crop at the picture's own resolution: what the paper's test code does.
+
+    A picture whose short side is below the crop is scaled up (the paper's code pads it with black instead, which
+    draws an edge that no real picture has); the factor is recorded.
+    """
+    return _crops_at(pixels, spec, [(0.5, 0.5)])
+
+
+@_view(1)
+def resize(pixels: Pixels, spec: PreprocessSpec) -> Crops:
+    """Short side to the crop size, then the centre crop: CLIP's own preprocessing. Sees the whole composition."""
+    h, w = pixels.shape[:2]
+    side = min(h, w)
+    return Crops(_resampled(pixels, _box(h, w, side, 0.5, 0.5), spec)[None], max(1.0, spec.size / side))
+
+
+@_view(5)
+def five(pixels: Pixels, spec: PreprocessSpec) -> Crops:
+    """Centre and four corners at the picture's own resolution."""
+    return _crops_at(pixels, spec, [(0.5, 0.5), (0, 0), (0, 1), (1, 0), (1, 1)])
+
+
+def grid(n: int) -> Cut:
+    """`n` x `n` evenly spaced crops at the picture's own resolution (overlapping where it is small)."""
+    steps = [i / (n - 1) for i in range(n)]
+    return lambda pixels, spec: _crops_at(pixels, spec, [(y, x) for y in steps for x in steps])
+
+
+_MAX_GRID = 8
+
+
+def view(name: str) -> View:
+    """The view called `name`: `native`, `resize`, `five`, `grid-2` ... `grid-8`.
+
+    Raises:
+        UnknownNameError: no such view.
+    """
+    found = re.fullmatch(r"grid-(\d+)", name)
+    if found and 2 <= int(found[1]) <= _MAX_GRID:
+        n = int(found[1])
+        return View(name, grid(n), "mean", n * n)
+    if name not in _VIEWS:
+        raise registry.unknown("view", name, [*_VIEWS, *(f"grid-{n}" for n in range(2, _MAX_GRID + 1))])
+    return _VIEWS[name]
+
+
+def _crops_at(pixels: Pixels, spec: PreprocessSpec, places: list[tuple[float, float]]) -> Crops:
+    """Square crops at places given as fractions (0 = top/left, 1 = bottom/right) of the free way."""
+    h, w = pixels.shape[:2]
+    side = min(h, w, spec.size)
+    boxes = [_box(h, w, side, y, x) for y, x in places]
+    if side == spec.size:
+        tiles = [pixels[int(t) : int(t) + side, int(x) : int(x) + side] for x, t, _, _ in boxes]
+    else:
+        tiles = [_resampled(pixels, box, spec) for box in boxes]
+    return Crops(np.ascontiguousarray(np.stack(tiles)), spec.size / side)
+
+
+def _box(h: int, w: int, side: int, y: float, x: float) -> tuple[float, float, float, float]:
+    left, top = round((w - side) * x), round((h - side) * y)
+    return (left, top, left + side, top + side)
+
+
+def _resampled(pixels: Pixels, box: tuple[float, float, float, float], spec: PreprocessSpec) -> Pixels:
+    # Only the box is resampled: a 1 x 100,000 strip must not grow to 224 x 22,400,000 on its way to the crop.
+    image = Image.fromarray(pixels).resize((spec.size, spec.size), _RESAMPLING[spec.interpolation], box=box)
+    return np.asarray(image)
+
+
+Perturb = Callable[[Pixels, int], Pixels]
+"""`(pixels (H, W, 3) uint8, seed) -> pixels`: deterministic in both."""
+
+
+Step = Callable[[Pixels, int, float], Pixels]
+"""`(pixels (H, W, 3) uint8, seed, value) -> pixels`: deterministic in all three."""
+_PERTURBATIONS: dict[str, Step] = {}
+
+
+def _perturbation(function: Step) -> Step:
+    """Make a function a perturbation under its own name."""
+    _PERTURBATIONS[function.__name__] = function
+    return function
+
+
+@_perturbation
+def jpeg(pixels: Pixels, seed: int, quality: float) -> Pixels:
+    """Through JPEG at `quality` 1..95 with 4:2:0 chroma, as most of the web stores it."""
+    return _reencode(pixels, "JPEG", quality=_in_range("jpeg quality", quality, 1, 100), subsampling=2)
+
+
+@_perturbation
+def webp(pixels: Pixels, seed: int, quality: float) -> Pixels:
+    """Through lossy WebP at `quality` 1..100."""
+    return _reencode(pixels, "WEBP", quality=_in_range("webp quality", quality, 1, 100), method=4)
+
+
+@_perturbation
+def blur(pixels: Pixels, seed: int, sigma: float) -> Pixels:
+    """Gaussian blur, `sigma` in pixels, per channel (as the paper's robustness test)."""
+    from scipy.ndimage import gaussian_filter
+
+    blurred = gaussian_filter(pixels.astype(np.float32), sigma=(sigma, sigma, 0))
+    return np.asarray(np.clip(np.rint(blurred), 0, 255), dtype=np.uint8)
+
+
+@_perturbation
+def scale(pixels: Pixels, seed: int, factor: float) -> Pixels:
+    """Both sides times `factor`, bicubic with antialiasing."""
+    h, w = pixels.shape[:2]
+    size = (max(1, round(w * factor)), max(1, round(h * factor)))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+
+
+@_perturbation
+def limit(pixels: Pixels, seed: int, side: float) -> Pixels:
+    """Scaled down so that the long side is at most `side` pixels; never up. What web sites do to uploads."""
+    return scale(pixels, seed, min(1.0, side / max(pixels.shape[:2])))
+
+
+@_perturbation
+def noise(pixels: Pixels, seed: int, sigma: float) -> Pixels:
+    """Plus Gaussian noise of standard deviation `sigma` (of 255)."""
+    values = pixels + np.random.default_rng(seed).normal(0, sigma, pixels.shape)
+    return np.asarray(np.clip(np.rint(values), 0, 255), dtype=np.uint8)
+
+
+@_perturbation
+def reencode(pixels: Pixels, seed: int, draw: float) -> Pixels:
+    """What a picture may have been through on the web, drawn at random: for training, so that no format tells.
+
+    In half of the cases scaled by 0.5..1; then JPEG (three in four) or WebP (one in four) of quality 50..95.
+
+    Args:
+        pixels: `(H, W, 3)`.
+        seed: of the picture.
+        draw: number of the copy: another number, another draw.
+    """
+    rng = np.random.default_rng([seed, int(draw)])
+    if rng.random() < 0.5:
+        pixels = scale(pixels, seed, rng.uniform(0.5, 1))
+    quality = int(rng.integers(50, 96))
+    return jpeg(pixels, seed, quality) if rng.random() < 0.75 else webp(pixels, seed, quality)
+
+
+def perturbation(text: str, seed: int | None = None) -> Callable[[Pixels], Pixels]:
+    """Read a chain such as `limit:768+jpeg:60`.
+
+    Args:
+        text: steps `name:value` joined by `+`, applied from left to right. `clean` or nothing changes nothing.
+        seed: of the steps that draw at random. Default: the content of each picture, so that a picture is changed in
+            the same way in any order, batch and machine.
+
+    Raises:
+        UnknownNameError: a step of an unknown name.
+        UsageError: a value that is no number or out of range.
+    """
+    steps = [] if text in {"", "clean"} else [_step(part) for part in text.split("+")]
+
+    def run(pixels: Pixels) -> Pixels:
+        if not steps:
+            return pixels
+        start = zlib.crc32(pixels.tobytes()) if seed is None else seed
+        for i, (function, value) in enumerate(steps):
+            pixels = function(pixels, start + i, value)
+        return np.ascontiguousarray(pixels)
+
+    return run
+
+
+def _step(part: str) -> tuple[Step, float]:
+    name, _, value = part.partition(":")
+    if name not in _PERTURBATIONS:
+        raise registry.unknown("perturbation", name, _PERTURBATIONS)
+    try:
+        number = float(value)
+    except ValueError:
+        raise UsageError(f"perturbation {part!r}: expected a number after the colon, as in '{name}:60'") from None
+    if not 0 < number < float("inf"):
+        raise UsageError(f"perturbation {part!r}: expected a number above 0")
+    return _PERTURBATIONS[name], number
+
+
+def _in_range(what: str, value: float, low: int, high: int) -> int:
+    if not low <= value <= high or value != int(value):
+        raise UsageError(f"{what} is {value:g}; expected a whole number from {low} to {high}")
+    return int(value)
+
+
+def _reencode(pixels: Pixels, format: str, **options: int) -> Pixels:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format, **options)
+    with Image.open(buffer) as image:
+        return np.asarray(image.convert("RGB"))

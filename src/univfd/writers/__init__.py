@@ -1,0 +1,86 @@
+"""Where rows go: one file a format. A row is what `Verdict.to_dict` or `Failure.to_dict` gives.
+
+A writer is `(stream) -> object with write(row) and close()`; a format that can be read back has `read(path)`, which
+the runner needs to go on where an earlier run stopped. `PLUGIN` is the class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+Row = Mapping[str, Any]
+
+FLAT_COLUMNS: tuple[tuple[str, type], ...] = (
+    ("image", str),
+    ("status", str),
+    ("verdict", str),
+    ("score", float),
+    ("probability", float),
+    ("nearest_fake_distance", float),
+    ("nearest_fake_generator", str),
+    ("nearest_fake_source", str),
+    ("nearest_real_distance", float),
+    ("nearest_real_source", str),
+    ("sha256", str),
+    ("width", int),
+    ("height", int),
+    ("format", str),
+    ("view", str),
+    ("detector", str),
+    ("space", str),
+    ("notes", str),
+    ("error", str),
+    ("message", str),
+)
+"""Columns of the flat formats (CSV, Parquet), with their types."""
+
+
+class Writer(Protocol):
+    """Takes rows in order."""
+
+    def __init__(self, stream: IO[bytes]) -> None: ...
+
+    def write(self, row: Row) -> None:
+        """Take one row; it is on its way to the stream when this returns."""
+        ...
+
+    def close(self) -> None:
+        """Write what ends the file; the stream stays open."""
+        ...
+
+    @staticmethod
+    def read(path: Path) -> Iterator[dict[str, Any]]:
+        """The rows of a file that this writer wrote, as far as the format keeps them."""
+        ...
+
+
+def flat(row: Row) -> dict[str, Any]:
+    """A row with the nearest neighbours spread into columns, as `FLAT_COLUMNS`; absent values are None."""
+    values = {name: row.get(name) for name, _ in FLAT_COLUMNS}
+    for side in ("nearest_fake", "nearest_real"):
+        for nearest in row.get(side, [])[:1]:
+            for part in ("distance", "generator", "source"):
+                if f"{side}_{part}" in values:
+                    values[f"{side}_{part}"] = nearest[part]
+    values["notes"] = "; ".join(row["notes"]) if "notes" in row else None
+    return values
+
+
+def unflat(values: Row) -> dict[str, Any]:
+    """Inverse of `flat`, as far as it goes."""
+    row = {k: v for k, v in values.items() if v is not None and not k.startswith("nearest_")}
+    if row.get("status") == "ok":
+        row["notes"] = row["notes"].split("; ") if row.get("notes") else []
+        row.setdefault("probability", None)
+        for side in ("nearest_fake", "nearest_real"):
+            parts = {p: values.get(f"{side}_{p}") or "" for p in ("generator", "source")}
+            distance = values.get(f"{side}_distance")
+            row[side] = [] if distance is None else [{"distance": distance, **parts}]
+    return row
+
+
+def printable(text: str) -> str:
+    """Text that cannot move the cursor, ring the bell or fake another line: such characters are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,53 @@
+"""CSV, flat, UTF-8, one header line. Cells that a spreadsheet would run as a formula are disarmed."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from . import FLAT_COLUMNS, Row, flat, unflat
+
+# A spreadsheet runs a cell that starts with one of these; file names come from strangers. A leading apostrophe makes
+# it text. A cell that starts with an apostrophe gets one more, so that reading back is exact.
+_DANGEROUS = ("=", "+", "-", "@", "\t", "\r", "'")
+
+
+class CsvWriter:
+    """See `univfd.writers.Writer`."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
+        self._csv = csv.writer(self._text, lineterminator="\n")
+        self._csv.writerow([name for name, _ in FLAT_COLUMNS])
+
+    def write(self, row: Row) -> None:
+        """One line (more, where a file name has a newline: it is quoted)."""
+        self._csv.writerow([_disarmed(v) for v in flat(row).values()])
+
+    def close(self) -> None:
+        """Flush, and leave the stream to its owner."""
+        self._text.detach()
+
+    @staticmethod
+    def read(path: Path) -> Iterator[dict[str, Any]]:
+        """All rows, with the columns' types."""
+        types = dict(FLAT_COLUMNS)
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                yield unflat({k: _parsed(v, types[k]) for k, v in row.items()})
+
+
+def _disarmed(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_DANGEROUS) else value
+
+
+def _parsed(text: str, kind: type) -> Any:
+    if kind is str:
+        return text[1:] if text.startswith("'") else text
+    return kind(text) if text else None
+
+
+PLUGIN = CsvWriter
