@@ -26,8 +26,10 @@ _COLUMNS = ("generator", "source", "licence", "added")
 _ARRAYS = ("vectors", "labels", "keys", *_COLUMNS)
 _BLOCK_ROWS = 65_536
 _BLOCK_QUERIES = 1_024
+_SPARE = 8  # candidates beyond k: float32 may put neighbours that are nearly equal in the wrong order
 
 Strings = NDArray[np.object_]
+Distances = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,9 +133,7 @@ class FeatureBank:
         """Vectors of length 1 (a zero vector stays zero: it is at distance 1 from everything)."""
         return to_unit(self.vectors)
 
-    def nearest(
-        self, queries: FloatArray, k: int, *, label: Label | None = None
-    ) -> tuple[FloatArray, NDArray[np.intp]]:
+    def nearest(self, queries: FloatArray, k: int, *, label: Label | None = None) -> tuple[Distances, NDArray[np.intp]]:
         """The k nearest rows of each query, by exact search in blocks.
 
         Args:
@@ -142,7 +142,7 @@ class FeatureBank:
             label: search among the rows of one class only.
 
         Returns:
-            Cosine distances `(Q, k)`, 0..2, nearest first, ties by row; and row indices `(Q, k)`.
+            Cosine distances `(Q, k)` float64, 0..2, nearest first, ties by row; and row indices `(Q, k)`.
         """
         if k < 1:
             raise UsageError(f"k is {k}; expected at least 1")
@@ -151,7 +151,7 @@ class FeatureBank:
         found = [nearest_rows(to_unit(queries[i : i + _BLOCK_QUERIES]), base, k)
                  for i in range(0, len(queries), _BLOCK_QUERIES)]  # fmt: skip
         if not found:
-            return np.empty((0, min(k, len(among))), np.float32), np.empty((0, min(k, len(among))), np.intp)
+            return np.empty((0, min(k, len(among)))), np.empty((0, min(k, len(among))), np.intp)
         distances, rows = (np.concatenate(part) for part in zip(*found, strict=True))
         return distances, among[rows]
 
@@ -163,7 +163,7 @@ class FeatureBank:
     def _units(self) -> dict[Label, FloatArray]:
         return {label: np.ascontiguousarray(self.unit[self.rows(label)]) for label in Label}
 
-    def neighbors(self, distances: FloatArray, rows: NDArray[np.intp]) -> tuple[Neighbor, ...]:
+    def neighbors(self, distances: Distances, rows: NDArray[np.intp]) -> tuple[Neighbor, ...]:
         """One query's result of `nearest`, `(k,)` each, with what is known about the rows."""
         return tuple(
             Neighbor(
@@ -262,8 +262,11 @@ class FeatureBank:
         )  # fmt: skip
 
 
-def nearest_rows(unit: FloatArray, base: FloatArray, k: int) -> tuple[FloatArray, NDArray[np.intp]]:
+def nearest_rows(unit: FloatArray, base: FloatArray, k: int) -> tuple[Distances, NDArray[np.intp]]:
     """Exact cosine search.
+
+    The candidates come out of float32 products; the distances of those few are then computed in float64, each pair
+    by itself, so that a query's result does not depend on the queries beside it.
 
     Args:
         unit: queries `(Q, D)` of length 1.
@@ -271,20 +274,24 @@ def nearest_rows(unit: FloatArray, base: FloatArray, k: int) -> tuple[FloatArray
         k: neighbours.
 
     Returns:
-        Distances `(Q, min(k, N))`, nearest first, ties by row; and row indices.
+        Distances `(Q, min(k, N))` float64, nearest first, ties by row; and row indices.
     """
-    k = min(k, len(base))
-    distances = np.empty((len(unit), 0), np.float32)
+    wide = min(k + _SPARE, len(base))
+    near = np.empty((len(unit), 0), np.float32)
     rows = np.empty((len(unit), 0), np.intp)
     for start in range(0, len(base), _BLOCK_ROWS):
         block = 1 - unit @ base[start : start + _BLOCK_ROWS].T
-        np.clip(block, 0, 2, out=block)
-        near = _smallest(block, k)
-        distances = np.concatenate([distances, np.take_along_axis(block, near, axis=1)], axis=1)
-        rows = np.concatenate([rows, near + start], axis=1)
-        order = np.lexsort((rows, distances), axis=1)[:, :k]
-        distances, rows = np.take_along_axis(distances, order, 1), np.take_along_axis(rows, order, 1)
-    return distances, rows
+        found = _smallest(block, wide)
+        near = np.concatenate([near, np.take_along_axis(block, found, axis=1)], axis=1)
+        rows = np.concatenate([rows, found + start], axis=1)
+        order = np.lexsort((rows, near), axis=1)[:, :wide]
+        near, rows = np.take_along_axis(near, order, 1), np.take_along_axis(rows, order, 1)
+    distances = np.empty(rows.shape)
+    for i, query in enumerate(unit):
+        distances[i] = 1 - np.einsum("kd,d->k", base[rows[i]], query, dtype=np.float64)
+    np.clip(distances, 0, 2, out=distances)
+    order = np.lexsort((rows, distances), axis=1)[:, :k]
+    return np.take_along_axis(distances, order, 1), np.take_along_axis(rows, order, 1)
 
 
 def _smallest(block: FloatArray, k: int) -> NDArray[np.intp]:

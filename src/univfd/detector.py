@@ -11,8 +11,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from . import registry
 from .backbones import Backbone, open_backbone
 from .bank import FeatureBank

@@ -37,13 +37,12 @@ from .errors import (
     TruncatedImageError,
     UnsupportedImageError,
 )
-from .sources import read_bytes
+from .sources import read_bytes, sniff
 from .types import ImageRef, Pixels
 
 DEFAULT_MAX_PIXELS = 200_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP")
 
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _open_lock = threading.Lock()
 
 
@@ -98,7 +97,7 @@ def decode(ref: ImageRef, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Decoded:
 
 def _open(data: bytes) -> Image.Image:
     formats: tuple[str, ...] = FORMATS
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+    if sniff(data[:16]) == "HEIF":
         _register_heif()
         formats = (*FORMATS, "HEIF")
     try:
@@ -117,10 +116,8 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _unidentified(data: bytes) -> NotAnImageError | TruncatedImageError:
-    magic = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"RIFF": "WebP", b"BM": "BMP"}
-    for start, name in magic.items():
-        if data.startswith(start):
-            return TruncatedImageError(f"starts like {name} but its header is cut off or damaged ({len(data)} bytes)")
+    if format := sniff(data[:16]):
+        return TruncatedImageError(f"starts like {format} but its header is cut off or damaged ({len(data)} bytes)")
     return NotAnImageError(
         f"not an image in a format that is read here (starts with {data[:8]!r}); expected {', '.join(FORMATS)} or HEIC"
     )

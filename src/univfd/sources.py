@@ -46,8 +46,17 @@ IMAGE_SUFFIXES = frozenset(
         ".mpo",
     ]
 )
-# First bytes of the formats that `images.decode` reads: a file of a folder with any other name still counts.
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*", b"BM")
+_MAGIC = {
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG": "PNG",
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"BM": "BMP",
+}
+_BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
+    (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIF"
+)
 _HEAD = 16
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | ImageRef | Sample | Any
@@ -186,9 +195,16 @@ def _looks_like_image(path: Path, mode: int) -> bool:
             head = file.read(_HEAD)
     except OSError:
         return False
-    riff = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
-    heif = head[4:8] == b"ftyp" and head[8:12] in {b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1"}
-    return head.startswith(_MAGIC) or riff or heif
+    return sniff(head) != ""
+
+
+def sniff(head: bytes) -> str:
+    """The image format that the first 12 bytes or more speak of (`JPEG`, `WEBP` ...), or an empty string."""
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head[4:8] == b"ftyp":
+        return _BRANDS.get(head[8:12], "")
+    return next((name for start, name in _MAGIC.items() if head.startswith(start)), "")
 
 
 def is_tar(path: Path) -> bool:

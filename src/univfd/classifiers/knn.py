@@ -116,7 +116,7 @@ class NearestNeighbor(Estimator):
         rank = min(rank, len(base))
         below = int(np.floor(rank))
         part = rank - below
-        distances = nearest_rows(unit, base, below + (part > 0))[0].astype(np.float64)
+        distances = nearest_rows(unit, base, below + (part > 0))[0]
         if part == 0:
             return distances[:, below - 1]
         return (1 - part) * distances[:, below - 1] + part * distances[:, below]

@@ -14,17 +14,20 @@ from ..types import Label
 from . import Arrays
 from ._estimator import Estimator
 
+_NEWTON_DIM = 2048  # up to here Newton's D x D matrix is cheap, and its optimum is exact to rounding
+
 
 class LinearProbe(Estimator):
     """Logistic regression: `score = w . x + b`, the log-odds of fake under the training set's class balance.
 
-    The paper minimises the same loss with AdamW and early stopping; here it is solved to its optimum (L-BFGS) with
-    an L2 penalty in place of the early stop.
+    The paper minimises the same loss with AdamW and early stopping; here it is solved to its optimum (Newton, or
+    L-BFGS for very wide features) with an L2 penalty in place of the early stop.
 
     Args:
         C: inverse strength of the L2 penalty, on standardised features.
         balanced: weigh the classes equally, whatever their sizes.
         max_iter: of the solver.
+        tol: the solver stops where no component of the gradient is above this.
 
     Attributes:
         classes_: the two labels of y, sorted; the second is the positive (fake) one.
@@ -34,10 +37,11 @@ class LinearProbe(Estimator):
         n_iter_: iterations that the solver took.
     """
 
-    def __init__(self, C: float = 0.01, balanced: bool = True, max_iter: int = 2000) -> None:
+    def __init__(self, C: float = 0.01, balanced: bool = True, max_iter: int = 2000, tol: float = 1e-8) -> None:
         self.C = C
         self.balanced = balanced
         self.max_iter = max_iter
+        self.tol = tol
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train.
@@ -48,15 +52,24 @@ class LinearProbe(Estimator):
             sample_weight: `(N,)`, or None for equal weights.
         """
         from sklearn.linear_model import LogisticRegression
+        from sklearn.preprocessing import StandardScaler
 
         X, coded = self._check_fit(X, y)
-        mean = X.mean(axis=0, dtype=np.float64)
-        spread = X.std(axis=0, dtype=np.float64)
-        spread[spread == 0] = 1
+        weight = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+        wide = X.astype(np.float64)
+        scaler = StandardScaler().fit(wide, sample_weight=weight)
+        per_class = np.bincount(coded, weight, 2)
+        if not per_class.all():
+            raise ValueError("LinearProbe needs both classes with a weight above 0; one class has none")
+        if self.balanced:
+            weight = weight * per_class.sum() / (2 * per_class[coded])
+        exact = X.shape[1] <= _NEWTON_DIM
         solver = LogisticRegression(
-            C=self.C, class_weight="balanced" if self.balanced else None, max_iter=self.max_iter
-        ).fit((X - mean) / spread, coded, sample_weight)
-        self._set(solver.coef_[0] / spread, float(solver.intercept_[0] - solver.coef_[0] @ (mean / spread)))
+            C=self.C, max_iter=self.max_iter, tol=self.tol, solver="newton-cholesky" if exact else "lbfgs"
+        )
+        solver.fit(scaler.transform(wide), coded, weight)
+        coef = solver.coef_[0] / scaler.scale_
+        self._set(coef, float(solver.intercept_[0] - coef @ scaler.mean_))
         self.n_iter_ = int(solver.n_iter_[0])
         return self
 

@@ -124,7 +124,7 @@ class _Builder:
 
     def _constant(self, name: str, values: NDArray[Any]) -> str:
         if name not in self._constants:
-            self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
+            self._constants[name] = numpy_helper.from_array(np.array(values, order="C"), name)
         return name
 
     def _ints(self, name: str, *values: int, vector: bool = False) -> str:

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import random_bank
+from univfd import bank as bank_module
+from univfd.bank import FeatureBank
+from univfd.errors import FeatureSpaceError, FormatError, OutputExistsError, UsageError
+from univfd.types import Embeddings, Label
+
+
+def slow_nearest(queries: np.ndarray, rows: np.ndarray, k: int) -> tuple[list[list[float]], list[list[int]]]:
+    """The definition, one pair at a time, in float64."""
+    distances, indices = [], []
+    for q in queries.astype(np.float64):
+        pairs = []
+        for i, r in enumerate(rows.astype(np.float64)):
+            length = np.sqrt((q * q).sum()) * np.sqrt((r * r).sum())
+            pairs.append((1 - (q @ r) / length if length else 1.0, i))
+        pairs = sorted(pairs)[:k]
+        distances.append([d for d, _ in pairs])
+        indices.append([i for _, i in pairs])
+    return distances, indices
+
+
+@given(
+    n=st.integers(1, 60), q=st.integers(1, 9), k=st.integers(1, 12), seed=st.integers(0, 999), block=st.integers(3, 70)
+)
+@settings(max_examples=80, deadline=None)
+def test_search_equals_the_definition(n: int, q: int, k: int, seed: int, block: int) -> None:
+    bank = random_bank(n, seed)
+    queries = np.random.default_rng(seed + 1).standard_normal((q, 8)).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bank_module, "_BLOCK_ROWS", block)
+        patch.setattr(bank_module, "_BLOCK_QUERIES", 4)
+        distances, rows = bank.nearest(queries, k)
+    expected = slow_nearest(queries, bank.vectors, k)
+    np.testing.assert_allclose(distances, expected[0], atol=1e-6)
+    np.testing.assert_array_equal(rows, expected[1])
+
+
+@pytest.mark.parametrize("label", list(Label))
+def test_search_within_a_class(label: Label) -> None:
+    bank = random_bank(40)
+    queries = np.random.default_rng(5).standard_normal((6, 8)).astype(np.float32)
+    _, rows = bank.nearest(queries, 3, label=label)
+    of_class = bank.rows(label)
+    expected = slow_nearest(queries, bank.vectors[of_class], 3)[1]
+    np.testing.assert_array_equal(rows, of_class[np.array(expected)])
+
+
+@given(copies=st.integers(2, 9), k=st.integers(1, 5), block=st.integers(1, 30))
+@settings(max_examples=40, deadline=None)
+def test_equal_rows_come_in_the_banks_order(copies: int, k: int, block: int) -> None:
+    one = random_bank(4).take([0] * copies + [1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bank_module, "_BLOCK_ROWS", block)
+        _, rows = one.nearest(one.vectors[:1], k)
+    assert rows[0].tolist() == list(range(min(k, copies))) + ([copies] if k > copies else [])
+
+
+def test_scale_does_not_matter_and_zero_is_at_distance_one() -> None:
+    bank = random_bank(10)
+    one, two = bank.nearest(bank.vectors[:1], 10), bank.nearest(bank.vectors[:1] * 1000, 10)
+    np.testing.assert_array_equal(one[1], two[1])
+    zero = bank.nearest(np.zeros((1, 8), np.float32), 3)
+    assert zero[0].tolist() == [[1, 1, 1]]
+
+
+def test_a_row_finds_itself_at_zero() -> None:
+    bank = random_bank(30)
+    distances, rows = bank.nearest(bank.vectors, 1)
+    assert rows[:, 0].tolist() == list(range(30))
+    assert distances.max() < 1e-6
+    assert distances.min() >= 0
+
+
+def test_save_and_load_are_exact(tmp_path: Path) -> None:
+    bank = random_bank(25)
+    bank.save(tmp_path / "bank")
+    loaded = FeatureBank.load(tmp_path / "bank")
+    for column in ("vectors", "labels", "keys", "generator", "source", "licence", "added"):
+        np.testing.assert_array_equal(getattr(loaded, column), getattr(bank, column))
+    assert loaded.space == bank.space
+    assert loaded.digest == bank.digest
+
+
+def test_half_precision_is_half_the_size(tmp_path: Path) -> None:
+    bank = random_bank(500, dim=64)
+    bank.save(tmp_path / "full")
+    bank.save(tmp_path / "half", dtype="float16")
+    sizes = [(tmp_path / f / "bank.safetensors").stat().st_size for f in ("full", "half")]
+    assert abs(sizes[0] - sizes[1] - 500 * 64 * 2) < 100
+    np.testing.assert_allclose(FeatureBank.load(tmp_path / "half").vectors, bank.vectors, atol=2e-3)
+
+
+def test_edits_leave_the_old_bank_as_it_was() -> None:
+    bank, more = random_bank(10), random_bank(4, seed=1)
+    before = bank.digest
+    grown = bank.add(more)
+    assert len(grown) == 14
+    assert grown.key(12) == more.key(2)
+    shrunk = grown.remove([0, 13])
+    assert [shrunk.key(0), shrunk.key(11)] == [bank.key(1), more.key(2)]
+    assert bank.digest == before
+    assert grown.remove(range(10, 14)).digest == before
+
+
+def test_an_existing_folder_is_never_overwritten(tmp_path: Path) -> None:
+    random_bank(3).save(tmp_path / "bank")
+    with pytest.raises(OutputExistsError, match="never overwritten"):
+        random_bank(4).save(tmp_path / "bank")
+    assert len(FeatureBank.load(tmp_path / "bank")) == 3
+
+
+def test_a_bank_of_another_space_is_refused_with_what_differs() -> None:
+    bank = random_bank(3)
+    other = replace(bank, space=replace(bank.space, view="resize", taps=("cls.8",)))
+    with pytest.raises(
+        FeatureSpaceError, match=r"taps: .*cls\.8.* instead of .*proj.*view: 'resize' instead of 'native'"
+    ):
+        bank.add(other)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "bank.json").unlink(), "has no bank.json"),
+        (lambda f: (f / "bank.json").write_text("{"), "cannot be read"),
+        (lambda f: (f / "bank.json").write_text('{"kind": "cake"}'), "says 'cake'"),
+        (lambda f: _edit(f, schema=99), "schema 99"),
+        (lambda f: _edit(f, rows=7), "shape"),
+        (lambda f: (f / "bank.safetensors").write_bytes(b"x" * 40), "damaged"),
+        (lambda f: (f / "bank.safetensors").write_bytes((f / "bank.safetensors").read_bytes()[:-9]), "damaged"),
+    ],
+)
+def test_damaged_folders_get_one_clear_error(tmp_path: Path, spoil: object, message: str) -> None:
+    folder = tmp_path / "bank"
+    random_bank(6).save(folder)
+    spoil(folder)  # type: ignore[operator]
+    with pytest.raises(FormatError, match=message):
+        FeatureBank.load(folder)
+
+
+def _edit(folder: Path, **values: object) -> None:
+    manifest = json.loads((folder / "bank.json").read_text())
+    (folder / "bank.json").write_text(json.dumps(manifest | values))
+
+
+def test_bad_rows_are_refused() -> None:
+    bank = random_bank(3)
+    vectors = bank.vectors.copy()
+    vectors[1, 1] = np.nan
+    with pytest.raises(FormatError, match="not finite"):
+        replace(bank, vectors=vectors)
+    with pytest.raises(FormatError, match="label 2"):
+        replace(bank, labels=np.array([0, 1, 2], np.uint8))
+    with pytest.raises(FormatError, match="sha256 in hex"):
+        FeatureBank.from_rows(Embeddings(bank.vectors, bank.space), bank.labels, ["a", "b", "c"])
+    with pytest.raises(FormatError, match="'source' has shape"):
+        FeatureBank.from_rows(Embeddings(bank.vectors, bank.space), bank.labels, ["0" * 64] * 3, source=["a"])
+    with pytest.raises(UsageError, match="colour"):
+        FeatureBank.from_rows(Embeddings(bank.vectors, bank.space), bank.labels, ["0" * 64] * 3, colour="red")
+    with pytest.raises(UsageError, match="k is 0"):
+        bank.nearest(bank.vectors, 0)
+
+
+def test_an_empty_bank_answers_with_nothing() -> None:
+    empty = FeatureBank.empty(random_bank(1).space)
+    distances, rows = empty.nearest(np.ones((2, 8), np.float32), 3, label=Label.FAKE)
+    assert distances.shape == rows.shape == (2, 0)

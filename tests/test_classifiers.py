@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+from sklearn.utils.estimator_checks import check_estimator
+
+from conftest import random_bank
+from univfd.classifiers.knn import NearestNeighbor
+from univfd.classifiers.linear import LinearProbe
+from univfd.errors import FormatError
+from univfd.official import read_head
+from univfd.torchfile import read_tensors
+
+
+@pytest.mark.parametrize("estimator", [NearestNeighbor(), NearestNeighbor(k=3, balanced=False), LinearProbe()])
+def test_scikit_learns_own_checks(estimator: object) -> None:
+    check_estimator(estimator)
+
+
+def points(n: int, seed: int, dim: int = 6) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n, dim)).astype(np.float32)
+
+
+def vote(query: np.ndarray, real: np.ndarray, fake: np.ndarray, k: int) -> bool:
+    """The paper's rule: the majority among the k nearest of both classes, by cosine distance."""
+    rows = np.concatenate([real, fake]).astype(np.float64)
+    q = query.astype(np.float64)
+    distance = 1 - rows @ q / (np.linalg.norm(rows, axis=1) * np.linalg.norm(q))
+    nearest = np.argsort(distance)[:k]
+    return bool((nearest >= len(real)).sum() > k / 2)
+
+
+@given(n=st.integers(9, 40), k=st.sampled_from([1, 3, 5, 9]), seed=st.integers(0, 10_000))
+@settings(max_examples=150, deadline=None)
+def test_the_scores_sign_is_the_papers_vote(n: int, k: int, seed: int) -> None:
+    real, fake, queries = points(n, seed), points(n, seed + 1) + 0.3, points(8, seed + 2)
+    X, y = np.concatenate([real, fake]), np.repeat([0, 1], n)
+    classifier = NearestNeighbor(k=k).fit(X, y)
+    expected = [vote(q, real, fake, k) for q in queries]
+    assert (classifier.decision_function(queries) > 0).tolist() == expected
+    assert classifier.predict(queries).tolist() == [int(e) for e in expected]
+
+
+@pytest.mark.parametrize("k", [1, 3, 9])
+def test_unbalanced_flag_also_votes_over_unequal_classes(k: int) -> None:
+    real, fake, queries = points(30, 0), points(90, 1), points(50, 2)
+    X, y = np.concatenate([real, fake]), np.repeat([0, 1], [30, 90])
+    scores = NearestNeighbor(k=k, balanced=False).fit(X, y).decision_function(queries)
+    assert (scores > 0).tolist() == [vote(q, real, fake, k) for q in queries]
+
+
+@pytest.mark.parametrize("k", [1, 3, 5, 9])
+@pytest.mark.parametrize("times", [2, 10, 30])
+def test_unequal_class_sizes_do_not_tilt_the_decision(k: int, times: int) -> None:
+    """Both classes are drawn from one distribution: each must win about half of the time."""
+    rng = np.random.default_rng(k * 100 + times)
+    shares, plain = [], []
+    for _ in range(40):
+        X = rng.standard_normal((40 * (1 + times), 6)).astype(np.float32)
+        y = np.repeat([0, 1], [40, 40 * times])
+        queries = rng.standard_normal((100, 6)).astype(np.float32)
+        shares.append(NearestNeighbor(k=k).fit(X, y).predict(queries).mean())
+        plain.append(NearestNeighbor(k=k, balanced=False).fit(X, y).predict(queries).mean())
+    assert 0.44 < np.mean(shares) < 0.56
+    assert np.mean(plain) > 0.62  # what it makes up for
+
+
+def test_the_score_is_continuous() -> None:
+    X, y = points(60, 0), np.arange(60) % 2
+    scores = NearestNeighbor(k=1).fit(X, y).decision_function(points(200, 1))
+    assert len(np.unique(scores)) == 200
+
+
+def test_a_fake_row_of_the_bank_is_called_fake_a_real_one_real() -> None:
+    bank = random_bank(40)
+    assert NearestNeighbor.from_bank(bank).predict(bank.vectors).tolist() == bank.labels.tolist()
+
+
+@pytest.mark.parametrize("k", [0, 2, -1])
+def test_even_pools_are_refused(k: int) -> None:
+    with pytest.raises(ValueError, match="odd"):
+        NearestNeighbor(k=k).fit(points(10, 0), np.arange(10) % 2)
+
+
+def test_too_few_rows_for_the_pool() -> None:
+    with pytest.raises(ValueError, match="k=9 needs at least 5 rows of each class; got 4 real and 6 fake"):
+        NearestNeighbor(k=9).fit(points(10, 0), [0] * 4 + [1] * 6)
+
+
+def test_linear_probe_is_the_optimum_of_bce() -> None:
+    """Against scikit-learn run apart on standardised features."""
+    X, y = points(200, 0), (points(200, 0)[:, 0] + points(200, 9)[:, 1] > 0).astype(int)
+    probe = LinearProbe(C=0.5, tol=1e-8).fit(X, y)
+    z = (X.astype(np.float64) - X.mean(0, dtype=np.float64)) / X.std(0, dtype=np.float64)
+    reference = LogisticRegression(C=0.5, class_weight="balanced", solver="newton-cg", max_iter=5000, tol=1e-10).fit(
+        z, y
+    )
+    np.testing.assert_allclose(probe.decision_function(X), reference.decision_function(z), atol=1e-4)
+    np.testing.assert_allclose(probe.predict_proba(X), reference.predict_proba(z), atol=1e-5)
+
+
+def test_probabilities_do_not_overflow() -> None:
+    probe = LinearProbe.from_state({}, {"coef": np.ones(8) * 1e6, "intercept": np.zeros(1)}, random_bank(4))
+    extreme = probe.predict_proba(np.array([[1] * 8, [-1] * 8], np.float32))
+    assert extreme.tolist() == [[0, 1], [1, 0]]
+
+
+@pytest.mark.parametrize("name", ["knn", "linear"])
+def test_state_round_trip(name: str) -> None:
+    kind = {"knn": NearestNeighbor, "linear": LinearProbe}[name]
+    bank = random_bank(60)
+    fitted = kind.from_bank(bank)
+    again = kind.from_state(fitted.get_params(), fitted.state(), bank)
+    queries = points(20, 3, 8)
+    np.testing.assert_array_equal(fitted.decision_function(queries), again.decision_function(queries))
+
+
+def test_state_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(FormatError, match="coef"):
+        LinearProbe.from_state({}, {"coef": np.ones(3)}, random_bank(4))
+
+
+def torch_file(path: Path, root: str, pickled: bytes, storages: dict[str, bytes]) -> Path:
+    import zipfile
+
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"{root}/data.pkl", pickled)
+        for key, raw in storages.items():
+            archive.writestr(f"{root}/data/{key}", raw)
+    return path
+
+
+# Protocol 2 pickle of a state dict as torch.save writes it: {"weight": (1, 4), "bias": (1,)}.
+PICKLED = (
+    b"\x80\x02ccollections\nOrderedDict\n)R(X\x06\x00\x00\x00weightctorch._utils\n_rebuild_tensor_v2\n"
+    b"((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x04tQK\x00K\x01K\x04\x86"
+    b"K\x04K\x01\x86\x89ccollections\nOrderedDict\n)RtRX\x04\x00\x00\x00biasctorch._utils\n_rebuild_tensor_v2\n"
+    b"((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x001X\x03\x00\x00\x00cpuK\x01tQK\x00K\x01\x85"
+    b"K\x01\x85\x89ccollections\nOrderedDict\n)RtRu."
+)
+
+
+def test_the_official_heads_format_is_read(tmp_path: Path) -> None:
+    weight, bias = np.array([1, -2, 3, 0.5], "<f4"), np.array([0.25], "<f4")
+    file = torch_file(tmp_path / "head.pth", "fc", PICKLED, {"0": weight.tobytes(), "1": bias.tobytes()})
+    coef, intercept = read_head(file)
+    assert coef.tolist() == weight.tolist()
+    assert intercept == 0.25
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        import os
+
+        return os.system, ("touch pwned",)
+
+
+def test_a_file_that_wants_to_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = torch_file(tmp_path / "evil.pth", "fc", pickle.dumps({"weight": Evil()}), {})
+    with pytest.raises(FormatError, match="not allowed"):
+        read_tensors(file)
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 broken", b"\x80\x02}."])
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(FormatError):
+        read_tensors(tmp_path / "x.pth")
+
+
+def test_truncated_storage_is_refused(tmp_path: Path) -> None:
+    file = torch_file(tmp_path / "head.pth", "fc", PICKLED, {"0": b"\0" * 8, "1": b"\0" * 4})
+    with pytest.raises(FormatError, match="expected 4"):
+        read_tensors(file)

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import encoded, picture
+from univfd.errors import (
+    EmptyFileError,
+    FileAccessError,
+    NotAnImageError,
+    TooManyPixelsError,
+    TruncatedImageError,
+    UnsupportedImageError,
+)
+from univfd.images import decode
+from univfd.types import ImageRef
+
+LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}, "BMP": {}}
+LOSSY = {"JPEG": {"quality": 95}, "AVIF": {"quality": 90}, "GIF": {}}
+
+
+def ref(data: bytes) -> ImageRef:
+    return ImageRef("x", data)
+
+
+@pytest.mark.parametrize("format", LOSSLESS)
+def test_lossless_formats_give_the_very_pixels(format: str) -> None:
+    pixels = picture(1)
+    decoded = decode(ref(encoded(pixels, format, **LOSSLESS[format])))
+    assert decoded.format == format
+    np.testing.assert_array_equal(decoded.pixels, pixels)
+
+
+@pytest.mark.parametrize("format", LOSSY)
+def test_lossy_formats_give_nearly_the_pixels(format: str) -> None:
+    pixels = picture(1)
+    got = decode(ref(encoded(pixels, format, **LOSSY[format]))).pixels
+    assert got.shape == pixels.shape
+    assert np.abs(got.astype(int) - pixels).mean() < 12
+
+
+def test_heic() -> None:
+    import pillow_heif
+
+    pixels = picture(1)
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(Image.fromarray(pixels)).save(buffer, quality=90)
+    decoded = decode(ref(buffer.getvalue()))
+    assert decoded.format == "HEIF"
+    assert np.abs(decoded.pixels.astype(int) - pixels).mean() < 8
+
+
+def test_exif_orientation_is_applied() -> None:
+    pixels = picture(2, 40, 30)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: to be shown rotated by 90 degrees clockwise
+    got = decode(ref(encoded(pixels, "PNG", exif=exif))).pixels
+    np.testing.assert_array_equal(got, np.rot90(pixels, -1))
+
+
+def test_transparency_is_laid_over_white() -> None:
+    rgba = np.zeros((4, 4, 4), np.uint8)
+    rgba[..., 0] = 200
+    rgba[:2, :, 3] = 255
+    rgba[2:, :, 3] = 51  # a fifth
+    got = decode(ref(encoded(rgba, "PNG"))).pixels
+    assert got[0, 0].tolist() == [200, 0, 0]
+    assert got[3, 0].tolist() == [244, 204, 204]
+
+
+def test_palette_with_transparency() -> None:
+    image = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=1)
+    got = decode(ref(buffer.getvalue())).pixels
+    assert got[0, 0].tolist() == [10, 20, 30]
+    assert got[0, 1].tolist() == [255, 255, 255]
+
+
+def test_cmyk_jpeg() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(picture(3)).convert("CMYK").save(buffer, "JPEG", quality=95)
+    got = decode(ref(buffer.getvalue())).pixels
+    assert np.abs(got.astype(int) - picture(3)).mean() < 6
+
+
+def test_16_bit_grey_keeps_the_high_byte() -> None:
+    values = np.array([[0, 255, 256, 65535]], np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, "PNG")
+    assert decode(ref(buffer.getvalue())).pixels[0].tolist() == [[0] * 3, [0] * 3, [1] * 3, [255] * 3]
+
+
+def test_grey_is_repeated() -> None:
+    got = decode(ref(encoded(np.array([[7, 200]], np.uint8), "PNG"))).pixels
+    assert got.tolist() == [[[7, 7, 7], [200, 200, 200]]]
+
+
+def test_float_samples_are_refused() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.ones((3, 3), np.float32)).save(buffer, "TIFF")
+    with pytest.raises(UnsupportedImageError, match="no defined range"):
+        decode(ref(buffer.getvalue()))
+
+
+@pytest.mark.parametrize("format", ["GIF", "TIFF", "PNG", "WEBP"])
+def test_first_frame_of_several(format: str) -> None:
+    frames = [Image.new("RGB", (8, 8), c) for c in ("red", "green", "blue")]
+    buffer = io.BytesIO()
+    frames[0].save(
+        buffer, format, save_all=True, append_images=frames[1:], **({"lossless": True} if format == "WEBP" else {})
+    )
+    decoded = decode(ref(buffer.getvalue()))
+    assert decoded.pixels[0, 0].tolist() == [255, 0, 0]
+    assert decoded.notes == ("first frame of 3",)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP"])
+@pytest.mark.parametrize("part", [0.25, 0.5, 0.75])
+def test_truncated_is_an_error_never_a_part_of_a_picture(format: str, part: float) -> None:
+    data = encoded(picture(4), format)
+    with pytest.raises(TruncatedImageError):
+        decode(ref(data[: int(len(data) * part)]))
+
+
+def test_progressive_jpeg_truncated() -> None:
+    data = encoded(picture(4), "JPEG", progressive=True)
+    with pytest.raises(TruncatedImageError):
+        decode(ref(data[: len(data) // 2]))
+
+
+def test_empty_text_and_missing() -> None:
+    with pytest.raises(EmptyFileError, match="0 bytes"):
+        decode(ref(b""))
+    with pytest.raises(NotAnImageError, match="expected JPEG"):
+        decode(ref(b"hello, I am a text"))
+    with pytest.raises(FileAccessError, match="check the path"):
+        decode(ImageRef("gone", Path("/nonexistent/gone.jpg")))
+
+
+def test_pixel_limit_is_checked_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    big = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(big, "PNG")
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(TooManyPixelsError, match="900 megapixels; the limit is 200"):
+        decode(ref(big.getvalue()))
+
+
+def test_pixel_limit_is_a_parameter_and_leaves_pillow_alone() -> None:
+    before = Image.MAX_IMAGE_PIXELS
+    data = encoded(picture(5, 100, 100), "PNG")
+    assert decode(ref(data), max_pixels=10_000).pixels.shape == (100, 100, 3)
+    with pytest.raises(TooManyPixelsError):
+        decode(ref(data), max_pixels=9_999)
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_between_pillows_limit_and_ours() -> None:
+    """150 MP is over Pillow's own warning (89 MP) and under ours (200 MP): read, without a warning."""
+    big = io.BytesIO()
+    Image.new("1", (15_000, 10_000), 1).save(big, "PNG")
+    assert decode(ref(big.getvalue())).pixels.shape == (10_000, 15_000, 3)
+
+
+def test_a_jpeg_is_decoded_at_full_size() -> None:
+    assert decode(ref(encoded(picture(6, 1600, 1200), "JPEG"))).pixels.shape == (1200, 1600, 3)

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import encoded, picture
+from univfd.errors import UsageError
+from univfd.images import decode
+from univfd.sources import expand, read_bytes
+from univfd.types import Failure, ImageRef
+
+
+def names(items: object) -> list[str]:
+    return [Path(i.name if isinstance(i, ImageRef) else i.image).name for i in expand(items)]
+
+
+def test_folder_is_walked_sorted_by_name_and_content(tmp_path: Path) -> None:
+    jpeg = encoded(picture(0, 32, 32))
+    for name in ("b.JPG", "a.jpeg", "sub/c.png", "no_extension", "notes.txt", "sub/.hidden.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"just words" if name == "notes.txt" else jpeg)
+    assert names(tmp_path) == ["a.jpeg", "b.JPG", "no_extension", ".hidden.png", "c.png"]
+
+
+def test_glob_and_a_real_name_with_brackets(tmp_path: Path) -> None:
+    for name in ("x1.png", "x2.png", "y[1].png"):
+        (tmp_path / name).write_bytes(encoded(picture(0, 32, 32), "PNG"))
+    assert names(str(tmp_path / "x*.png")) == ["x1.png", "x2.png"]
+    assert names(str(tmp_path / "y[1].png")) == ["y[1].png"]
+    assert [type(i) for i in expand(str(tmp_path / "z*.png"))] == [Failure]
+
+
+def test_what_cannot_be_reached_is_a_row(tmp_path: Path) -> None:
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    (tmp_path / "broken.jpg").symlink_to("nowhere")
+    (tmp_path / "self").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "pipe.jpg")
+    failures = {Path(i.image).name: i for i in expand(tmp_path) if isinstance(i, Failure)}
+    assert set(failures) == {"loop.png", "broken.jpg", "self", "pipe.jpg"}
+    assert all(f.error == "access" for f in failures.values())
+    assert "link loop" in failures["self"].message
+    assert "regular file" in failures["pipe.jpg"].message
+
+
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    raw = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    Path(os.fsdecode(raw)).write_bytes(encoded(picture(0, 32, 32), "PNG"))
+    (only,) = expand(tmp_path)
+    assert isinstance(only, ImageRef)
+    assert only.name.endswith("caf\\xe9.png")
+    only.name.encode()
+    assert read_bytes(only).startswith(b"\x89PNG")
+
+
+def test_tar_members_are_read_by_offset(tmp_path: Path) -> None:
+    images = {f"000{i}.jpg": encoded(picture(i, 64, 48)) for i in range(3)}
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for name, data in {**images, "0000.json": b"{}"}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    refs = [i for i in expand(tmp_path) if isinstance(i, ImageRef)]
+    assert [Path(r.name).name for r in refs] == list(images)
+    assert [read_bytes(r) for r in reversed(refs)] == list(reversed(images.values()))
+
+
+def test_a_damaged_tar_is_a_row(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(b"not a tar" * 100)
+    (only,) = expand(tmp_path / "x.tar")
+    assert isinstance(only, Failure)
+    assert "tar" in only.message
+
+
+def test_bytes_file_objects_arrays_and_pillow_images() -> None:
+    pixels = picture(1, 40, 30)
+    png = encoded(pixels, "PNG")
+    refs = list(expand([png, io.BytesIO(png), pixels, Image.fromarray(pixels)]))
+    assert len(refs) == 4
+    for ref in refs:
+        assert isinstance(ref, ImageRef)
+        np.testing.assert_array_equal(decode(ref).pixels, pixels)
+
+
+@pytest.mark.parametrize("bad", [3, np.zeros((4, 4)), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)])
+def test_other_things_are_refused(bad: object) -> None:
+    with pytest.raises(UsageError, match=r"expected RGB|cannot read an image"):
+        list(expand([bad]))
+
+
+def test_one_input_gives_one_row_however_given(tmp_path: Path) -> None:
+    paths = ["/nonexistent/a.jpg", "nul\0byte.jpg", str(tmp_path / "b.png")]
+    assert len(list(expand(paths))) == 3

@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from conftest import picture
+from univfd.catalogue import entry
+from univfd.errors import UnknownNameError, UsageError
+from univfd.transforms import PreprocessSpec, perturbation, view
+
+SPEC = entry("clip-vit-b-16").preprocess
+
+
+def test_native_is_the_papers_centre_crop() -> None:
+    pixels = picture(0, 401, 300)
+    crops = view("native").cut(pixels, SPEC)
+    np.testing.assert_array_equal(crops.pixels, pixels[None, 38:262, 88:312])
+    assert crops.upscaled == 1
+    assert crops.notes == ()
+
+
+def test_a_small_picture_is_scaled_up_and_that_is_said() -> None:
+    crops = view("native").cut(picture(0, 150, 112), SPEC)
+    assert crops.pixels.shape == (1, 224, 224, 3)
+    assert crops.upscaled == 2
+    assert crops.notes == ("upscaled 2.00x: smaller than the encoder's input",)
+
+
+def test_resize_sees_the_whole_short_side() -> None:
+    pixels = np.zeros((448, 896, 3), np.uint8)
+    pixels[:, 224:672] = 255
+    assert view("resize").cut(pixels, SPEC).pixels[0, :, 4:-4].min() == 255
+    pixels[:, 448:672] = 0
+    assert 100 < view("resize").cut(pixels, SPEC).pixels.mean() < 155
+
+
+def test_resize_is_clips_own_resize_then_centre_crop() -> None:
+    pixels = picture(3, 500, 400)
+    whole = np.asarray(Image.fromarray(pixels).resize((280, 224), Image.Resampling.BICUBIC))
+    difference = view("resize").cut(pixels, SPEC).pixels[0].astype(int) - whole[:, 28:252]
+    assert np.abs(difference).max() <= 1
+
+
+def test_five_and_grid_places() -> None:
+    pixels = picture(1, 600, 500)
+    five = view("five").cut(pixels, SPEC).pixels
+    assert five.shape == (5, 224, 224, 3)
+    np.testing.assert_array_equal(five[1], pixels[:224, :224])
+    np.testing.assert_array_equal(five[4], pixels[-224:, -224:])
+    grid = view("grid-3").cut(pixels, SPEC).pixels
+    assert grid.shape == (9, 224, 224, 3)
+    np.testing.assert_array_equal(grid[4], pixels[138:362, 188:412])
+
+
+@given(
+    width=st.integers(1, 700), height=st.integers(1, 700), name=st.sampled_from(["native", "resize", "five", "grid-2"])
+)
+@settings(max_examples=60, deadline=None)
+def test_any_size_gives_crops_of_the_encoders_size(width: int, height: int, name: str) -> None:
+    crops = view(name).cut(np.full((height, width, 3), 77, np.uint8), SPEC)
+    assert crops.pixels.shape == (view(name).count, 224, 224, 3)
+    assert crops.pixels.dtype == np.uint8
+    assert (crops.pixels == 77).all()
+    assert (crops.upscaled > 1) == (min(width, height) < 224)
+
+
+def test_a_long_strip_does_not_explode() -> None:
+    assert view("resize").cut(np.zeros((1, 100_000, 3), np.uint8), SPEC).pixels.shape == (1, 224, 224, 3)
+
+
+def test_views_do_not_change_their_input() -> None:
+    pixels = picture(0)
+    before = pixels.copy()
+    for name in ("native", "resize", "five"):
+        view(name).cut(pixels, SPEC)
+    np.testing.assert_array_equal(pixels, before)
+
+
+@pytest.mark.parametrize("bad", ["nativ", "grid-1", "grid-99", "grid-x"])
+def test_unknown_views(bad: str) -> None:
+    with pytest.raises(UnknownNameError, match="no view is called"):
+        view(bad)
+
+
+def test_normalise_is_the_textbook_formula() -> None:
+    crops = np.stack([picture(0, 224, 224), picture(1, 224, 224)])
+    expected = (crops / 255 - np.array(SPEC.mean)) / np.array(SPEC.std)
+    got = SPEC.normalise(crops)
+    assert got.dtype == np.float32
+    assert got.flags.c_contiguous
+    np.testing.assert_allclose(got, expected.transpose(0, 3, 1, 2), atol=1e-5)
+
+
+def test_digest_changes_with_every_field() -> None:
+    base = PreprocessSpec(224, (0, 0, 0), (1, 1, 1))
+    others = [
+        PreprocessSpec(225, (0, 0, 0), (1, 1, 1)),
+        PreprocessSpec(224, (0, 0, 0.1), (1, 1, 1)),
+        PreprocessSpec(224, (0, 0, 0), (1, 1, 2)),
+        PreprocessSpec(224, (0, 0, 0), (1, 1, 1), "bilinear"),
+    ]
+    digests = {s.digest("r") for s in (base, *others)} | {base.digest("other recipe")}
+    assert len(digests) == 6
+
+
+CHAINS = [
+    "jpeg:60",
+    "webp:80",
+    "blur:1.5",
+    "scale:0.5",
+    "limit:100",
+    "noise:4",
+    "reencode:1",
+    "limit:200+jpeg:40+noise:2",
+]
+
+
+@pytest.mark.parametrize("chain", CHAINS)
+def test_perturbations_are_pure(chain: str) -> None:
+    pixels = picture(0)
+    before = pixels.copy()
+    first, second = perturbation(chain)(pixels), perturbation(chain)(pixels)
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(pixels, before)
+    assert first.dtype == np.uint8
+    assert first.shape != pixels.shape or (first != pixels).any()
+
+
+def test_clean_changes_nothing() -> None:
+    pixels = picture(0)
+    assert perturbation("clean")(pixels) is pixels
+
+
+def test_lower_quality_is_further_away() -> None:
+    pixels = picture(0).astype(int)
+    errors = [np.abs(perturbation(f"jpeg:{q}")(picture(0)) - pixels).mean() for q in (95, 70, 40, 10)]
+    assert errors == sorted(errors)
+    assert errors[0] < errors[-1]
+
+
+def test_limit_never_scales_up() -> None:
+    assert perturbation("limit:64")(picture(0, 320, 256)).shape == (51, 64, 3)
+    assert perturbation("limit:9999")(picture(0, 320, 256)).shape == (256, 320, 3)
+
+
+def test_noise_differs_by_content_and_has_its_strength() -> None:
+    grey = np.full((200, 200, 3), 128, np.uint8)
+    noise = perturbation("noise:5")(grey).astype(int) - 128
+    assert 4.8 < noise.std() < 5.2
+    other = perturbation("noise:5")(grey + 1).astype(int) - 129
+    assert (noise != other).mean() > 0.5
+    assert (perturbation("noise:5", seed=1)(grey) == perturbation("noise:5", seed=1)(grey)).all()
+
+
+def test_reencode_draws_differ() -> None:
+    shapes = {perturbation(f"reencode:{i}")(picture(0)).shape[:2] for i in range(1, 9)}
+    assert len(shapes) > 1
+    assert (256, 320) in shapes
+
+
+@pytest.mark.parametrize("bad", ["jpeg:0", "jpeg:101", "jpeg:x", "jpeg", "noise:-1", "blur:nan", "jpeg:60.5"])
+def test_bad_values(bad: str) -> None:
+    with pytest.raises(UsageError):
+        perturbation(bad)(picture(0))
+
+
+def test_unknown_perturbation_proposes_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean jpeg"):
+        perturbation("jpg:60")
