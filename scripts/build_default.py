@@ -33,7 +33,7 @@ from univfd.evaluation import Cohort, HeldOut, held_out_scores, per_row
 from univfd.transforms import View, view
 from univfd.types import Embeddings, FloatArray, Label, Sample
 
-BACKBONE, TAPS, VIEW = "clip-vit-b-16", ("cls.9",), "native"
+BACKBONE, TAPS, VIEW = "clip-vit-b-16", ("cls.7", "cls.8"), "resize"
 COPIES = ("clean", "reencode:1")  # what the linear probe is trained on
 TESTS = {"as they are": "clean", "all through JPEG 85": "jpeg:85"}
 ADDED = "2026-11-24"
@@ -41,7 +41,7 @@ MAX_FPR, MAX_MISS = 0.05, 0.05
 MIN_N = 5  # generators with fewer images are listed, and left out of the mean
 
 CLASSIFIERS: dict[str, tuple[Callable[..., Any], dict[str, Any], tuple[str, ...]]] = {
-    "linear": (LinearProbe, {"C": 0.01}, COPIES),
+    "linear": (LinearProbe, {"C": 0.03}, COPIES),
     "knn": (NearestNeighbor, {"k": 1}, ("clean",)),
 }
 NAMES = {"linear": "default", "knn": "neighbors"}
@@ -54,7 +54,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("build/embeddings"))
     args = parser.parse_args()
 
-    samples = list(open_dataset(args.data))
+    # The view takes in the whole picture, so files that are only a crop of the original do not count.
+    samples = [s for s in open_dataset(args.data) if s.extra["crop"] is None]
     backbone, cut = open_backbone(BACKBONE, taps=TAPS), view(VIEW)
     wanted = dict.fromkeys((*COPIES, *TESTS.values()))
     sets = {p: embedded(backbone, cut, samples, p, args.cache) for p in wanted}
@@ -151,20 +152,22 @@ def model_card(
     lines = [
         "# Model card: the shipped detectors `default` and `neighbors`",
         "",
-        f"Frozen encoder `{BACKBONE}`, {' + '.join(TAPS)}, view `{VIEW}` (the centre 224 x 224 pixels at the picture's own",
-        "resolution). `default` is a linear probe (logistic regression), trained on every image as it is and on one copy",
-        "scaled and re-encoded at random (JPEG or WebP, quality 50 to 95). `neighbors` is the paper's nearest neighbour",
-        "(k = 1, cosine distance) on the same bank, which also gives the evidence of both.",
+        f"Frozen encoder `{BACKBONE}`, CLS tokens after the 7th and 8th of 12 blocks (the later blocks are not computed),",
+        "view `resize` (short side to 224 pixels, centre crop). `default` is a linear probe (logistic regression), trained",
+        "on every image as it is and on one copy scaled and re-encoded at random (JPEG or WebP, quality 50 to 95).",
+        "`neighbors` is the paper's nearest neighbour (k = 1, cosine distance) on the same bank; the bank's nearest rows",
+        "are the evidence of both. It holds the images as they are.",
         "",
         f"**Data.** {n_fake} generated images of {len(generators)} generators, {n_real} real images of {len(sources)}",
         "sources, from public repositories. Reals are mostly JPEG and fakes mostly PNG: a detector that sees nothing but",
         f"format, size and bytes per pixel of the original files reaches an AUROC of {metadata_auroc:.3f} here. Read the",
-        "column *all through JPEG 85* first: there both classes went through one encoder at one quality.",
+        "rows *all through JPEG 85* first: there both classes went through one encoder at one quality. Sizes still differ",
+        "between the classes, before the view brings all to one.",
         "",
         "**Protocol.** Leave one generator out: to score a generator's images, a classifier is trained without them,",
         "without one fifth of the real *sources* (the reals it is tested against), and without images of the same group.",
-        "Intervals are 95 %: bootstrap over images for AUROC, Clopper-Pearson for rates. The encoder's layer and the",
-        "penalty of the probe were chosen on these same images among a dozen candidates, so expect somewhat less elsewhere.",
+        "Intervals are 95 %: bootstrap over images for AUROC, Clopper-Pearson for rates. Layers, view and penalty of the",
+        "probe were chosen on these same images among about thirty candidates, so expect somewhat less elsewhere.",
         "",
         *summary_table(held, calibrations, labels),
         "",
@@ -192,8 +195,9 @@ def model_card(
         "",
         "## What it can't do",
         "",
-        "- It sees one crop: a local edit elsewhere in the picture is not seen.",
-        "- Generators after 2024, and heavily recompressed or downscaled copies, are missed far more often than the mean says.",
+        "- It judges the picture as a whole at 224 pixels: a small local edit, and traces finer than that, are not seen.",
+        "- The data hold no generator after 2023. Expect newer ones, and heavily recompressed or downscaled copies, to be",
+        "  missed far more often than the mean says.",
         "- Art, renderings and heavily processed photographs raise false alarms; see the worst sources above.",
         "- The encoder is public: whoever has it can compute a picture that passes. A verdict is a signal, not proof.",
     ]

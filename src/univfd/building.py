@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from .bank import FeatureBank
 from .calibration import UNCALIBRATED, Calibration, calibrate
 from .detector import Detector
 from .embedding import DEFAULT_BATCH, Loaded, embed_images, space_of
-from .errors import DataError
+from .errors import DataError, UsageError
 from .evaluation import Cohort, held_out_scores, per_row
 from .images import DEFAULT_MAX_PIXELS
 from .transforms import View
@@ -120,11 +121,13 @@ def fit_detector(
 
     Raises:
         DataError: too few generators, sources or images to calibrate; says what is needed.
+        UsageError: parameters that the classifier does not take, or that do not fit the data.
     """
     bank = built.bank
     make = partial(registry.load("classifiers", classifier), **params)
     cohort = Cohort(bank.labels, bank.generator, bank.source, np.asarray(built.groups, dtype=object))
-    scores = per_row(held_out_scores(cohort, [bank.vectors], {"": bank.vectors}, make)[""], len(bank))
+    with _parameter_errors(classifier, params):
+        scores = per_row(held_out_scores(cohort, [bank.vectors], {"": bank.vectors}, make)[""], len(bank))
     known = np.isfinite(scores)
     calibration = calibrate(
         scores[known], bank.labels[known], max_fpr=max_fpr, max_miss=max_miss,
@@ -142,6 +145,21 @@ def assemble(
     params: dict[str, Any],
     calibration: Calibration = UNCALIBRATED,
 ) -> Detector:
-    """A detector whose classifier is fitted on all of the bank."""
-    fitted = registry.load("classifiers", classifier).from_bank(bank, **params)
+    """A detector whose classifier is fitted on all of the bank.
+
+    Raises:
+        UsageError: parameters that the classifier does not take, or that do not fit the bank.
+    """
+    kind = registry.load("classifiers", classifier)
+    with _parameter_errors(classifier, params):
+        fitted = kind.from_bank(bank, **params)
     return Detector(name, backbone, view, fitted, bank, calibration)
+
+
+@contextmanager
+def _parameter_errors(classifier: str, params: dict[str, Any]) -> Iterator[None]:
+    """A classifier raises what scikit-learn's contract asks for; to the user it is a wrong call."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"classifier {classifier!r} with {params}: {error}") from error

@@ -189,7 +189,10 @@ def load(
     space, name = FeatureSpace.from_dict(manifest["space"]), manifest["classifier"]["name"]
     bank = FeatureBank.load(folder / manifest["bank"])
     state = read_arrays(folder / ARRAYS, {})
-    classifier = registry.load("classifiers", name).from_state(manifest["classifier"]["params"], state, bank)
+    try:
+        classifier = registry.load("classifiers", name).from_state(manifest["classifier"]["params"], state, bank)
+    except (TypeError, ValueError) as error:
+        raise FormatError(f"{folder}: its classifier {name!r} cannot be restored: {error}") from error
     opened = Detector(
         name=manifest["name"],
         backbone=backbone or open_backbone(space.backbone, taps=space.taps, threads=threads, progress=progress),

@@ -72,7 +72,8 @@ def rounds(cohort: Cohort, *, folds: int = 5, seed: int = 0) -> Iterator[Round]:
 
     Args:
         cohort: the images.
-        folds: real sources are dealt into so many folds of about equal size; round i holds out fold i mod `folds`.
+        folds: real sources are dealt into so many folds of about equal size (no more than there are generators, so
+            that each is held out); round i holds out fold i mod `folds`.
         seed: of the deal.
 
     Raises:
@@ -82,6 +83,7 @@ def rounds(cohort: Cohort, *, folds: int = 5, seed: int = 0) -> Iterator[Round]:
     generators = np.unique(cohort.generator[~real].astype(str))
     if len(generators) < 2:
         raise DataError(f"{len(generators)} generator(s); leaving one out needs at least 2")
+    folds = min(folds, len(generators))
     fold = _deal(cohort.source.astype(str), real, folds, seed)
     for i, name in enumerate(generators):
         test = (cohort.generator == name) | (fold == i % folds)

@@ -89,8 +89,7 @@ def decode(ref: ImageRef, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Decoded:
                 f"{width} x {height} = {width * height / 1e6:.0f} megapixels; the limit is {max_pixels / 1e6:.0f}. "
                 "Raise it (--max-pixels) if you trust the file"
             )
-        frames = _frames(image)
-        notes = (f"first frame of {frames}",) if frames > 1 and image.format != "MPO" else ()
+        notes = ("only the first of several frames",) if _has_more_frames(image) else ()
         pixels = to_rgb(_load(image))
         return Decoded(pixels, image.format or "", hashlib.sha256(data).hexdigest(), notes)
 
@@ -130,16 +129,13 @@ def _register_heif() -> None:
         raise MissingExtraError("HEIC images need pillow-heif: pip install 'univfd[heic]'") from error
 
 
-def _frames(image: Image.Image) -> int:
+def _has_more_frames(image: Image.Image) -> bool:
+    if image.format == "MPO":  # a photograph with a preview or a second lens's view behind it
+        return False
     try:
-        return int(getattr(image, "n_frames", 1))
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        SyntaxError,
-    ):  # counting walks the file; damage is reported by _load
-        return 1
+        return bool(getattr(image, "is_animated", False))
+    except (OSError, EOFError, ValueError, SyntaxError):  # looking for a second frame; damage is reported by _load
+        return False
 
 
 def _load(image: Image.Image) -> Image.Image:

@@ -244,7 +244,7 @@ class Verdict:
         view: name of the view.
         detector: name and digest of the detector.
         space: digest of the feature space.
-        notes: what a reader of the verdict should know (`upscaled 1.75x`, `first frame of 12` ...).
+        notes: what a reader of the verdict should know (`upscaled 1.75x`, `only the first of several frames` ...).
         timings: wall seconds.
     """
 

@@ -1,0 +1,98 @@
+"""Holds the structure: who may import whom, and what an import may cost."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import univfd
+
+ROOT = Path(univfd.__file__).parent
+
+# A module imports only from lower levels (docs/architecture.md draws them).
+LEVELS = [
+    {"errors", "_version"},
+    {"types", "registry"},
+    {"sources", "transforms", "pipeline", "storage", "torchfile", "metrics", "calibration"},
+    {"images", "catalogue", "bank"},
+    {"weights", "classifiers"},
+    {"backbones", "recipes", "datasets", "writers"},
+    {"embedding", "evaluation"},
+    {"detector", "embeddings_file"},
+    {"building", "official", "runner", "selftest", "samples"},
+    {"cli"},
+]
+LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
+PLUGIN_FOLDERS = {"backbones", "recipes", "classifiers", "datasets", "writers"}
+
+
+def modules() -> list[Path]:
+    return sorted(p for p in ROOT.rglob("*.py") if p not in {ROOT / "__init__.py", ROOT / "__main__.py"})
+
+
+def imported(path: Path) -> list[tuple[str, ...]]:
+    """Every module of this package that a file imports, wherever in the file, as parts below `univfd`."""
+    here = path.relative_to(ROOT).with_suffix("").parts
+    package = here[:-1]
+    found = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - (node.level - 1)]
+            target = (*base, *(node.module or "").split(".")) if node.module else base
+            names = [a.name for a in node.names]
+            found += [(*target, n) for n in names] if (ROOT.joinpath(*target)).is_dir() else [target]
+        elif isinstance(node, ast.ImportFrom | ast.Import):
+            text = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+            assert not (text or "").startswith("univfd"), f"{path}: imports within the package are relative"
+    return [tuple(p for p in f if p) for f in found]
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_down(path: Path) -> None:
+    here = path.relative_to(ROOT).with_suffix("").parts[0]
+    assert here in LEVEL, f"{here} has no level: add it to docs/architecture.md and to this test"
+    for target in imported(path):
+        if not target or target[0] not in LEVEL:
+            assert target[0] in {"__version__"}, f"{path}: imports {target}"
+        elif target[0] != here:
+            assert LEVEL[target[0]] < LEVEL[here], f"{path} (level {LEVEL[here]}) imports {'.'.join(target)}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_plugins_are_reached_through_the_registry_alone(path: Path) -> None:
+    here = path.relative_to(ROOT).parts[0]
+    for target in imported(path):
+        if target and target[0] in PLUGIN_FOLDERS and target[0] != here and len(target) > 1:
+            assert not (ROOT / target[0] / f"{target[1]}.py").is_file(), f"{path} imports {'.'.join(target)}"
+
+
+def test_no_file_outgrows_its_concept() -> None:
+    long = {p.name: n for p in modules() if (n := len(p.read_text("utf-8").splitlines())) > 420}
+    assert not long
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_importing_the_package_imports_next_to_nothing() -> None:
+    loaded = run(
+        "import sys, univfd; print(sorted(m for m in sys.modules if m.partition('.')[0] in "
+        "{'numpy', 'PIL', 'onnx', 'onnxruntime', 'sklearn', 'scipy', 'pandas', 'torch', 'rich', 'click'}))"
+    )
+    assert loaded.strip() == "[]"
+
+
+def test_deciding_imports_no_heavy_library(photo: Path) -> None:
+    code = f"""
+import sys, univfd
+for verdict in univfd.load().detect({str(photo)!r}):
+    assert verdict.verdict in ("fake", "real", "unsure"), verdict
+heavy = {{"sklearn", "scipy", "pandas", "matplotlib", "torch", "pyarrow", "huggingface_hub"}}
+print(sorted(heavy & {{m.partition(".")[0] for m in sys.modules}}))
+"""
+    assert run(code).strip() == "[]"

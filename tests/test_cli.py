@@ -1,0 +1,413 @@
+"""The command line as a process: what it prints, where, and how it ends."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import encoded, picture, toy_samples
+from univfd.detector import Detector
+
+
+@pytest.fixture(scope="module")
+def toy_folder(toy_detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("detectors") / "toy"
+    toy_detector.save(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    for i, sample in enumerate(toy_samples()[:12]):
+        (folder / f"{i:02}-{sample.label.word}.png").write_bytes(sample.ref.source)  # type: ignore[arg-type]
+    return folder
+
+
+def univfd(
+    *args: object, cwd: Path | None = None, stdin: bytes | None = None, **env: str
+) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "univfd", *map(str, args)]
+    return subprocess.run(command, capture_output=True, cwd=cwd, input=stdin, env=os.environ | env, check=False)
+
+
+def rows(result: subprocess.CompletedProcess[bytes]) -> list[dict]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_detect_prints_a_line_an_image_and_words_on_stderr(toy_folder: str, images: Path) -> None:
+    result = univfd("detect", images, "--detector", toy_folder)
+    assert result.returncode == 0
+    lines = result.stdout.decode().splitlines()
+    assert len(lines) == 12
+    for line in lines:
+        assert line.split()[0] in line.rsplit("-", 1)[1]
+        assert "\x1b" not in line
+    assert result.stderr.decode().startswith("12 images: 6 fake, 6 real")
+
+
+def test_explain_lists_three_neighbours_of_each_class(toy_folder: str, images: Path) -> None:
+    result = univfd("detect", images / "00-real.png", "--detector", toy_folder, "--explain")
+    text = result.stdout.decode()
+    assert text.count("nearest fake") == text.count("nearest real") == 3
+    assert "g0 (g0)" in text or "g1 (g1)" in text or "g2 (g2)" in text or "g3 (g3)" in text
+
+
+@pytest.mark.parametrize("format", ["json", "jsonl", "csv"])
+def test_formats_on_stdout(toy_folder: str, images: Path, format: str) -> None:
+    result = univfd("detect", images, "--detector", toy_folder, f"--{format}")
+    text = result.stdout.decode()
+    if format == "json":
+        found = json.loads(text)
+    elif format == "jsonl":
+        found = rows(result)
+    else:
+        found = list(csv.DictReader(io.StringIO(text)))
+    assert [r["verdict"] for r in found] == ["real", "fake"] * 6
+
+
+def test_output_files_in_every_format_agree(toy_folder: str, images: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    for name in ("a.json", "a.jsonl", "a.csv", "a.parquet"):
+        result = univfd("detect", images, "--detector", toy_folder, "-o", tmp_path / name)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout == b""
+    scores = [r["score"] for r in json.loads((tmp_path / "a.json").read_text())]
+    assert scores == [json.loads(line)["score"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert scores == [float(r["score"]) for r in csv.DictReader((tmp_path / "a.csv").open())]
+    assert scores == pq.read_table(tmp_path / "a.parquet")["score"].to_pylist()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "a.json", "a.jsonl", "a.parquet"]
+
+
+def test_exit_codes(toy_folder: str, images: Path, tmp_path: Path) -> None:
+    real, fake = images / "00-real.png", images / "01-fake.png"
+    d = ("--detector", toy_folder)
+    assert univfd("detect", real, *d, "--fail-on", "fake").returncode == 0
+    assert univfd("detect", real, fake, *d, "--fail-on", "fake").returncode == 1
+    assert univfd("detect", real, "/nonexistent.png", *d).returncode == 3
+    assert univfd("detect", fake, "/nonexistent.png", *d, "--fail-on", "fake").returncode == 1
+    assert univfd("detect").returncode == 2
+    assert univfd("detect", real, "--nonsense").returncode == 2
+    assert univfd("detect", real, "--detector", "nope").returncode == 2
+    cold = univfd("detect", real, UNIVFD_HOME=str(tmp_path / "cold"), UNIVFD_OFFLINE="1")
+    assert cold.returncode == 4
+    assert b"UNIVFD_OFFLINE" in cold.stderr
+    assert b"Traceback" not in cold.stderr
+
+
+def test_errors_are_one_line_with_what_to_do(toy_folder: str, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "there.jsonl").write_text("{}\n")
+    for args, words in [
+        ((images, "--detector", "defualt"), "Did you mean default"),
+        ((images, "--detector", toy_folder, "-o", tmp_path / "x.txt"), "format is not clear"),
+        ((images, "--detector", toy_folder, "-o", tmp_path / "there.jsonl"), "never overwritten"),
+        ((images, "--detector", toy_folder, "--parquet"), "give it a file"),
+        ((images, "--detector", toy_folder, "--resume"), "--resume needs"),
+    ]:
+        result = univfd("detect", *args)
+        assert result.returncode == 2, args
+        assert words in result.stderr.decode()
+        assert result.stderr.count(b"\n") == 1
+    assert (tmp_path / "there.jsonl").read_text() == "{}\n"
+
+
+def test_paths_from_standard_input_and_from_a_file(toy_folder: str, images: Path, tmp_path: Path) -> None:
+    paths = sorted(images.iterdir())[:3]
+    listed = b"\n".join(os.fsencode(p) for p in paths) + b"\n"
+    d = ("--detector", toy_folder, "--jsonl")
+    assert [r["image"] for r in rows(univfd("detect", "--from-file", "-", *d, stdin=listed))] == list(map(str, paths))
+    (tmp_path / "list").write_bytes(listed.replace(b"\n", b"\0"))
+    assert len(rows(univfd("detect", "--from-file", tmp_path / "list", "--null", *d))) == 3
+    assert univfd("detect", "--from-file", tmp_path / "gone", *d).returncode == 2
+
+
+def hostile(folder: Path) -> int:
+    """60 files that are not what one hopes for; gives the number of rows that must come out."""
+    formats = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "gif": "GIF", "tif": "TIFF", "bmp": "BMP", "avif": "AVIF"}
+    count = 0
+
+    def put(name: str | bytes, data: bytes) -> None:
+        nonlocal count
+        Path(
+            os.fsdecode(os.fsencode(folder) + b"/" + (name if isinstance(name, bytes) else name.encode()))
+        ).write_bytes(data)
+        count += 1
+
+    whole = {suffix: encoded(picture(7), format) for suffix, format in formats.items()}
+    for suffix, data in whole.items():
+        for quarter in (1, 2, 3):
+            put(f"cut{quarter}.{suffix}", data[: len(data) * quarter // 4])  # 21
+        put(f"whole.{suffix.upper()}", data)  # 7
+        put(f"zero.{suffix}", b"")  # 7
+    put("text.jpg", b"I am not a picture")
+    put("html.png", b"<html><script>alert(1)</script></html>")
+    put("png_named.jpg", whole["png"])
+    put("jpeg_named.txt", whole["jpg"])
+    put("no_suffix", whole["webp"])
+    big = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(big, "PNG")
+    put("bomb.png", big.getvalue())
+    frames = [Image.fromarray(picture(i, 64, 64)) for i in range(3)]
+    for suffix in ("gif", "webp"):
+        animated = io.BytesIO()
+        frames[0].save(animated, formats[suffix], save_all=True, append_images=frames[1:])
+        put(f"animated.{suffix}", animated.getvalue())
+    for name, image, format, options in [
+        ("cmyk.jpg", Image.fromarray(picture(1)).convert("CMYK"), "JPEG", {}),
+        ("grey16.png", Image.fromarray(np.arange(65536, dtype=np.uint16).reshape(256, 256)), "PNG", {}),
+        ("palette.png", Image.fromarray(picture(2)).quantize(16), "PNG", {"transparency": 3}),
+        ("alpha.png", Image.fromarray(np.dstack([picture(3), picture(4)[..., :1]])), "PNG", {}),
+        ("grey.jpg", Image.fromarray(picture(5)).convert("L"), "JPEG", {}),
+        ("float.tif", Image.fromarray(np.ones((99, 99), np.float32)), "TIFF", {}),
+        ("one_pixel.png", Image.new("RGB", (1, 1)), "PNG", {}),
+        ("strip.png", Image.new("RGB", (1, 20_000)), "PNG", {}),
+    ]:
+        buffer = io.BytesIO()
+        image.save(buffer, format, **options)
+        put(name, buffer.getvalue())
+    put("пример 图.png", whole["png"])
+    put("new\nline.png", whole["png"])
+    put(b"latin\xe9.png", whole["png"])
+    put("=cmd.png", whole["png"])
+    put("-rf.png", whole["png"])
+    put("forbidden.png", whole["png"])
+    (folder / "forbidden.png").chmod(0)
+    (folder / "folder.png").mkdir()
+    (folder / "folder.png" / "inside.jpg").write_bytes(whole["jpg"])
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "around").symlink_to(folder)
+    return count + 3  # the image inside the folder, and a row for each of the two links
+
+
+def test_a_hostile_folder_gives_one_row_a_file_and_no_traceback(toy_folder: str, tmp_path: Path) -> None:
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    expected = hostile(folder)
+    assert expected >= 60
+    for format in ("jsonl", "csv"):
+        out = tmp_path / f"rows.{format}"
+        result = univfd("detect", folder, "--detector", toy_folder, "-o", out)
+        assert result.returncode == 3
+        assert b"Traceback" not in result.stderr
+    found = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text("utf-8").splitlines()]
+    assert len(found) == expected
+    assert len({r["image"] for r in found}) == expected
+    by_name = {Path(r["image"]).name: r for r in found}
+    assert all(by_name[f"whole.{s}"]["status"] == "ok" for s in ("JPG", "PNG", "WEBP", "GIF", "TIF", "BMP", "AVIF"))
+    for name, error in [
+        ("cut2.jpg", "truncated"), ("cut3.avif", "truncated"), ("zero.png", "empty"), ("text.jpg", "not-an-image"),
+        ("bomb.png", "too-many-pixels"), ("float.tif", "unsupported"), ("loop.png", "access"), ("around", "access"),
+    ]:  # fmt: skip
+        assert by_name[name]["error"] == error, by_name[name]
+    fine = ["png_named.jpg", "jpeg_named.txt", "cmyk.jpg", "grey16.png", "palette.png", "alpha.png", "inside.jpg"]
+    fine += ["animated.gif", "one_pixel.png", "strip.png", "new\nline.png", "latin\\xe9.png", "=cmd.png"]
+    for name in fine:
+        assert by_name[name]["status"] == "ok", by_name[name]
+    assert not [r for r in found if Path(r["image"]).name.startswith("cut") and r["status"] == "ok"]
+    assert len(list(csv.reader((tmp_path / "rows.csv").open(encoding="utf-8", newline="")))) == expected + 1
+
+
+def test_a_killed_run_is_resumed_to_the_same_rows(toy_folder: str, tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    data = [encoded(picture(i, 64, 64), "PNG") for i in range(10)]
+    for i in range(500):
+        (folder / f"{i:04}.png").write_bytes(b"" if i % 50 == 7 else data[i % 10])
+    d = ("--detector", toy_folder)
+    for format in ("jsonl", "csv"):
+        straight, out = tmp_path / f"straight.{format}", tmp_path / f"killed.{format}"
+        assert univfd("detect", folder, *d, "-o", straight).returncode == 3
+        journal = out.with_name(out.name + ".partial")
+        for kills in (50, 300):
+            command = [sys.executable, "-m", "univfd", "detect", str(folder), *d, "-o", str(out), "--resume"]
+            process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            while not journal.exists() or journal.read_bytes().count(b"\n") < kills:
+                time.sleep(0.005)
+                assert process.poll() is None
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        assert not out.exists()
+        journal.write_bytes(journal.read_bytes() + b'{"image": "cut off')
+        assert univfd("detect", folder, *d, "-o", out).returncode == 2  # not without --resume
+        assert univfd("detect", folder, *d, "-o", out, "--resume").returncode == 3
+        assert not journal.exists()
+        assert comparable(out) == comparable(straight)
+        assert len(comparable(out)) == 500
+
+
+def comparable(path: Path) -> list[tuple[object, ...]]:
+    if path.suffix == ".csv":
+        found = list(csv.DictReader(path.open(encoding="utf-8", newline="")))
+    else:
+        found = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [tuple(r.get(k) for k in ("image", "status", "verdict", "score", "error", "sha256")) for r in found]
+
+
+def test_resume_takes_up_what_has_come_since(toy_folder: str, images: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "growing"
+    folder.mkdir()
+    (folder / "a.png").write_bytes((images / "00-real.png").read_bytes())
+    for name in ("x.csv", "x.parquet", "x.jsonl"):
+        univfd("detect", folder, "--detector", toy_folder, "-o", tmp_path / name)
+    (folder / "b.png").write_bytes((images / "01-fake.png").read_bytes())
+    for name in ("x.csv", "x.parquet", "x.jsonl"):
+        result = univfd("detect", folder, "--detector", toy_folder, "-o", tmp_path / name, "--resume")
+        assert result.returncode == 0, result.stderr
+        assert b"2 images: 1 fake, 1 real" in result.stderr
+
+
+def test_another_detector_does_not_continue_a_run(
+    toy_folder: str, toy_detector: Detector, images: Path, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    replace(toy_detector, name="other").save(tmp_path / "other")
+    out = tmp_path / "x.jsonl"
+    univfd("detect", images, "--detector", toy_folder, "-o", out)
+    before = out.read_bytes()
+    result = univfd("detect", images, "--detector", tmp_path / "other", "-o", out, "--resume")
+    assert result.returncode == 2
+    assert b"was begun by toy@" in result.stderr
+    assert before in (out.read_bytes(), out.with_name("x.jsonl.partial").read_bytes())
+
+
+def test_ctrl_c_keeps_what_is_done(toy_folder: str, tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for i in range(3000):
+        (folder / f"{i}.png").write_bytes(encoded(picture(i % 3, 64, 64), "PNG"))
+    out = tmp_path / "x.jsonl"
+    command = [sys.executable, "-m", "univfd", "detect", str(folder), "--detector", toy_folder, "-o", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    journal = out.with_name("x.jsonl.partial")
+    while not journal.exists() or journal.read_bytes().count(b"\n") < 20:
+        time.sleep(0.01)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"interrupted" in said
+    assert b"Traceback" not in said
+    assert journal.read_bytes().count(b"\n") >= 20
+
+
+def test_a_reader_that_goes_away_is_no_error(toy_folder: str, images: Path) -> None:
+    command = (
+        f"{sys.executable} -m univfd detect {images} {images} {images} --detector {toy_folder} --jsonl | head -n 1"
+    )
+    result = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+    assert result.stdout.count(b"\n") == 1
+    assert b"Traceback" not in result.stderr
+
+
+def test_colours_only_on_a_terminal(toy_folder: str, images: Path) -> None:
+    command = [sys.executable, "-m", "univfd", "detect", str(images / "01-fake.png"), "--detector", toy_folder]
+    leader, follower = pty.openpty()
+    environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm-256color"}
+    subprocess.run(command, stdout=follower, stderr=subprocess.DEVNULL, env=environment, check=True)
+    os.close(follower)
+    assert b"\x1b[" in os.read(leader, 10_000)
+    assert b"\x1b[" not in subprocess.run(command, capture_output=True, check=True).stdout
+
+
+def test_fit_bank_embed_and_info(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for i, sample in enumerate(toy_samples()):
+        folder = data / ("1_fake" if sample.label else "0_real") / sample.source
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i}.png").write_bytes(sample.ref.source)  # type: ignore[arg-type]
+    (data / "0_real" / "s0" / "broken.png").write_bytes(b"xx")
+    result = univfd("fit", data, "-o", "mine", "--backbone", "toy", "--max-fpr", 0.1, "--max-miss", 0.1, cwd=tmp_path)
+    assert result.returncode == 3, result.stderr
+    assert b"left out" in result.stderr
+    info = univfd("detectors", "info", "mine", cwd=tmp_path).stdout.decode()
+    assert "classifier   linear" in info
+    assert "max_fpr = 0.1" in info
+    assert univfd("detect", data, "--detector", "mine", "--jsonl", cwd=tmp_path).returncode == 3
+    assert univfd("selftest", "--detector", "mine", cwd=tmp_path).returncode == 0
+
+    built = univfd("bank", "build", data, "-o", "bank", "--backbone", "toy", cwd=tmp_path)
+    assert built.returncode == 3
+    assert b"bank         48 rows" in built.stdout
+    assert b"g3" in univfd("bank", "info", "bank", cwd=tmp_path).stdout
+
+    embedded = univfd("embed", data, "-o", "vectors", "--backbone", "toy", cwd=tmp_path)
+    assert embedded.returncode == 3
+    from univfd.embeddings_file import read_embeddings
+
+    vectors = read_embeddings(tmp_path / "vectors")
+    assert vectors.vectors.shape == (48, 48)
+    listed = [json.loads(line) for line in (tmp_path / "vectors" / "rows.jsonl").read_text().splitlines()]
+    assert len(listed) == 49
+    assert [r["row"] for r in listed if "row" in r] == list(range(48))
+    bad = univfd("fit", data, "-o", "x", "--backbone", "toy", "--classifier", "knn", "--set", "k=2", cwd=tmp_path)
+    assert bad.returncode == 2
+    assert b"expected an odd number" in bad.stderr
+    bad = univfd("fit", data, "-o", "x", "--backbone", "toy", "--set", "depth=2", "--uncalibrated", cwd=tmp_path)
+    assert bad.returncode == 2
+    assert b"depth" in bad.stderr
+    for command in (("fit", data, "-o", "mine"), ("embed", data, "-o", "vectors")):
+        again = univfd(*command, "--backbone", "toy", cwd=tmp_path)
+        assert again.returncode == 2
+        assert b"never overwritten" in again.stderr
+
+
+def test_models_and_version() -> None:
+    listed = univfd("models", "list").stdout.decode()
+    assert "clip-vit-b-16    ready" in listed
+    assert univfd("models", "verify", "clip-vit-b-16").stdout == b"clip-vit-b-16: ok\n"
+    assert Path(univfd("models", "path", "clip-vit-b-16").stdout.decode().strip()).is_dir()
+    assert univfd("models", "path", "clip").returncode == 2
+    assert univfd("models", "verify", "clip-vit-l-14", UNIVFD_HOME="/nonexistent").returncode == 4
+    assert univfd("version").stdout.startswith(b"univfd 0.")
+    assert b"_UNIVFD_COMPLETE" in univfd("completion", "bash").stdout
+
+
+def test_the_real_detector_from_the_command_line(photo: Path) -> None:
+    result = univfd("detect", photo, "--jsonl", "--explain")
+    (row,) = rows(result)
+    assert row["verdict"] in {"fake", "real", "unsure"}
+    assert len(row["nearest_fake"]) == 3
+    assert univfd("selftest").returncode == 0
+
+
+def test_the_demo_names_the_truth_beside_each_verdict() -> None:
+    result = univfd("demo")
+    assert result.returncode == 0
+    lines = result.stdout.decode().splitlines()
+    assert len(lines) == 12
+    assert sum("in truth real" in line for line in lines) == 4
+    assert sum("in truth fake" in line for line in lines) == 8
+
+
+def test_every_option_has_help() -> None:
+    import click
+
+    from univfd.cli import group
+
+    def walk(command: click.Command, path: str) -> None:
+        assert command.help, path
+        for option in command.params:
+            if isinstance(option, click.Option):
+                assert option.help, f"{path} {option.opts}"
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                found = command.get_command(context, name)
+                assert found is not None
+                walk(found, f"{path} {name}")
+
+    walk(group, "univfd")

@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import univfd
+from conftest import encoded, picture, random_bank, toy_samples
+from univfd import samples, selftest
+from univfd.backbones import Backbone, open_backbone
+from univfd.building import Built, build_bank, fit_detector
+from univfd.calibration import Calibration
+from univfd.detector import Detector, load, locate, shipped
+from univfd.errors import DataError, FeatureSpaceError, FormatError, OutputExistsError, UnknownNameError, UsageError
+from univfd.official import official
+from univfd.transforms import view
+from univfd.types import Failure, ImageRef, Label, Verdict
+
+SHIPPED_MAX_BYTES = 8_000_000
+
+
+def verdicts(items: object) -> list[Verdict]:
+    found = list(items)  # type: ignore[call-overload]
+    assert all(isinstance(v, Verdict) for v in found), found
+    return found
+
+
+def test_the_line_finds_what_the_toy_was_made_for(toy_detector: Detector) -> None:
+    refs = [s.ref for s in toy_samples()]
+    called = [v.verdict for v in verdicts(toy_detector.detect(refs))]
+    assert called == [s.label.word for s in toy_samples()]
+
+
+def test_one_row_per_input_in_order(toy_detector: Detector, tmp_path: Path) -> None:
+    good = encoded(picture(0), "PNG")
+    inputs = [good, b"", "/nonexistent.jpg", good[:500], b"text", good]
+    got = list(toy_detector.detect(inputs, batch_size=4))
+    assert [type(g).__name__ for g in got] == ["Verdict", "Failure", "Failure", "Failure", "Failure", "Verdict"]
+    assert [g.error for g in got if isinstance(g, Failure)] == ["empty", "access", "truncated", "not-an-image"]
+    assert got[0].score == got[5].score
+
+
+def test_nothing_in_nothing_out(toy_detector: Detector) -> None:
+    assert list(toy_detector.detect([])) == []
+    assert [type(r) for r in toy_detector.detect([b"", b""])] == [Failure, Failure]
+
+
+def test_verdicts_come_before_all_inputs_are_taken(toy_detector: Detector) -> None:
+    """A stream of any length is worked on in bounded memory."""
+    taken = 0
+
+    def endless() -> object:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield encoded(picture(taken % 3, 64, 64))
+
+    stream = toy_detector.detect(endless(), batch_size=2, workers=2)
+    for _ in range(10):
+        next(stream)
+    assert taken <= 10 + 2 * 2 + 2 + 2
+
+
+def test_a_verdict_names_its_evidence(default: Detector) -> None:
+    (photo, *_) = samples.fetch()
+    (verdict,) = verdicts(default.detect(photo.path, neighbors=3))
+    assert len(verdict.nearest_fake) == len(verdict.nearest_real) == 3
+    for near in (*verdict.nearest_fake, *verdict.nearest_real):
+        assert default.bank.key(near.row) == near.key
+        assert default.bank.source[near.row] == near.source
+    assert [n.label for n in verdict.nearest_fake] == [Label.FAKE] * 3
+    assert all(n.generator for n in verdict.nearest_fake)
+    distances = [n.distance for n in verdict.nearest_real]
+    assert distances == sorted(distances)
+    assert verdict.sha256 == univfd_sha256(photo.path)
+    assert (verdict.width, verdict.height, verdict.format) == (1280, 960, "JPEG")
+    assert verdict.detector.startswith("default@")
+    assert 0 < verdict.probability < 1
+    json.dumps(verdict.to_dict())
+
+
+def univfd_sha256(path: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_score_is_the_same_single_in_a_batch_and_from_any_kind_of_input(default: Detector) -> None:
+    paths = [image.path for image in samples.fetch()][:5]
+    batch = [v.score for v in verdicts(default.detect(paths, batch_size=5))]
+    single = [v.score for p in paths for v in verdicts(default.detect(p, batch_size=1))]
+    raw = [v.score for v in verdicts(default.detect([p.read_bytes() for p in paths], batch_size=2))]
+    np.testing.assert_allclose(single, batch, atol=1e-3)
+    np.testing.assert_allclose(raw, batch, atol=1e-3)
+
+
+def test_the_default_detector_orders_the_demo_images(default: Detector) -> None:
+    """Photographs and generated images that it has never seen: better than chance, not perfect."""
+    images = samples.fetch()
+    scores = np.array([v.score for v in verdicts(default.detect([i.path for i in images]))])
+    labels = np.array([i.label for i in images])
+    pairs = scores[labels == 1][:, None] > scores[labels == 0][None]
+    assert pairs.mean() > 0.6
+
+
+def test_the_demo_images_are_not_in_the_bank(default: Detector) -> None:
+    keys = {default.bank.key(i) for i in range(len(default.bank))}
+    assert not keys & {univfd_sha256(i.path) for i in samples.fetch()}
+
+
+def test_what_is_shipped(default: Detector) -> None:
+    assert shipped() == ["default", "neighbors"]
+    folder = locate("default")
+    assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < SHIPPED_MAX_BYTES
+    assert default.calibration.max_fpr == 0.05
+    assert default.space.taps == ("cls.7", "cls.8")
+    neighbors = load("neighbors", backbone=default.backbone)
+    assert neighbors.bank.digest == default.bank.digest
+    assert neighbors.identity != default.identity
+
+
+@pytest.mark.parametrize("name", ["default", "neighbors"])
+def test_the_self_test_passes(name: str, default: Detector) -> None:
+    checks = list(selftest.selftest(load(name, backbone=default.backbone)))
+    assert [c.name for c in checks] == ["weights", "parity", "batch", "score"]
+    assert all(c.passed for c in checks), checks
+
+
+class Broken:
+    """An encoder whose features depend on the batch, as dynamically quantised graphs' do."""
+
+    def __init__(self, inner: Backbone) -> None:
+        self.inner, self.entry, self.taps = inner, inner.entry, inner.taps
+
+    def embed(self, crops: np.ndarray) -> np.ndarray:
+        out = self.inner.embed(crops)
+        return out + 0.05 * np.abs(out).max() * len(crops) * np.random.default_rng(0).standard_normal(out.shape[1])
+
+
+def test_the_self_test_notices_a_broken_encoder(default: Detector) -> None:
+    broken = replace(default, backbone=Broken(default.backbone))  # type: ignore[arg-type]
+    failed = {c.name for c in selftest.selftest(broken) if not c.passed}
+    assert failed == {"parity", "batch", "score"}
+
+
+@pytest.mark.parametrize("classifier", ["linear", "knn"])
+def test_save_and_load_give_the_same_verdicts(classifier: str, toy: Backbone, tmp_path: Path) -> None:
+    built = build_bank(toy, view("native"), toy_samples(), added="2026-01-01")
+    made = fit_detector("mine", toy, view("native"), built, classifier, {}, max_fpr=0.1, max_miss=0.1)
+    made.save(tmp_path / "mine", card="# card")
+    again = load(tmp_path / "mine")
+    assert again.identity == made.identity
+    refs = [s.ref for s in toy_samples()]
+    assert [v.score for v in verdicts(made.detect(refs))] == [v.score for v in verdicts(again.detect(refs))]
+    with pytest.raises(OutputExistsError):
+        made.save(tmp_path / "mine")
+
+
+def test_the_identity_changes_with_all_that_a_verdict_depends_on(toy_detector: Detector) -> None:
+    others = [
+        toy_detector,
+        replace(toy_detector, calibration=Calibration(1.0, 0.0)),
+        replace(toy_detector, bank=toy_detector.bank.remove([0])),
+        replace(toy_detector, name="other"),
+        replace(toy_detector, classifier=type(toy_detector.classifier).from_bank(toy_detector.bank, C=1.0)),
+    ]
+    assert len({d.identity for d in others}) == 5
+
+
+def test_a_bank_of_another_space_is_refused(toy_detector: Detector) -> None:
+    with pytest.raises(FeatureSpaceError, match="the detector's bank"):
+        replace(toy_detector, view=view("resize"))
+    with pytest.raises(FeatureSpaceError):
+        replace(toy_detector, bank=random_bank(4))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda m: m.pop("space"), "lacks 'space'"),
+        (lambda m: m.update(schema=2), "schema 2"),
+        (lambda m: m["classifier"].pop("name"), "needs a name"),
+        (lambda m: m["space"].pop("dim"), "cannot be read"),
+        (lambda m: m["calibration"].update(colour=1), "cannot be read"),
+        (lambda m: m["classifier"]["params"].update(colour=1), "cannot be restored"),
+    ],
+)
+def test_damaged_manifests(toy_detector: Detector, tmp_path: Path, spoil: object, message: str) -> None:
+    toy_detector.save(tmp_path / "d")
+    manifest = json.loads((tmp_path / "d" / "detector.json").read_text())
+    spoil(manifest)  # type: ignore[operator]
+    (tmp_path / "d" / "detector.json").write_text(json.dumps(manifest))
+    with pytest.raises(FormatError, match=message):
+        load(tmp_path / "d")
+
+
+def test_a_detector_made_with_another_encoder_is_refused(toy_detector: Detector, tmp_path: Path) -> None:
+    toy_detector.save(tmp_path / "d")
+    for file in (tmp_path / "d" / "detector.json", tmp_path / "d" / "bank" / "bank.json"):
+        manifest = json.loads(file.read_text())
+        manifest["space"]["preprocessing"] = "f" * 16
+        file.write_text(json.dumps(manifest))
+    with pytest.raises(FeatureSpaceError, match="preprocessing"):
+        load(tmp_path / "d")
+
+
+def test_unknown_detectors_and_a_folder_without_one(tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean default"):
+        load("defualt")
+    with pytest.raises(FormatError, match=r"no detector\.json"):
+        load(tmp_path)
+
+
+def test_a_missing_bank_is_an_error_not_a_guess(toy_detector: Detector, tmp_path: Path) -> None:
+    toy_detector.save(tmp_path / "d")
+    shutil.rmtree(tmp_path / "d" / "bank")
+    with pytest.raises(FormatError, match=r"bank\.json"):
+        load(tmp_path / "d")
+
+
+def test_an_unreadable_image_is_left_out_of_a_bank_and_named(toy: Backbone) -> None:
+    data = toy_samples()[:4]
+    data[1] = replace(data[1], ref=ImageRef("broken", b"xx"))
+    built = build_bank(toy, view("native"), data, added="2026-01-01")
+    assert [f.image for f in built.failures] == ["broken"]
+    assert built.bank.labels.tolist() == [0, 0, 1]
+    assert built.bank.source.tolist() == [data[0].source, data[2].source, data[3].source]
+    with pytest.raises(DataError, match="none of 1"):
+        build_bank(toy, view("native"), data[1:2], added="2026-01-01")
+
+
+def test_too_little_data_to_promise_anything(toy: Backbone, toy_detector: Detector) -> None:
+    built = Built(toy_detector.bank, ("",) * 48, ())
+    with pytest.raises(DataError, match="too few to promise"):
+        fit_detector("mine", toy, view("native"), built, "linear", {}, max_fpr=0.01)
+
+
+def official_file(path: Path, dim: int) -> Path:
+    from test_classifiers import PICKLED, torch_file
+
+    pickled = PICKLED.replace(b"K\x04", b"K" + bytes([dim]))
+    weight = np.linspace(-1, 1, dim, dtype="<f4")
+    return torch_file(path, "fc_weights", pickled, {"0": weight.tobytes(), "1": np.array([0.5], "<f4").tobytes()})
+
+
+def test_the_official_head_takes_the_same_line(toy: Backbone, tmp_path: Path) -> None:
+    detector = official(official_file(tmp_path / "fc.pth", 48), backbone=toy)
+    pixels = picture(3)
+    (verdict,) = verdicts(detector.detect(pixels))
+    feature = toy.embed(view("native").cut(pixels, toy.entry.preprocess).pixels)[0].astype(np.float64)
+    expected = feature @ np.linspace(-1, 1, 48, dtype="<f4").astype(np.float64) + 0.5
+    assert verdict.score == pytest.approx(expected, abs=1e-5)
+    assert verdict.verdict == ("fake" if expected > 0 else "real")
+    assert verdict.nearest_fake == verdict.nearest_real == ()
+    detector.save(tmp_path / "official")
+    assert load(tmp_path / "official").identity == detector.identity
+
+
+def test_an_encoder_that_does_not_fit_the_head(toy: Backbone, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the head has 32 weights; toy gives 48 values"):
+        official(official_file(tmp_path / "fc.pth", 32), backbone=toy)
+
+
+def test_perturbed_images_are_judged_as_perturbed(toy_detector: Detector) -> None:
+    pixels = picture(0)
+    from univfd.transforms import perturbation
+
+    (direct,) = verdicts(toy_detector.detect(perturbation("jpeg:30")(pixels)))
+    (through,) = verdicts(toy_detector.detect(pixels, perturb="jpeg:30"))
+    (clean,) = verdicts(toy_detector.detect(pixels))
+    assert direct.score == through.score != clean.score
+
+
+def test_several_crops_are_pooled(toy: Backbone) -> None:
+    from univfd.embedding import embed_images
+
+    pixels = picture(1, 500, 400)
+    (batch,) = embed_images(toy, view("five"), [pixels])
+    crops = view("five").cut(pixels, toy.entry.preprocess).pixels
+    np.testing.assert_allclose(batch.embeddings.vectors[0], toy.embed(crops).mean(axis=0), rtol=1e-5)
+    assert batch.embeddings.space.view == "five"
+
+
+def test_the_public_names() -> None:
+    assert univfd.__all__ == sorted(univfd.__all__)
+    for name in univfd.__all__:
+        assert getattr(univfd, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        univfd.lod  # noqa: B018
+    assert open_backbone("toy").embed(np.zeros((1, 224, 224, 3), np.uint8)).shape == (1, 48)
