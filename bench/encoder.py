@@ -18,8 +18,9 @@ import numpy as np
 from univfd.backbones import Backbone, open_backbone
 from univfd.datasets import open_dataset
 from univfd.images import decode
-from univfd.transforms import perturbation, view
+from univfd.perturbations import perturbation
 from univfd.types import FloatArray, Label, Pixels, Sample
+from univfd.views import view
 
 PHOTOGRAPHS = 200
 ROUNDS = 7

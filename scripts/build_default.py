@@ -30,8 +30,8 @@ from univfd.datasets import open_dataset
 from univfd.detector import Detector
 from univfd.embedding import Loaded, embed_images, space_of
 from univfd.evaluation import Cohort, HeldOut, held_out_scores, per_row
-from univfd.transforms import View, view
 from univfd.types import Embeddings, FloatArray, Label, Sample
+from univfd.views import View, view
 
 BACKBONE, TAPS, VIEW = "clip-vit-b-16", ("cls.7", "cls.8"), "resize"
 COPIES = ("clean", "reencode:1")  # what the linear probe is trained on

@@ -15,8 +15,8 @@ from univfd.bank import FeatureBank
 from univfd.building import assemble, build_bank
 from univfd.detector import Detector, load
 from univfd.embedding import space_of
-from univfd.transforms import view
 from univfd.types import Embeddings, FeatureSpace, ImageRef, Label, Sample
+from univfd.views import view
 
 SPACE = FeatureSpace("toy", "", ("proj",), "native", "0" * 16, 8)
 

@@ -17,7 +17,7 @@ ROOT = Path(univfd.__file__).parent
 LEVELS = [
     {"errors", "_version"},
     {"types", "registry"},
-    {"sources", "transforms", "pipeline", "storage", "torchfile", "metrics", "calibration"},
+    {"sources", "views", "perturbations", "downloads", "pipeline", "storage", "torchfile", "metrics", "calibration"},
     {"images", "catalogue", "bank"},
     {"weights", "classifiers"},
     {"backbones", "recipes", "datasets", "writers"},

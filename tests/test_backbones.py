@@ -16,9 +16,10 @@ from univfd.backbones import Backbone, feature_space, open_backbone
 from univfd.catalogue import Entry, HubSource, entry, names
 from univfd.errors import FormatError, UnknownNameError, UsageError
 from univfd.images import decode
+from univfd.perturbations import perturbation
 from univfd.recipes.clip_safetensors import clip_safetensors
-from univfd.transforms import PreprocessSpec, perturbation, view
 from univfd.types import ImageRef
+from univfd.views import PreprocessSpec, view
 
 GOLDEN = Path(__file__).parent / "golden"
 

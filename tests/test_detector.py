@@ -17,8 +17,8 @@ from univfd.calibration import Calibration
 from univfd.detector import Detector, load, locate, shipped
 from univfd.errors import DataError, FeatureSpaceError, FormatError, OutputExistsError, UnknownNameError, UsageError
 from univfd.official import official
-from univfd.transforms import view
 from univfd.types import Failure, ImageRef, Label, Verdict
+from univfd.views import view
 
 SHIPPED_MAX_BYTES = 8_000_000
 
@@ -267,7 +267,7 @@ def test_an_encoder_that_does_not_fit_the_head(toy: Backbone, tmp_path: Path) ->
 
 def test_perturbed_images_are_judged_as_perturbed(toy_detector: Detector) -> None:
     pixels = picture(0)
-    from univfd.transforms import perturbation
+    from univfd.perturbations import perturbation
 
     (direct,) = verdicts(toy_detector.detect(perturbation("jpeg:30")(pixels)))
     (through,) = verdicts(toy_detector.detect(pixels, perturb="jpeg:30"))

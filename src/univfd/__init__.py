@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from .embedding import embed_images
     from .errors import UnivFDError
     from .official import official
-    from .transforms import perturbation, view
+    from .perturbations import perturbation
     from .types import Embeddings, Failure, FeatureSpace, ImageRef, Label, Neighbor, Sample, Verdict
+    from .views import view
 
 _HOMES = {
     "Calibration": "calibration",
@@ -49,8 +50,8 @@ _HOMES = {
     "load": "detector",
     "official": "official",
     "open_backbone": "backbones",
-    "perturbation": "transforms",
-    "view": "transforms",
+    "perturbation": "perturbations",
+    "view": "views",
 }
 
 __all__ = [

@@ -19,8 +19,8 @@ from .embedding import DEFAULT_BATCH, Loaded, embed_images, space_of
 from .errors import DataError, UsageError
 from .evaluation import Cohort, held_out_scores, per_row
 from .images import DEFAULT_MAX_PIXELS
-from .transforms import View
 from .types import Embeddings, Failure, Sample
+from .views import View
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,14 +16,14 @@ from .backbones import Backbone, open_backbone
 from .bank import FeatureBank
 from .calibration import UNCALIBRATED, Calibration
 from .classifiers import Classifier
+from .downloads import Progress
 from .embedding import DEFAULT_BATCH, Batch, embed_images, space_of
 from .errors import FormatError, UnknownNameError
 from .images import DEFAULT_MAX_PIXELS
 from .sources import Source
 from .storage import new_folder, read_arrays, read_json, write_arrays, write_json
-from .transforms import View, view
 from .types import Failure, FeatureSpace, Label, Timings, Verdict, digest_of
-from .weights import Progress
+from .views import View, view
 
 KIND, SCHEMA = "detector", 1
 MANIFEST, ARRAYS, BANK, CARD = "detector.json", "classifier.safetensors", "bank", "MODEL_CARD.md"
@@ -80,7 +80,7 @@ class Detector:
 
         Args:
             images: paths, folders, globs, tars, bytes, file objects, arrays; see `univfd.sources.expand`.
-            perturb: chain laid on the pixels first (`jpeg:60`), see `univfd.transforms.perturbation`.
+            perturb: chain laid on the pixels first (`jpeg:60`), see `univfd.perturbations.perturbation`.
             neighbors: rows of evidence of each class.
             batch_size: images a batch; verdicts do not depend on it.
             workers: decoding threads; default: one per CPU.

@@ -15,10 +15,11 @@ import numpy as np
 from .backbones import Backbone, cpus, feature_space
 from .errors import InputError, MissingExtraError
 from .images import DEFAULT_MAX_PIXELS, decode
+from .perturbations import perturbation
 from .pipeline import batched, ordered_map
 from .sources import Source, expand
-from .transforms import View, perturbation
 from .types import Embeddings, Failure, FeatureSpace, FloatArray, ImageRef, Pixels
+from .views import View
 
 DEFAULT_BATCH = 8
 
@@ -82,9 +83,9 @@ def embed_images(
 
     Args:
         backbone: the encoder.
-        view: how crops are cut; see `univfd.transforms.view`.
+        view: how crops are cut; see `univfd.views.view`.
         images: see `univfd.sources.expand`.
-        perturb: chain of perturbations laid on the pixels first, see `univfd.transforms.perturbation`.
+        perturb: chain of perturbations laid on the pixels first, see `univfd.perturbations.perturbation`.
         batch_size: images a batch.
         workers: decoding threads; default: one per CPU.
         max_pixels: see `univfd.images.decode`.

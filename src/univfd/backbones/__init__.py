@@ -13,10 +13,10 @@ from typing import Any, Protocol
 
 from .. import registry
 from ..catalogue import Entry, entry
+from ..downloads import Progress
 from ..errors import UsageError
-from ..transforms import PreprocessSpec
 from ..types import FeatureSpace, FloatArray, Pixels
-from ..weights import Progress
+from ..views import PreprocessSpec
 
 
 class Backbone(Protocol):

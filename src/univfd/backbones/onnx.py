@@ -10,9 +10,10 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from ..catalogue import Entry
+from ..downloads import Progress
 from ..errors import UsageError
 from ..types import FloatArray, Pixels
-from ..weights import GRAPH, Progress, ensure
+from ..weights import GRAPH, ensure
 
 _INT64_MAX = np.iinfo(np.int64).max
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..catalogue import Entry
+from ..downloads import Progress
 from ..types import FloatArray, Pixels
-from ..weights import Progress
 
 
 class ToyBackbone:

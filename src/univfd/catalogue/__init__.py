@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import registry
 from ..errors import FormatError
-from ..transforms import PreprocessSpec
+from ..views import PreprocessSpec
 
 ENTRY_FILE = "backbone.toml"
 

@@ -38,7 +38,7 @@ def build(
     from ..backbones import open_backbone
     from ..building import build_bank
     from ..datasets import open_dataset
-    from ..transforms import view as named_view
+    from ..views import view as named_view
 
     with download_progress(ctx) as downloading:
         opened = open_backbone(backbone, taps=taps, threads=threads, progress=downloading)

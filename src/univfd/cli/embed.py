@@ -37,7 +37,7 @@ def command(
     from ..backbones import open_backbone
     from ..embedding import embed_images
     from ..embeddings_file import write_embeddings
-    from ..transforms import view as named_view
+    from ..views import view as named_view
 
     inputs = collect(images, from_file, null)
     cut = named_view(view)

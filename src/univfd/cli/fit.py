@@ -36,7 +36,7 @@ def command(
     from ..building import assemble, build_bank, fit_detector
     from ..datasets import open_dataset
     from ..storage import require_new
-    from ..transforms import view as named_view
+    from ..views import view as named_view
 
     require_new(output)
     values = settings(params)

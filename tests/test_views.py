@@ -9,7 +9,8 @@ from PIL import Image
 from conftest import picture
 from univfd.catalogue import entry
 from univfd.errors import UnknownNameError, UsageError
-from univfd.transforms import PreprocessSpec, perturbation, view
+from univfd.perturbations import perturbation
+from univfd.views import PreprocessSpec, view
 
 SPEC = entry("clip-vit-b-16").preprocess
 

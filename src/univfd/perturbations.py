@@ -1,0 +1,135 @@
+"""Perturbations: what the web does to pictures. Pure functions of pixels, a seed and one value."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from . import registry
+from .errors import UsageError
+from .types import Pixels
+
+Step = Callable[[Pixels, int, float], Pixels]
+"""`(pixels (H, W, 3) uint8, seed, value) -> pixels`: deterministic in all three."""
+_PERTURBATIONS: dict[str, Step] = {}
+
+
+def _perturbation(function: Step) -> Step:
+    """Make a function a perturbation under its own name."""
+    _PERTURBATIONS[function.__name__] = function
+    return function
+
+
+@_perturbation
+def jpeg(pixels: Pixels, seed: int, quality: float) -> Pixels:
+    """Through JPEG at `quality` 1..95 with 4:2:0 chroma, as most of the web stores it."""
+    return _reencode(pixels, "JPEG", quality=_in_range("jpeg quality", quality, 1, 100), subsampling=2)
+
+
+@_perturbation
+def webp(pixels: Pixels, seed: int, quality: float) -> Pixels:
+    """Through lossy WebP at `quality` 1..100."""
+    return _reencode(pixels, "WEBP", quality=_in_range("webp quality", quality, 1, 100), method=4)
+
+
+@_perturbation
+def blur(pixels: Pixels, seed: int, sigma: float) -> Pixels:
+    """Gaussian blur, `sigma` in pixels, per channel (as the paper's robustness test)."""
+    from scipy.ndimage import gaussian_filter
+
+    blurred = gaussian_filter(pixels.astype(np.float32), sigma=(sigma, sigma, 0))
+    return np.asarray(np.clip(np.rint(blurred), 0, 255), dtype=np.uint8)
+
+
+@_perturbation
+def scale(pixels: Pixels, seed: int, factor: float) -> Pixels:
+    """Both sides times `factor`, bicubic with antialiasing."""
+    h, w = pixels.shape[:2]
+    size = (max(1, round(w * factor)), max(1, round(h * factor)))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+
+
+@_perturbation
+def limit(pixels: Pixels, seed: int, side: float) -> Pixels:
+    """Scaled down so that the long side is at most `side` pixels; never up. What web sites do to uploads."""
+    return scale(pixels, seed, min(1.0, side / max(pixels.shape[:2])))
+
+
+@_perturbation
+def noise(pixels: Pixels, seed: int, sigma: float) -> Pixels:
+    """Plus Gaussian noise of standard deviation `sigma` (of 255)."""
+    values = pixels + np.random.default_rng(seed).normal(0, sigma, pixels.shape)
+    return np.asarray(np.clip(np.rint(values), 0, 255), dtype=np.uint8)
+
+
+@_perturbation
+def reencode(pixels: Pixels, seed: int, draw: float) -> Pixels:
+    """What a picture may have been through on the web, drawn at random: for training, so that no format tells.
+
+    In half of the cases scaled by 0.5..1; then JPEG (three in four) or WebP (one in four) of quality 50..95.
+
+    Args:
+        pixels: `(H, W, 3)`.
+        seed: of the picture.
+        draw: number of the copy: another number, another draw.
+    """
+    rng = np.random.default_rng([seed, int(draw)])
+    if rng.random() < 0.5:
+        pixels = scale(pixels, seed, rng.uniform(0.5, 1))
+    quality = int(rng.integers(50, 96))
+    return jpeg(pixels, seed, quality) if rng.random() < 0.75 else webp(pixels, seed, quality)
+
+
+def perturbation(text: str, seed: int | None = None) -> Callable[[Pixels], Pixels]:
+    """Read a chain such as `limit:768+jpeg:60`.
+
+    Args:
+        text: steps `name:value` joined by `+`, applied from left to right. `clean` or nothing changes nothing.
+        seed: of the steps that draw at random. Default: the content of each picture, so that a picture is changed in
+            the same way in any order, batch and machine.
+
+    Raises:
+        UnknownNameError: a step of an unknown name.
+        UsageError: a value that is no number or out of range.
+    """
+    steps = [] if text in {"", "clean"} else [_step(part) for part in text.split("+")]
+
+    def run(pixels: Pixels) -> Pixels:
+        if not steps:
+            return pixels
+        start = zlib.crc32(pixels.tobytes()) if seed is None else seed
+        for i, (function, value) in enumerate(steps):
+            pixels = function(pixels, start + i, value)
+        return np.ascontiguousarray(pixels)
+
+    return run
+
+
+def _step(part: str) -> tuple[Step, float]:
+    name, _, value = part.partition(":")
+    if name not in _PERTURBATIONS:
+        raise registry.unknown("perturbation", name, _PERTURBATIONS)
+    try:
+        number = float(value)
+    except ValueError:
+        raise UsageError(f"perturbation {part!r}: expected a number after the colon, as in '{name}:60'") from None
+    if not 0 < number < float("inf"):
+        raise UsageError(f"perturbation {part!r}: expected a number above 0")
+    return _PERTURBATIONS[name], number
+
+
+def _in_range(what: str, value: float, low: int, high: int) -> int:
+    if not low <= value <= high or value != int(value):
+        raise UsageError(f"{what} is {value:g}; expected a whole number from {low} to {high}")
+    return int(value)
+
+
+def _reencode(pixels: Pixels, format: str, **options: int) -> Pixels:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format, **options)
+    with Image.open(buffer) as image:
+        return np.asarray(image.convert("RGB"))
