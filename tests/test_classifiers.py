@@ -18,6 +18,7 @@ from univfd.official import read_head
 from univfd.torchfile import read_tensors
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of what it skips, and that no base class is inherited
 @pytest.mark.parametrize("estimator", [NearestNeighbor(), NearestNeighbor(k=3, balanced=False), LinearProbe()])
 def test_scikit_learns_own_checks(estimator: object) -> None:
     check_estimator(estimator)

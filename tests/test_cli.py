@@ -389,8 +389,8 @@ def test_the_demo_names_the_truth_beside_each_verdict() -> None:
     assert result.returncode == 0
     lines = result.stdout.decode().splitlines()
     assert len(lines) == 12
-    assert sum("in truth real" in line for line in lines) == 4
-    assert sum("in truth fake" in line for line in lines) == 8
+    assert sum("(truth: real, " in line for line in lines) == 4
+    assert sum("(truth: fake, " in line for line in lines) == 8
 
 
 def test_every_option_has_help() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 from univfd import metrics
 from univfd.errors import DataError
@@ -22,6 +23,7 @@ def test_auroc_is_the_share_of_pairs_in_order(seed: int) -> None:
     fake, real = scores[labels == 1], scores[labels == 0]
     pairs = [(f > r) + 0.5 * (f == r) for f in fake for r in real]
     assert metrics.auroc(labels, scores) == pytest.approx(np.mean(pairs))
+    assert metrics.auroc(labels, scores) == pytest.approx(roc_auc_score(labels, scores))
 
 
 @given(seed=st.integers(0, 10_000))

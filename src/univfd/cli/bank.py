@@ -38,8 +38,10 @@ def build(
     from ..backbones import open_backbone
     from ..building import build_bank
     from ..datasets import open_dataset
+    from ..storage import require_new
     from ..views import view as named_view
 
+    require_new(output)
     with download_progress(ctx) as downloading:
         opened = open_backbone(backbone, taps=taps, threads=threads, progress=downloading)
     with progress(ctx, "images") as advance:

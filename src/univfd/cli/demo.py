@@ -38,7 +38,7 @@ def command(
     counts: dict[Label, Counter[str]] = {label: Counter() for label in Label}
     writer = runner.writer("text")(sys.stdout.buffer, explain=explain)
     for image, verdict in zip(images, verdicts, strict=True):
-        name = f"{image.path.name}  (in truth {image.label.word}: {image.origin})"
+        name = f"{image.path.name}  (truth: {image.label.word}, {image.origin})"
         writer.write(verdict.to_dict() | {"image": name})
         counts[image.label]["failed" if isinstance(verdict, Failure) else verdict.verdict] += 1
     writer.close()

@@ -31,7 +31,11 @@ def _format_options(function: Any) -> Any:
 @click.option("-o", "--output", type=PATH, help="Write rows to this file (format by its ending, or as asked).")
 @click.option("--resume", is_flag=True, help="Go on where an earlier run into the same --output stopped.")
 @click.option("--detector", default="default", show_default=True, help="A shipped detector's name, or a folder.")
-@click.option("--explain", is_flag=True, help="Show the three nearest fake and real bank rows of each image.")
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Show the three nearest fake and real bank rows of each image (CSV and Parquet: the nearest).",
+)
 @click.option(
     "--fail-on", type=click.Choice(["fake", "unsure"]), multiple=True,
     help="Exit with 1 if any image gets this verdict; may be repeated.",
