@@ -1,4 +1,4 @@
-"""The line: its rate over the bare encoder's on the same images already decoded, its memory, one image from cold.
+"""The line: its rate over the bare encoder's on the same images already decoded, one image from cold.
 
 python bench/line.py DATA [-n 2000] [-o FILE]
 
@@ -43,15 +43,14 @@ def main() -> None:
 
 
 def rates(detector: Detector, refs: list[ImageRef]) -> dict[str, object]:
-    """The line and the bare encoder in turns over the same images; peak memory after each part of the line."""
+    """The line and the bare encoder in turns over the same images."""
     crops = [detector.view.cut(decode(r).pixels, detector.backbone.entry.preprocess).pixels for r in refs]
     chunk = len(refs) // TURNS
-    line, bare, peaks = [], [], []
+    line, bare = [], []
     for turn in range(TURNS):
         part = slice(turn * chunk, (turn + 1) * chunk)
         bare.append(encode(detector, crops[part]))
         line.append(detect(detector, refs[part]))
-        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
     ratios = [b / a for a, b in zip(line, bare, strict=True)]
     return {
         "images": chunk * TURNS,
@@ -59,7 +58,6 @@ def rates(detector: Detector, refs: list[ImageRef]) -> dict[str, object]:
             "median": round(statistics.median(ratios), 3),
             "all": np.round(ratios, 3).tolist(),
         },
-        "peak_memory_mb_after_each_quarter": peaks,
         "images_per_second_of_the_line_here": round(chunk * TURNS / sum(line), 2),
     }
 
