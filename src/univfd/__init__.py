@@ -3,8 +3,8 @@
     import univfd
 
     detector = univfd.load()
-    for verdict in detector.detect(["photo.jpg", "folder/"]):
-        print(verdict.image, verdict.verdict, verdict.score)
+    for item in detector.detect(["photo.jpg", "folder/"]):  # a Verdict or a Failure for each image
+        print(item.to_dict())
 
 Names are loaded when first used: `import univfd` itself costs next to nothing.
 """
