@@ -31,8 +31,9 @@ def verdicts(items: object) -> list[Verdict]:
 
 def test_the_line_finds_what_the_toy_was_made_for(toy_detector: Detector) -> None:
     refs = [s.ref for s in toy_samples()]
-    called = [v.verdict for v in verdicts(toy_detector.detect(refs))]
-    assert called == [s.label.word for s in toy_samples()]
+    found = verdicts(toy_detector.detect(refs))
+    assert [v.image for v in found] == [r.name for r in refs]
+    assert [v.verdict for v in found] == [s.label.word for s in toy_samples()]
 
 
 def test_one_row_per_input_in_order(toy_detector: Detector, tmp_path: Path) -> None:

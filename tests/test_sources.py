@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from conftest import encoded, picture
-from univfd.errors import UsageError
+from univfd.errors import FileAccessError, UsageError
 from univfd.images import decode
 from univfd.sources import expand, read_bytes
 from univfd.types import Failure, ImageRef
@@ -97,3 +97,21 @@ def test_other_things_are_refused(bad: object) -> None:
 def test_one_input_gives_one_row_however_given(tmp_path: Path) -> None:
     paths = ["/nonexistent/a.jpg", "nul\0byte.jpg", str(tmp_path / "b.png")]
     assert len(list(expand(paths))) == 3
+
+
+def test_no_permission_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an ordinary user sees it (root may read everything)."""
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(encoded(picture(0, 32, 32), "PNG"))
+
+    def forbid(*_: object) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    (ref,) = expand(secret)
+    monkeypatch.setattr(Path, "read_bytes", forbid)
+    with pytest.raises(FileAccessError, match="no permission to read it; check its access rights"):
+        decode(ref)
+    monkeypatch.setattr(os, "scandir", forbid)
+    (folder,) = expand(tmp_path)
+    assert isinstance(folder, Failure)
+    assert "no permission" in folder.message

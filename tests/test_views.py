@@ -50,6 +50,8 @@ def test_five_and_grid_places() -> None:
     five = view("five").cut(pixels, SPEC).pixels
     assert five.shape == (5, 224, 224, 3)
     np.testing.assert_array_equal(five[1], pixels[:224, :224])
+    np.testing.assert_array_equal(five[2], pixels[:224, -224:])
+    np.testing.assert_array_equal(five[3], pixels[-224:, :224])
     np.testing.assert_array_equal(five[4], pixels[-224:, -224:])
     grid = view("grid-3").cut(pixels, SPEC).pixels
     assert grid.shape == (9, 224, 224, 3)

@@ -7,6 +7,7 @@ in silence. Files of a walked folder that are neither named nor shaped like an i
 
 from __future__ import annotations
 
+import errno
 import glob
 import logging
 import os
@@ -256,6 +257,8 @@ def explain_os_error(error: OSError) -> str:
         return "no such file; check the path"
     if isinstance(error, PermissionError):
         return "no permission to read it; check its access rights"
+    if error.errno == errno.ELOOP:
+        return "a link that leads back to itself; skipped"
     return error.strerror or str(error)
 
 

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from univfd import runner
+from univfd.errors import FormatError, OutputExistsError, UnivFDError, UsageError
+from univfd.types import Failure, ImageRef
+
+
+class Row:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def to_dict(self) -> dict[str, object]:
+        return {"status": "ok", "image": self.name, "verdict": "real", "score": 1.0, "detector": "d@1", "notes": [],
+                "nearest_fake": [], "nearest_real": [], "probability": None}  # fmt: skip
+
+
+def line(refs: Iterable[ImageRef | Failure]) -> Iterator[Row | Failure]:
+    for ref in refs:
+        yield Row(ref.name) if isinstance(ref, ImageRef) else ref
+
+
+def refs(*names: str) -> list[ImageRef]:
+    return [ImageRef(n, b"") for n in names]
+
+
+def run(output: Path, inputs: list[ImageRef], **options: object) -> list[str]:
+    rows = runner.run(line, inputs, output, runner.format_of(output), detector="d@1", **options)  # type: ignore[arg-type]
+    return [str(r["image"]) for r in rows]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "parquet"])
+def test_the_same_name_twice_is_two_rows_also_on_resume(suffix: str, tmp_path: Path) -> None:
+    out = tmp_path / f"x.{suffix}"
+    assert run(out, refs("a", "b")) == ["a", "b"]
+    assert run(out, refs("a", "a", "b", "a"), resume=True) == ["a", "b", "a", "a"]
+    assert run(out, refs("a", "a", "b", "a"), resume=True) == ["a", "b", "a", "a"]
+    assert [r["image"] for r in runner.writer(suffix).read(out)] == ["a", "b", "a", "a"]
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 25, 26, 27])
+def test_a_journal_cut_anywhere_is_taken_up(kept: int, tmp_path: Path) -> None:
+    out, journal = tmp_path / "x.jsonl", tmp_path / "x.jsonl.partial"
+    run(out, refs("a", "b", "c"))
+    whole = out.read_bytes()
+    out.rename(journal)
+    second = whole.index(b"\n") + 1
+    journal.write_bytes(whole[: second + kept] if kept else b"")
+    assert run(out, refs("a", "b", "c"), resume=True) == ["a", "b", "c"]
+    assert out.read_bytes() == whole
+
+
+def test_a_long_last_line_that_was_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "_TAIL", 16)
+    self_cut = tmp_path / "x.jsonl.partial"
+    self_cut.write_bytes(b'{"image": "a", "detector": "d@1"}\n{"image": "' + b"b" * 500)
+    assert run(tmp_path / "x.jsonl", refs("a", "c"), resume=True) == ["a", "c"]
+
+
+def test_an_interrupted_run_is_not_overwritten(tmp_path: Path) -> None:
+    rows = runner.run(line, refs("a", "b"), tmp_path / "x.csv", "csv", detector="d@1")
+    next(rows)
+    rows.close()  # type: ignore[attr-defined]
+    with pytest.raises(OutputExistsError, match="unfinished run"):
+        run(tmp_path / "x.csv", refs("a"))
+    assert not (tmp_path / "x.csv").exists()
+    assert run(tmp_path / "x.csv", refs("a", "b"), resume=True) == ["a", "b"]
+
+
+def test_files_that_are_no_results(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("[1, 2")
+    with pytest.raises(FormatError, match="no result of this program"):
+        run(tmp_path / "x.json", refs("a"), resume=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+    with pytest.raises(UsageError, match="format is not clear"):
+        runner.format_of(Path("x.txt"))
+    with pytest.raises(UnivFDError, match="cannot be written"):
+        run(tmp_path / "nowhere" / "x.jsonl", refs("a"))
