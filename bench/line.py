@@ -21,7 +21,7 @@ import numpy as np
 
 from univfd.datasets import open_dataset
 from univfd.detector import Detector, load
-from univfd.embedding import DEFAULT_BATCH
+from univfd.embedding import default_batch
 from univfd.images import decode
 from univfd.types import Failure, ImageRef, Pixels
 
@@ -64,8 +64,8 @@ def rates(detector: Detector, refs: list[ImageRef]) -> dict[str, object]:
 
 def encode(detector: Detector, crops: list[Pixels]) -> float:
     start = time.perf_counter()
-    for i in range(0, len(crops), DEFAULT_BATCH):
-        detector.backbone.embed(np.concatenate(crops[i : i + DEFAULT_BATCH]))
+    for i in range(0, len(crops), default_batch()):
+        detector.backbone.embed(np.concatenate(crops[i : i + default_batch()]))
     return time.perf_counter() - start
 
 

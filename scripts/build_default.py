@@ -2,6 +2,8 @@
 
     python scripts/build_default.py DATA [--cache DIR] [-o FOLDER]
 
+To ship the result, move what it writes to `src/univfd/detectors`.
+
 DATA has `manifest.jsonl` (columns file, label, generator, source, group, license). Writes `default/` (linear probe)
 and `neighbors/` (nearest neighbours on the same bank), each with its model card, all figures of which come out of
 this run. Embeddings are kept in the cache folder, by content, feature space and perturbation.
@@ -31,6 +33,7 @@ from univfd.datasets import open_dataset
 from univfd.detector import Detector
 from univfd.embedding import Loaded, embed_images, space_of
 from univfd.evaluation import Cohort, HeldOut, held_out_scores, per_row
+from univfd.storage import require_new
 from univfd.types import Embeddings, FloatArray, Label, Sample
 from univfd.views import View, view
 
@@ -53,15 +56,18 @@ NAMES = {"linear": "default", "knn": "neighbors"}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("-o", "--output", type=Path, default=Path("src/univfd/detectors"))
+    parser.add_argument("-o", "--output", type=Path, default=Path("build/detectors"))
     parser.add_argument("--cache", type=Path, default=Path("build/embeddings"))
     args = parser.parse_args()
+    for name in NAMES.values():
+        require_new(args.output / name)
 
     # The view takes in the whole picture, so files that are only a crop of the original do not count.
     samples = [s for s in open_dataset(args.data) if s.extra["crop"] is None]
     backbone, cut = open_backbone(BACKBONE, taps=TAPS), view(VIEW)
     wanted = dict.fromkeys((*COPIES, *TESTS.values()))
-    sets = {p: embedded(backbone, cut, samples, p, args.cache) for p in wanted}
+    # As precise as the bank on disk, so that what is calibrated is what is shipped.
+    sets = {p: embedded(backbone, cut, samples, p, args.cache).astype(np.float16).astype(np.float32) for p in wanted}
     keys = [s.extra["file_sha256"] for s in samples]
     bank = FeatureBank.from_rows(
         Embeddings(sets["clean"], space_of(backbone, cut)),
@@ -170,7 +176,7 @@ def save(
     """Write both detectors; the bank lies in the default one."""
     for name, (make, params, copies) in CLASSIFIERS.items():
         if name == "knn":
-            fitted = NearestNeighbor.from_bank(bank, **params)
+            fitted = NearestNeighbor.from_bank(bank, params)
         else:
             fitted = make(**params).fit(np.concatenate([sets[c] for c in copies]), np.tile(bank.labels, len(copies)))
         made = Detector(NAMES[name], backbone, cut, fitted, bank, calibrations[name])
@@ -201,12 +207,15 @@ def model_card(
         "",
         f"**Data.** {n_fake} generated images of {len(generators)} generators, {n_real} real images of {len(sources)}",
         "sources, from public repositories. Reals are mostly JPEG and fakes mostly PNG: a detector that sees nothing but",
-        f"format, size and bytes per pixel of the original files reaches an AUROC of {metadata_auroc:.3f} here. Read the",
+        f"format, size and bytes per pixel of the original files reaches an AUROC of {metadata_auroc:.3f} here (above 0.6",
+        "a set should not be trusted as it is). Read the",
         "rows *all through JPEG 85* first: there both classes went through one encoder at one quality. Sizes still differ",
         "between the classes, before the view brings all to one.",
         "",
         "**Protocol.** Leave one generator out: to score a generator's images, a classifier is trained without them,",
-        "without one fifth of the real *sources* (the reals it is tested against), and without images of the same group.",
+        "without one fifth of the real *sources* (the reals it is tested against), without any other image, real or fake,",
+        "of the sources of either, and without images of the same group. So AUROCs of two generators are against",
+        "different reals unless their fold is the same. A real image's score is the mean over the rounds that hold it out.",
         "Intervals are 95 %: bootstrap over images for AUROC, Clopper-Pearson for rates. Layers, view and penalty of the",
         "probe were chosen on these same images among about thirty candidates, so expect somewhat less elsewhere. In the",
         "next table each image is judged by thresholds and probabilities that were set without its own source or generator.",
@@ -219,9 +228,10 @@ def model_card(
         "",
         "Set by the Neyman-Pearson order statistic on the held-out scores of the images as they are, and again of the",
         "re-encoded ones; the more careful of both counts. The promise holds for images drawn like these, all sources",
-        "together; images of one source are alike, and the last table shows how unequal the sources are.",
+        "together. Images of one source are alike, so it does not extend to a new source: the last table shows how",
+        "unequal the sources are.",
         "",
-        "| detector | called fake above | called real at or below | promise |",
+        "| detector | called fake above | called real below | promise |",
         "| --- | --- | --- | --- |",
     ]
     for name, c in calibrations.items():

@@ -166,8 +166,6 @@ def test_bad_rows_are_refused() -> None:
         FeatureBank.from_rows(Embeddings(bank.vectors, bank.space), bank.labels, ["a", "b", "c"])
     with pytest.raises(FormatError, match="'source' has shape"):
         FeatureBank.from_rows(Embeddings(bank.vectors, bank.space), bank.labels, ["0" * 64] * 3, source=["a"])
-    with pytest.raises(UsageError, match="colour"):
-        FeatureBank.from_rows(Embeddings(bank.vectors, bank.space), bank.labels, ["0" * 64] * 3, colour="red")
     with pytest.raises(UsageError, match="k is 0"):
         bank.nearest(bank.vectors, 0)
 

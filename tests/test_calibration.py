@@ -40,7 +40,7 @@ def test_three_way_verdict_and_direction() -> None:
     made = calibrate(scores, labels, max_fpr=0.05, max_miss=0.05)
     assert made.real_below < made.fake_above
     assert [made.verdict(s) for s in (-9, made.real_below, 0, made.fake_above, 9)] == [
-        "real", "real", "unsure", "unsure", "fake",
+        "real", "unsure", "unsure", "unsure", "fake",
     ]  # fmt: skip
     assert (scores[labels == 0] > made.fake_above).mean() <= 0.05
     assert (scores[labels == 1] <= made.real_below).mean() <= 0.05
@@ -88,3 +88,9 @@ def test_round_trip_and_bad_files() -> None:
         Calibration(fake_above=0, real_below=1)
     with pytest.raises(FormatError, match="cannot be read"):
         Calibration.from_dict({"treshold": 1})
+
+
+@pytest.mark.parametrize("rate", [0, 1, -0.1, 1.5])
+def test_impossible_promises_are_refused(rate: float) -> None:
+    with pytest.raises(DataError, match="between 0 and 1"):
+        calibrate(*separated(), max_fpr=rate)

@@ -11,7 +11,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -226,26 +229,48 @@ def test_a_killed_run_is_resumed_to_the_same_rows(toy_folder: str, tmp_path: Pat
     data = [encoded(picture(i, 64, 64), "PNG") for i in range(10)]
     for i in range(500):
         (folder / f"{i:04}.png").write_bytes(b"" if i % 50 == 7 else data[i % 10])
-    d = ("--detector", toy_folder)
+    names = [str(p) for p in sorted(folder.iterdir())]
+    listing = tmp_path / "names"
+    listing.write_text("\n".join(names))
+    d = ("--from-file", listing, "--detector", toy_folder)
     for format in ("jsonl", "csv"):
         straight, out = tmp_path / f"straight.{format}", tmp_path / f"killed.{format}"
-        assert univfd("detect", folder, *d, "-o", straight).returncode == 3
+        assert univfd("detect", *d, "-o", straight).returncode == 3
         journal = out.with_name(out.name + ".partial")
-        for kills in (50, 300):
-            command = [sys.executable, "-m", "univfd", "detect", str(folder), *d, "-o", str(out), "--resume"]
-            process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-            while not journal.exists() or journal.read_bytes().count(b"\n") < kills:
-                time.sleep(0.005)
-                assert process.poll() is None
+        for given in (150, 400):
+            process, written = started("detect", "-o", out, "--resume", "--detector", toy_folder, names=names[:given])
+            wait_for(partial(has_rows, journal, given - 60))
             process.send_signal(signal.SIGKILL)
             process.wait()
+            written.close()
         assert not out.exists()
         journal.write_bytes(journal.read_bytes() + b'{"image": "cut off')
-        assert univfd("detect", folder, *d, "-o", out).returncode == 2  # not without --resume
-        assert univfd("detect", folder, *d, "-o", out, "--resume").returncode == 3
+        assert univfd("detect", *d, "-o", out).returncode == 2  # not without --resume
+        assert univfd("detect", *d, "-o", out, "--resume").returncode == 3
         assert not journal.exists()
         assert comparable(out) == comparable(straight)
         assert len(comparable(out)) == 500
+
+
+def started(*args: object, names: list[str]) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
+    """A process that was given some names on standard input and waits for more: it cannot end by itself."""
+    command = [sys.executable, "-m", "univfd", *map(str, args), "--from-file", "-"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write("".join(f"{n}\n" for n in names).encode())
+    process.stdin.flush()
+    return process, process.stdin
+
+
+def has_rows(journal: Path, n: int) -> bool:
+    return journal.exists() and journal.read_bytes().count(b"\n") >= n
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def comparable(path: Path) -> list[tuple[object, ...]]:
@@ -287,17 +312,19 @@ def test_another_detector_does_not_continue_a_run(
 def test_ctrl_c_keeps_what_is_done(toy_folder: str, tmp_path: Path) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
-    for i in range(3000):
+    names = []
+    for i in range(100):
         (folder / f"{i}.png").write_bytes(encoded(picture(i % 3, 64, 64), "PNG"))
+        names.append(str(folder / f"{i}.png"))
     out = tmp_path / "x.jsonl"
-    command = [sys.executable, "-m", "univfd", "detect", str(folder), "--detector", toy_folder, "-o", str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    process, written = started("detect", "-o", out, "--detector", toy_folder, names=names)
     journal = out.with_name("x.jsonl.partial")
-    while not journal.exists() or journal.read_bytes().count(b"\n") < 20:
-        time.sleep(0.01)
-        assert process.poll() is None
+    wait_for(partial(has_rows, journal, 20))
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    assert process.stderr is not None
+    said = process.stderr.read()
+    process.wait(timeout=60)
+    written.close()
     assert process.returncode == 130
     assert b"interrupted" in said
     assert b"Traceback" not in said

@@ -107,3 +107,18 @@ def test_bad_manifests_name_the_row(tmp_path: Path, text: str, message: str) -> 
     (tmp_path / "m.jsonl").write_text(text)
     with pytest.raises(DataError, match=message):
         list(open_dataset(tmp_path / "m.jsonl"))
+
+
+@pytest.mark.parametrize("row", ["[1, 2]", '{"file": null, "label": "real"}', '"text"'])
+def test_rows_that_are_no_rows(tmp_path: Path, row: str) -> None:
+    (tmp_path / "m.jsonl").write_text(row + "\n")
+    with pytest.raises(DataError, match="row 1 is"):
+        list(open_dataset(tmp_path / "m.jsonl"))
+
+
+def test_a_byte_order_mark_and_another_encoding(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("\ufefffile,label\na.png,real\n".encode())
+    assert len(list(open_dataset(tmp_path / "t.csv"))) == 1
+    (tmp_path / "t.csv").write_bytes("file,label\n\xe9.png,real\n".encode("latin-1"))
+    with pytest.raises(DataError, match="not UTF-8"):
+        list(open_dataset(tmp_path / "t.csv"))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,7 +168,7 @@ def test_the_identity_changes_with_all_that_a_verdict_depends_on(toy_detector: D
         replace(toy_detector, calibration=Calibration(1.0, 0.0)),
         replace(toy_detector, bank=toy_detector.bank.remove([0])),
         replace(toy_detector, name="other"),
-        replace(toy_detector, classifier=type(toy_detector.classifier).from_bank(toy_detector.bank, C=1.0)),
+        replace(toy_detector, classifier=type(toy_detector.classifier).from_bank(toy_detector.bank, {"C": 1.0})),
     ]
     assert len({d.identity for d in others}) == 5
 
@@ -293,3 +294,71 @@ def test_the_public_names() -> None:
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         univfd.lod  # noqa: B018
     assert open_backbone("toy").embed(np.zeros((1, 224, 224, 3), np.uint8)).shape == (1, 48)
+
+
+BACKBONE_TOML = """
+name = "tiny"
+title = "a small CLIP"
+engine = "onnx"
+recipe = "clip-safetensors"
+sha256 = "{sha256}"
+licence = "none"
+blocks = 3
+width = 32
+prefix = 1
+proj = 24
+[preprocess]
+size = 28
+mean = [0.0, 0.0, 0.0]
+std = [1.0, 1.0, 1.0]
+[recipe_options]
+heads = 4
+patch = 14
+activation = "quick_gelu"
+[[source]]
+kind = "hub"
+repo = "someone/tiny-clip"
+revision = "{revision}"
+file = "model.safetensors"
+bytes = {size}
+"""
+
+
+def test_the_papers_detector_from_a_hub_to_a_verdict(
+    loopback: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small network of the architecture of ViT-L/14 on a stand-in hub, a head from a file, one line, another cwd."""
+    import test_weights
+
+    monkeypatch.setenv("UNIVFD_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_ENDPOINT", loopback(test_weights.hub(test_weights.TINY)))
+    (tmp_path / "tiny").mkdir()
+    text = BACKBONE_TOML.format(sha256=test_weights.SHA, revision=test_weights.REVISION, size=test_weights.HUB.bytes)
+    (tmp_path / "tiny" / "backbone.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    encoder = open_backbone("tiny")
+    detector = official(official_file(tmp_path / "fc.pth", 24), backbone=encoder)
+    assert detector.name.startswith("head-")  # not the published file
+    pixels = picture(0)
+    (verdict,) = verdicts(detector.detect(pixels))
+    crop = pixels[114:142, 146:174].astype(np.float32).transpose(2, 0, 1)[None] / 255
+    feature = encoder.embed_normalised(crop)[0].astype(np.float64)  # type: ignore[attr-defined]
+    assert verdict.score == pytest.approx(float(feature @ np.linspace(-1, 1, 24, dtype="<f4") + 0.5), abs=1e-4)
+    detector.save(tmp_path / "saved")
+    monkeypatch.chdir("/")
+    assert load(tmp_path / "saved").identity == detector.identity
+
+
+def test_a_folder_does_not_shadow_a_shipped_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "backbone.toml").write_text("nonsense")
+    monkeypatch.chdir(tmp_path)
+    assert open_backbone("toy").entry.folder is None
+
+
+def test_an_image_that_a_perturbation_cannot_take_is_a_row(toy_detector: Detector) -> None:
+    wide = np.zeros((2, 20_000, 3), np.uint8)
+    first, second = toy_detector.detect([wide, picture(0)], perturb="webp:80")
+    assert isinstance(first, Failure)
+    assert first.error == "unsupported"
+    assert isinstance(second, Verdict)

@@ -79,3 +79,13 @@ def test_every_real_is_held_out_however_few_generators_there_are() -> None:
     c = cohort()
     held = set(np.concatenate([r.test for r in rounds(c, folds=9)]).tolist())
     assert held == set(range(64))
+
+
+def test_other_images_of_a_tested_source_are_not_trained_on() -> None:
+    """Neither fakes of another generator from the same site, nor reals from where the tested fakes come."""
+    c = cohort()
+    source = c.source.copy()
+    source[[0, 7, 31]] = "one site"  # a fake of g0, a fake of g1, a real
+    first = next(iter(rounds(Cohort(c.labels, c.generator, source, c.group))))
+    assert 0 in first.test
+    assert not {7, 31} & set(first.train.tolist())

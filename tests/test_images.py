@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from conftest import encoded, picture
 from univfd.errors import (
     EmptyFileError,
     FileAccessError,
+    InputError,
     NotAnImageError,
     TooManyPixelsError,
     TruncatedImageError,
@@ -169,3 +171,44 @@ def test_between_pillows_limit_and_ours() -> None:
 
 def test_a_jpeg_is_decoded_at_full_size() -> None:
     assert decode(ref(encoded(picture(6, 1600, 1200), "JPEG"))).pixels.shape == (1200, 1600, 3)
+
+
+def test_an_animation_cut_inside_its_second_frame() -> None:
+    frames = [Image.fromarray(picture(i, 64, 64)) for i in range(3)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    data = buffer.getvalue()
+    for end in range(len(data) // 3, len(data), 41):
+        with contextlib.suppress(InputError):
+            assert decode(ref(data[:end])).pixels.shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP"])
+def test_damaged_bytes_give_a_picture_or_an_error_of_ours(format: str) -> None:
+    """Seeded flips and cuts: nothing but the documented errors may come out."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options = {"exif": exif.tobytes()} if format in {"JPEG", "PNG", "WEBP"} else {}
+    whole = encoded(picture(5, 80, 60), format, **options)
+    rng = np.random.default_rng(3)
+    outcomes = set()
+    for _ in range(250):
+        data = bytearray(whole)
+        for at in rng.integers(0, len(data) if rng.random() < 0.5 else 200, 4):
+            data[at % len(data)] = rng.integers(0, 256)
+        if rng.random() < 0.3:
+            data = data[: int(rng.integers(1, len(data)))]
+        try:
+            outcomes.add(decode(ref(bytes(data))).format)
+        except InputError as error:
+            outcomes.add(error.code)
+    assert len(outcomes) > 1
+
+
+def test_pixels_and_pillow_images_obey_the_limit() -> None:
+    pixels = picture(0, 40, 30)
+    for source in (pixels, Image.fromarray(pixels)):
+        with pytest.raises(TooManyPixelsError):
+            decode(ImageRef("x", source), max_pixels=1199)
+    with pytest.raises(UnsupportedImageError, match="nothing to see"):
+        decode(ImageRef("x", Image.new("RGB", (0, 5))))

@@ -58,7 +58,7 @@ def test_a_journal_cut_anywhere_is_taken_up(kept: int, tmp_path: Path) -> None:
 def test_a_long_last_line_that_was_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "_TAIL", 16)
     self_cut = tmp_path / "x.jsonl.partial"
-    self_cut.write_bytes(b'{"image": "a", "detector": "d@1"}\n{"image": "' + b"b" * 500)
+    self_cut.write_bytes(b'{"status": "ok", "image": "a", "detector": "d@1"}\n{"image": "' + b"b" * 500)
     assert run(tmp_path / "x.jsonl", refs("a", "c"), resume=True) == ["a", "c"]
 
 
@@ -81,3 +81,52 @@ def test_files_that_are_no_results(tmp_path: Path) -> None:
         runner.format_of(Path("x.txt"))
     with pytest.raises(UnivFDError, match="cannot be written"):
         run(tmp_path / "nowhere" / "x.jsonl", refs("a"))
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "parquet"])
+def test_a_finished_run_with_failures_is_taken_up(suffix: str, tmp_path: Path) -> None:
+    out = tmp_path / f"x.{suffix}"
+    failure = Failure("bad", "truncated", "ends early")
+    inputs = [*refs("a"), failure, *refs("b")]
+    assert run(out, inputs) == ["a", "bad", "b"]  # type: ignore[arg-type]
+    rows = list(runner.run(line, [*inputs, *refs("c")], out, suffix, detector="d@1", resume=True))
+    assert [r["status"] for r in rows] == ["ok", "failed", "ok", "ok"]
+    assert rows[1]["error"] == "truncated"
+    assert rows[1].get("verdict") is None
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_kill_while_a_finished_run_is_taken_up_loses_nothing(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / f"x.{suffix}"
+    run(out, refs("a", "b", "c"))
+
+    class Killed(BaseException):
+        pass
+
+    jsonl = runner.writer("jsonl")
+    written = 0
+
+    def dies(self: object, row: object) -> None:
+        nonlocal written
+        written += 1
+        if written == 2:
+            raise Killed
+        self._stream.write(b"{}\n")  # type: ignore[attr-defined]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jsonl, "write", dies)
+        with pytest.raises(Killed):
+            run(out, refs("a", "b", "c"), resume=True)
+    assert run(out, refs("a", "b", "c", "d"), resume=True) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(("name", "text"), [("x.json", '{"a": 1}'), ("x.jsonl", "{}\n"), ("x.csv", "image\na\n"),
+                                            ("x.jsonl.partial", "nonsense\n")])  # fmt: skip
+def test_foreign_files_are_refused_and_left_alone(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(FormatError, match="no result of this program"):
+        run(tmp_path / name.removesuffix(".partial"), refs("a"), resume=True)
+    assert (tmp_path / name).read_text() == text
+    assert [p.name for p in tmp_path.iterdir()] == [name]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from conftest import encoded, picture
-from univfd.errors import FileAccessError, UsageError
+from univfd.errors import FileAccessError, TruncatedImageError, UsageError
 from univfd.images import decode
 from univfd.sources import expand, read_bytes
 from univfd.types import Failure, ImageRef
@@ -115,3 +115,52 @@ def test_no_permission_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (folder,) = expand(tmp_path)
     assert isinstance(folder, Failure)
     assert "no permission" in folder.message
+
+
+def test_a_damaged_header_inside_a_tar_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "s.tar"
+    with tarfile.open(path, "w") as tar:
+        for i in range(5):
+            info = tarfile.TarInfo(f"{i}.png")
+            info.size = 600
+            tar.addfile(info, io.BytesIO(b"x" * 600))
+    data = bytearray(path.read_bytes())
+    data[2 * 1536 + 100] ^= 255
+    path.write_bytes(data)
+    found = list(expand(path))
+    assert [type(f) for f in found] == [ImageRef, ImageRef, Failure]
+    path.write_bytes(data[:2300])
+    second = list(expand(path))[1]
+    assert isinstance(second, ImageRef)
+    with pytest.raises(TruncatedImageError):
+        read_bytes(second)
+
+
+def test_an_empty_path_is_no_folder() -> None:
+    (only,) = expand("")
+    assert isinstance(only, Failure)
+
+
+def test_a_glob_that_matches_folders_and_what_is_in_them(tmp_path: Path) -> None:
+    for name in ("a.png", "sub/b.png", "sub/sub/c.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encoded(picture(0, 32, 32), "PNG"))
+    assert sorted(names(str(tmp_path / "**"))) == ["a.png", "b.png", "c.png"]
+
+
+def test_the_callers_pillow_image_is_not_touched() -> None:
+    frames = [Image.new("RGB", (8, 8), c) for c in ("red", "green")]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    image = Image.open(buffer)
+    image.seek(1)
+    (ref,) = expand(image)
+    assert isinstance(ref, ImageRef)
+    decode(ref)
+    assert image.tell() == 1
+
+
+def test_surrogates_that_stand_for_no_byte() -> None:
+    (only,) = expand("\ud800.png")
+    assert isinstance(only, Failure)
+    only.image.encode()

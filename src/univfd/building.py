@@ -15,7 +15,7 @@ from .backbones import Backbone
 from .bank import FeatureBank
 from .calibration import UNCALIBRATED, Calibration, calibrate
 from .detector import Detector
-from .embedding import DEFAULT_BATCH, Loaded, embed_images, space_of
+from .embedding import Loaded, embed_images, space_of
 from .errors import DataError, UsageError
 from .evaluation import Cohort, held_out_scores, per_row
 from .images import DEFAULT_MAX_PIXELS
@@ -38,7 +38,7 @@ def build_bank(
     samples: Iterable[Sample],
     *,
     added: str,
-    batch_size: int = DEFAULT_BATCH,
+    batch_size: int | None = None,
     workers: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     on_done: Callable[[int], None] = lambda _: None,
@@ -136,6 +136,17 @@ def fit_detector(
     return assemble(name, backbone, view, bank, classifier, params, calibration)
 
 
+def check_classifier(classifier: str, params: dict[str, Any]) -> None:
+    """Refuse an unknown classifier or parameter; to be asked before long work.
+
+    Raises:
+        UnknownNameError, UsageError: it is.
+    """
+    kind = registry.load("classifiers", classifier)
+    with _parameter_errors(classifier, params):
+        kind(**params)
+
+
 def assemble(
     name: str,
     backbone: Backbone,
@@ -152,7 +163,7 @@ def assemble(
     """
     kind = registry.load("classifiers", classifier)
     with _parameter_errors(classifier, params):
-        fitted = kind.from_bank(bank, **params)
+        fitted = kind.from_bank(bank, params)
     return Detector(name, backbone, view, fitted, bank, calibration)
 
 

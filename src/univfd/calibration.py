@@ -35,7 +35,7 @@ class Calibration:
         slope: a in the probability 1 / (1 + exp(-(a s + b))) (Platt); None: not calibrated.
         intercept: b.
         fake_above: s above this is `fake`.
-        real_below: s at or below this is `real`; between the two, `unsure`.
+        real_below: s below this is `real`; between the two, `unsure`. Where both are equal nothing is unsure.
         max_fpr: promised bound on the share of real images called fake.
         max_miss: promised bound on the share of fake images called real.
         confidence: with which each promise holds.
@@ -62,7 +62,9 @@ class Calibration:
 
     def verdict(self, score: float) -> VerdictLabel:
         """`fake`, `real` or `unsure`."""
-        return "fake" if score > self.fake_above else "real" if score <= self.real_below else "unsure"
+        if score > self.fake_above:
+            return "fake"
+        return "real" if score < self.real_below or self.real_below == self.fake_above else "unsure"
 
     def probability(self, score: float) -> float | None:
         """Of being fake, where half of the images are; None where not calibrated."""
@@ -113,6 +115,9 @@ def calibrate(
     Raises:
         DataError: too few images for the promise; says how many are needed.
     """
+    for rate in (max_fpr, max_miss, confidence):
+        if not 0 < rate < 1:
+            raise DataError(f"a promised rate or confidence of {rate:g}; expected a number between 0 and 1")
     real, fake = scores[labels == 0], scores[labels == 1]
     fake_above = threshold_for(real, max_fpr, confidence)
     real_below = -threshold_for(-fake, max_miss, confidence)

@@ -17,7 +17,7 @@ from .bank import FeatureBank
 from .calibration import UNCALIBRATED, Calibration
 from .classifiers import Classifier
 from .downloads import Progress
-from .embedding import DEFAULT_BATCH, Batch, embed_images, space_of
+from .embedding import Batch, embed_images, space_of
 from .errors import FormatError, UnknownNameError
 from .images import DEFAULT_MAX_PIXELS
 from .sources import Source
@@ -72,7 +72,7 @@ class Detector:
         *,
         perturb: str = "clean",
         neighbors: int = 1,
-        batch_size: int = DEFAULT_BATCH,
+        batch_size: int | None = None,
         workers: int | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> Iterator[Verdict | Failure]:
@@ -82,7 +82,7 @@ class Detector:
             images: paths, folders, globs, tars, bytes, file objects, arrays; see `univfd.sources.expand`.
             perturb: chain laid on the pixels first (`jpeg:60`), see `univfd.perturbations.perturbation`.
             neighbors: rows of evidence of each class.
-            batch_size: images a batch; verdicts do not depend on it.
+            batch_size: images a batch (default: sized for the machine); verdicts do not depend on it.
             workers: decoding threads; default: one per CPU.
             max_pixels: larger images are refused.
 
@@ -150,6 +150,8 @@ class Detector:
                 "classifier": self._classifier_record(),
             }
             record |= {"calibration": self.calibration.to_dict(), "bank": bank_at or BANK}
+            if self.backbone.entry.folder is not None:
+                record["backbone_folder"] = str(self.backbone.entry.folder)
             write_json(scratch / MANIFEST, KIND, SCHEMA, record)
             write_arrays(scratch / ARRAYS, self.classifier.state())
             if bank_at is None:
@@ -193,9 +195,10 @@ def load(
         classifier = registry.load("classifiers", name).from_state(manifest["classifier"]["params"], state, bank)
     except (TypeError, ValueError) as error:
         raise FormatError(f"{folder}: its classifier {name!r} cannot be restored: {error}") from error
+    encoder = manifest.get("backbone_folder") or space.backbone
     opened = Detector(
         name=manifest["name"],
-        backbone=backbone or open_backbone(space.backbone, taps=space.taps, threads=threads, progress=progress),
+        backbone=backbone or open_backbone(encoder, taps=space.taps, threads=threads, progress=progress),
         view=view(space.view),
         classifier=classifier,
         bank=bank,

@@ -182,10 +182,10 @@ def _watched(place: Path, what: str, total: int, progress: Progress | None) -> I
     watcher.start()
     try:
         yield
+        progress(what, total, total)
     finally:
         done.set()
         watcher.join()
-        progress(what, total, total)
 
 
 def _size_of(place: Path) -> int:

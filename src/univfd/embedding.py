@@ -21,7 +21,8 @@ from .sources import Source, expand
 from .types import Embeddings, Failure, FeatureSpace, FloatArray, ImageRef, Pixels
 from .views import View
 
-DEFAULT_BATCH = 8
+_IMAGES_PER_CPU = 4
+_MAX_BATCH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ def embed_images(
     images: Source | Iterable[Source],
     *,
     perturb: str = "clean",
-    batch_size: int = DEFAULT_BATCH,
+    batch_size: int | None = None,
     workers: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Iterator[Batch]:
@@ -86,7 +87,7 @@ def embed_images(
         view: how crops are cut; see `univfd.views.view`.
         images: see `univfd.sources.expand`.
         perturb: chain of perturbations laid on the pixels first, see `univfd.perturbations.perturbation`.
-        batch_size: images a batch.
+        batch_size: images a batch; default: sized for the machine, see `default_batch`.
         workers: decoding threads; default: one per CPU.
         max_pixels: see `univfd.images.decode`.
 
@@ -94,13 +95,18 @@ def embed_images(
         Batches in the order of the inputs. An input that cannot be read is a `Failure` in its place.
     """
     load = partial(_load, view=view, backbone=backbone, perturb=perturbation(perturb), max_pixels=max_pixels)
-    workers = workers or cpus()
+    workers, batch_size = workers or cpus(), batch_size or default_batch()
     stream = ordered_map(load, expand(images), workers=workers, ahead=2 * batch_size + workers)
     for items in batched(stream, batch_size):
         start = time.perf_counter()
         loaded = [i for i in items if isinstance(i, Loaded)]
         embeddings = _embed(backbone, view, loaded)
         yield Batch(tuple(items), embeddings, time.perf_counter() - start)
+
+
+def default_batch() -> int:
+    """Images a batch where none is asked for: four per CPU, at most 32."""
+    return min(_MAX_BATCH, _IMAGES_PER_CPU * cpus())
 
 
 def space_of(backbone: Backbone, view: View) -> FeatureSpace:
@@ -121,11 +127,11 @@ def _load(
     start = time.perf_counter()
     try:
         decoded = decode(ref, max_pixels=max_pixels)
+        crops = view.cut(perturb(decoded.pixels), backbone.entry.preprocess)
     except (InputError, MissingExtraError) as error:
         return Failure(ref.name, error.code, str(error))
     except MemoryError:
         return Failure(ref.name, InputError.code, "not enough memory to decode it; lower --max-pixels or --workers")
-    crops = view.cut(perturb(decoded.pixels), backbone.entry.preprocess)
     height, width = decoded.pixels.shape[:2]
     return Loaded(
         name=ref.name,

@@ -1,7 +1,8 @@
 """How well a classifier does on generators and real sources that it has not seen: leave one generator out.
 
 One round a generator: its fakes are the test fakes, and one fold of the real *sources* gives the test reals. Neither,
-nor any image of the same group (same input picture, same identity), is in that round's training set. Splitting by
+nor any other image of their sources (real or fake: a source has its own formats, sizes and subjects), nor any image of
+the same group (same input picture, same identity), is in that round's training set. Splitting by
 image instead would test on the training generators, which says nothing about the next one.
 """
 
@@ -87,7 +88,9 @@ def rounds(cohort: Cohort, *, folds: int = 5, seed: int = 0) -> Iterator[Round]:
     fold = _deal(cohort.source.astype(str), real, folds, seed)
     for i, name in enumerate(generators):
         test = (cohort.generator == name) | (fold == i % folds)
-        tied = np.isin(cohort.group, np.unique(cohort.group[test].astype(str))) & (cohort.group != "")
+        tied = np.zeros(len(test), bool)
+        for column in (cohort.group, cohort.source):
+            tied |= np.isin(column, np.unique(column[test].astype(str))) & (column != "")
         yield Round(str(name), np.flatnonzero(~test & ~tied), np.flatnonzero(test))
 
 

@@ -76,22 +76,29 @@ def decode(ref: ImageRef, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Decoded:
         MissingExtraError: HEIC without the extra `heic`.
     """
     if isinstance(ref.source, np.ndarray):
+        _check_size(ref.source.shape[1], ref.source.shape[0], max_pixels)
         return Decoded(ref.source, "", "")
     if isinstance(ref.source, Image.Image):
+        _check_size(*ref.source.size, max_pixels)
         return Decoded(to_rgb(_load(ref.source)), ref.source.format or "", "")
     data = read_bytes(ref)
     if not data:
         raise EmptyFileError("the file is empty (0 bytes); expected an image")
     with _open(data) as image:
-        width, height = image.size
-        if width * height > max_pixels:
-            raise TooManyPixelsError(
-                f"{width} x {height} = {width * height / 1e6:.0f} megapixels; the limit is {max_pixels / 1e6:.0f}. "
-                "Raise it (--max-pixels) if you trust the file"
-            )
+        _check_size(*image.size, max_pixels)
         notes = ("only the first of several frames",) if _has_more_frames(image) else ()
         pixels = to_rgb(_load(image))
         return Decoded(pixels, image.format or "", hashlib.sha256(data).hexdigest(), notes)
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise UnsupportedImageError(f"{width} x {height} pixels: there is nothing to see")
+    if width * height > max_pixels:
+        raise TooManyPixelsError(
+            f"{width} x {height} = {width * height / 1e6:.0f} megapixels; the limit is {max_pixels / 1e6:.0f}. "
+            "Raise it (--max-pixels) if you trust the file"
+        )
 
 
 def _open(data: bytes) -> Image.Image:
@@ -110,7 +117,10 @@ def _open(data: bytes) -> Image.Image:
                 Image.MAX_IMAGE_PIXELS = theirs
     except UnidentifiedImageError as error:
         raise _unidentified(data) from error
-    except (OSError, SyntaxError, ValueError, EOFError, OverflowError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Pillow's parsers raise a dozen unrelated types on damaged data (here, in _load and in _upright).
         raise TruncatedImageError(f"the image header is damaged: {error}") from error
 
 
@@ -134,7 +144,9 @@ def _has_more_frames(image: Image.Image) -> bool:
         return False
     try:
         return bool(getattr(image, "is_animated", False))
-    except (OSError, EOFError, ValueError, SyntaxError):  # looking for a second frame; damage is reported by _load
+    except MemoryError:
+        raise
+    except Exception:  # looking for a second frame reads on in the file; damage is reported by _load
         return False
 
 
@@ -145,7 +157,6 @@ def _load(image: Image.Image) -> Image.Image:
     except MemoryError:
         raise
     except Exception as error:
-        # Pillow's decoders raise a dozen unrelated types on damaged data; whichever it is, the picture is not whole.
         raise TruncatedImageError(f"the image data end early or are damaged: {error}") from error
     return image
 
@@ -178,7 +189,9 @@ def to_rgb(image: Image.Image) -> Pixels:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except (ValueError, OSError, SyntaxError, KeyError, TypeError, ZeroDivisionError, OverflowError):
+    except MemoryError:
+        raise
+    except Exception:
         # EXIF that cannot be parsed states no orientation; the pixels themselves are whole.
         return image
 

@@ -11,19 +11,21 @@ from . import registry
 from .backbones import Backbone, open_backbone
 from .bank import FeatureBank
 from .detector import Detector
-from .downloads import Progress
+from .downloads import Progress, sha256_of
 from .embedding import space_of
 from .errors import FormatError, UsageError
 from .torchfile import read_tensors
 from .views import view
 
 BACKBONE, TAPS, VIEW = "clip-vit-l-14", ("proj",), "native"
+PUBLISHED_SHA256 = "477100745713bcc957beb2b40859536859b6483fd6301b3b9293151b194c7847"
 
 
 def official(head: Path, *, progress: Progress | None = None, backbone: Backbone | None = None) -> Detector:
     """The paper's published detector: CLIP ViT-L/14, projected embedding, native view, its own linear layer.
 
-    It has no bank, hence no neighbours as evidence, and decides at score 0 (probability 0.5), as the paper does.
+    There is no bank, hence no neighbours as evidence; it decides at score 0 (probability 0.5), as the paper does. A
+    head that is not the published file is named by its checksum.
 
     Args:
         head: `fc_weights.pth` of the paper's repository.
@@ -44,7 +46,8 @@ def official(head: Path, *, progress: Progress | None = None, backbone: Backbone
     empty = FeatureBank.empty(space)
     state = {"coef": coef, "intercept": np.array([intercept])}
     classifier = registry.load("classifiers", "linear").from_state({}, state, empty)
-    return Detector("univfd-official", encoder, cut, classifier, empty)
+    name = "univfd-official" if sha256_of(head) == PUBLISHED_SHA256 else f"head-{sha256_of(head)[:8]}"
+    return Detector(name, encoder, cut, classifier, empty)
 
 
 def read_head(path: Path) -> tuple[NDArray[np.float64], float]:

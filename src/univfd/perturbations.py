@@ -10,33 +10,37 @@ import numpy as np
 from PIL import Image
 
 from . import registry
-from .errors import UsageError
+from .errors import UnsupportedImageError, UsageError
 from .types import Pixels
 
 Step = Callable[[Pixels, int, float], Pixels]
 """`(pixels (H, W, 3) uint8, seed, value) -> pixels`: deterministic in all three."""
-_PERTURBATIONS: dict[str, Step] = {}
+_PERTURBATIONS: dict[str, tuple[Step, float, bool]] = {}
 
 
-def _perturbation(function: Step) -> Step:
-    """Make a function a perturbation under its own name."""
-    _PERTURBATIONS[function.__name__] = function
-    return function
+def _perturbation(high: float = np.inf, *, whole: bool = False) -> Callable[[Step], Step]:
+    """Make a function a perturbation under its own name; its value is above 0, at most `high`, perhaps whole."""
+
+    def register(function: Step) -> Step:
+        _PERTURBATIONS[function.__name__] = (function, high, whole)
+        return function
+
+    return register
 
 
-@_perturbation
+@_perturbation(100, whole=True)
 def jpeg(pixels: Pixels, seed: int, quality: float) -> Pixels:
     """Through JPEG at `quality` 1..95 with 4:2:0 chroma, as most of the web stores it."""
-    return _reencode(pixels, "JPEG", quality=_in_range("jpeg quality", quality, 1, 100), subsampling=2)
+    return _reencode(pixels, "JPEG", quality=int(quality), subsampling=2)
 
 
-@_perturbation
+@_perturbation(100, whole=True)
 def webp(pixels: Pixels, seed: int, quality: float) -> Pixels:
     """Through lossy WebP at `quality` 1..100."""
-    return _reencode(pixels, "WEBP", quality=_in_range("webp quality", quality, 1, 100), method=4)
+    return _reencode(pixels, "WEBP", quality=int(quality), method=4)
 
 
-@_perturbation
+@_perturbation(100)
 def blur(pixels: Pixels, seed: int, sigma: float) -> Pixels:
     """Gaussian blur, `sigma` in pixels, per channel (as the paper's robustness test)."""
     from scipy.ndimage import gaussian_filter
@@ -45,7 +49,7 @@ def blur(pixels: Pixels, seed: int, sigma: float) -> Pixels:
     return np.asarray(np.clip(np.rint(blurred), 0, 255), dtype=np.uint8)
 
 
-@_perturbation
+@_perturbation(16)
 def scale(pixels: Pixels, seed: int, factor: float) -> Pixels:
     """Both sides times `factor`, bicubic with antialiasing."""
     h, w = pixels.shape[:2]
@@ -53,20 +57,20 @@ def scale(pixels: Pixels, seed: int, factor: float) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
 
 
-@_perturbation
+@_perturbation()
 def limit(pixels: Pixels, seed: int, side: float) -> Pixels:
     """Scaled down so that the long side is at most `side` pixels; never up. What web sites do to uploads."""
     return scale(pixels, seed, min(1.0, side / max(pixels.shape[:2])))
 
 
-@_perturbation
+@_perturbation(255)
 def noise(pixels: Pixels, seed: int, sigma: float) -> Pixels:
     """Plus Gaussian noise of standard deviation `sigma` (of 255)."""
     values = pixels + np.random.default_rng(seed).normal(0, sigma, pixels.shape)
     return np.asarray(np.clip(np.rint(values), 0, 255), dtype=np.uint8)
 
 
-@_perturbation
+@_perturbation(whole=True)
 def reencode(pixels: Pixels, seed: int, draw: float) -> Pixels:
     """What a picture may have been through on the web, drawn at random: for training, so that no format tells.
 
@@ -117,19 +121,18 @@ def _step(part: str) -> tuple[Step, float]:
         number = float(value)
     except ValueError:
         raise UsageError(f"perturbation {part!r}: expected a number after the colon, as in '{name}:60'") from None
-    if not 0 < number < float("inf"):
-        raise UsageError(f"perturbation {part!r}: expected a number above 0")
-    return _PERTURBATIONS[name], number
-
-
-def _in_range(what: str, value: float, low: int, high: int) -> int:
-    if not low <= value <= high or value != int(value):
-        raise UsageError(f"{what} is {value:g}; expected a whole number from {low} to {high}")
-    return int(value)
+    function, high, whole = _PERTURBATIONS[name]
+    if not 0 < number <= high or (whole and number != int(number)):
+        raise UsageError(f"perturbation {part!r}: expected a {'whole ' * whole}number above 0, at most {high:g}")
+    return function, number
 
 
 def _reencode(pixels: Pixels, format: str, **options: int) -> Pixels:
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format, **options)
+    try:
+        Image.fromarray(pixels).save(buffer, format, **options)
+    except (OSError, ValueError) as error:
+        height, width = pixels.shape[:2]
+        raise UnsupportedImageError(f"{width} x {height} pixels cannot be stored as {format}: {error}") from error
     with Image.open(buffer) as image:
         return np.asarray(image.convert("RGB"))

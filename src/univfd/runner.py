@@ -23,6 +23,7 @@ SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv
 
 _TAIL = 1 << 16
 _JOURNAL = "jsonl"
+_STATES = ("ok", "failed")
 
 Line = Callable[[Iterable[ImageRef | Failure]], Iterator[Any]]
 """What gives one value with `to_dict()` per reference, in order: `Detector.detect` with its options bound."""
@@ -82,7 +83,7 @@ def run(
     try:
         with _open_journal(journal, output, format_writer, resume) as file:
             named: Counter[str] = Counter()
-            for row in writer(_JOURNAL).read(journal):
+            for row in _checked(writer(_JOURNAL).read(journal), journal):
                 _same_detector(row, detector, output)
                 named[row["image"]] += 1
                 yield row
@@ -103,22 +104,39 @@ def _open_journal(journal: Path, output: Path, format_writer: type[Writer], resu
             if path.exists():
                 what = "is there already" if path == output else "is an unfinished run"
                 raise OutputExistsError(f"{path} {what}; results are never overwritten. Use --resume or another name")
-    if journal.exists():
-        begun = journal.open("r+b")
-        begun.truncate(_whole_rows(begun))
-        begun.seek(0, 2)
-        return begun
-    file = journal.open("xb")
-    if output.exists():
-        keeper = writer(_JOURNAL)(file)
+    if output.exists() and not journal.exists():
+        # Under another name until it is complete: a journal must never hold fewer rows than the output it came from.
+        copy = journal.with_name(f".{journal.name}.copy")
         try:
-            for row in format_writer.read(output):
-                keeper.write(row)
-        except (ValueError, KeyError, TypeError) as error:
-            file.close()
-            journal.unlink()
-            raise FormatError(f"{output} is no result of this program: {error}. Choose another output") from error
-    return file
+            with copy.open("wb") as file:
+                keeper = writer(_JOURNAL)(file)
+                for row in _checked(format_writer.read(output), output):
+                    keeper.write(row)
+            copy.rename(journal)
+        finally:
+            copy.unlink(missing_ok=True)
+    begun = journal.open("r+b" if journal.exists() else "x+b")
+    begun.truncate(_whole_rows(begun))
+    begun.seek(0, 2)
+    return begun
+
+
+def _checked(rows: Iterable[Any], path: Path) -> Iterator[Row]:
+    """Rows of an earlier run, refused where they are none.
+
+    Raises:
+        FormatError: what cannot be read, or is no row.
+    """
+    number = 0
+    try:
+        for number, row in enumerate(rows, start=1):
+            if not isinstance(row, dict) or not isinstance(row.get("image"), str) or row.get("status") not in _STATES:
+                raise FormatError(f"{path}, row {number} is no result of this program. Choose another output")
+            yield row
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FormatError(
+            f"{path} is no result of this program (after row {number}: {error}). Choose another output"
+        ) from error
 
 
 def _whole_rows(file: IO[bytes]) -> int:

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from .errors import FileAccessError, InputError, NotAnImageError, UsageError
+from .errors import FileAccessError, InputError, NotAnImageError, TruncatedImageError, UsageError
 from .types import Failure, ImageRef, Sample, TarSpan
 
 if TYPE_CHECKING:
@@ -103,12 +103,20 @@ def _expand_one(item: Source) -> Iterator[ImageRef | Failure]:
     elif hasattr(item, "read"):
         yield ImageRef(str(getattr(item, "name", "<stream>")), item.read())
     elif hasattr(item, "convert") and hasattr(item, "size"):
-        yield ImageRef(display_name(getattr(item, "filename", "") or "<image>"), cast("Image", item))
+        yield _from_pillow(cast("Image", item))
     else:
         raise UsageError(
             f"cannot read an image from {type(item).__name__}; give a path, folder, glob, bytes, file object, "
             "Pillow image or (H, W, 3) uint8 array"
         )
+
+
+def _from_pillow(image: Image) -> ImageRef | Failure:
+    name = display_name(getattr(image, "filename", "") or "<image>")
+    try:
+        return ImageRef(name, image.copy())  # the caller's object is neither moved nor shared with a thread
+    except Exception as error:  # see images._open on what Pillow raises
+        return _failure(name, TruncatedImageError(f"the image data end early or are damaged: {error}"))
 
 
 def _checked_pixels(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -120,7 +128,13 @@ def _checked_pixels(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def display_name(path: str | os.PathLike[str]) -> str:
     r"""A path as valid Unicode: bytes of a file name that are no UTF-8 are shown as `\xNN`."""
     text = os.fspath(path)
-    return os.fsencode(text).decode("utf-8", "backslashreplace") if _has_surrogates(text) else text
+    if not _has_surrogates(text):
+        return text
+    try:
+        raw = os.fsencode(text)
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        raw = text.encode("utf-8", "surrogatepass")
+    return raw.decode("utf-8", "backslashreplace")
 
 
 def _has_surrogates(text: str) -> bool:
@@ -128,6 +142,9 @@ def _has_surrogates(text: str) -> bool:
 
 
 def _expand_path(text: str) -> Iterator[ImageRef | Failure]:
+    if not text:
+        yield _failure("", FileAccessError("an empty path; name a file or folder"))
+        return
     path = Path(text)
     try:
         mode = path.stat().st_mode
@@ -139,42 +156,70 @@ def _expand_path(text: str) -> Iterator[ImageRef | Failure]:
     except ValueError as error:  # an embedded NUL
         yield _failure(display_name(text), FileAccessError(f"no usable path: {error}"))
     else:
-        yield from _walk(path, seen=()) if stat.S_ISDIR(mode) else _file(path, mode)
+        yield from _walk(path) if stat.S_ISDIR(mode) else _file(path, mode)
 
 
 def _expand_glob(pattern: str) -> Iterator[ImageRef | Failure]:
     found = sorted(glob.iglob(pattern, recursive=True))  # noqa: PTH207 -- absolute patterns too
     if not found:
-        yield _failure(pattern, FileAccessError("no file matches this pattern; check the path or quote the pattern"))
-    for path in found:
-        yield from _expand_path(path)
+        yield _failure(
+            display_name(pattern), FileAccessError("no file matches this pattern; check the path or quote the pattern")
+        )
+    folders: list[Path] = []  # what a matched folder holds comes with it, once
+    for path in map(Path, found):
+        if not any(folder in path.parents for folder in folders):
+            yield from _expand_path(str(path))
+            if path.is_dir():
+                folders.append(path)
 
 
-def _walk(folder: Path, seen: tuple[tuple[int, int], ...]) -> Iterator[ImageRef | Failure]:
-    try:
-        here = folder.stat()
-        identity = (here.st_dev, here.st_ino)
-        if identity in seen:
-            yield _failure(display_name(folder), FileAccessError("a link loop: this folder contains itself; skipped"))
-            return
-        with os.scandir(folder) as entries:
-            children = sorted(entries, key=lambda e: e.name)
-    except OSError as error:
-        yield _unreachable(folder, error)
-        return
-    for entry in children:
-        path = folder / entry.name
+def _walk(top: Path) -> Iterator[ImageRef | Failure]:
+    """Depth first, names sorted, on a stack of its own: a tree may be deeper than Python's."""
+    passed_over = 0
+    stack: list[tuple[Iterator[Path], tuple[int, int]]] = []
+    below: Path | None = top
+    while below is not None or stack:
+        if below is not None:
+            opened = _open_folder(below, [identity for _, identity in stack])
+            if isinstance(opened, Failure):
+                yield opened
+            else:
+                stack.append(opened)
+            below = None
+            continue
+        path = next(stack[-1][0], None)
+        if path is None:
+            stack.pop()
+            continue
         try:
             mode = path.stat().st_mode
         except OSError as error:
             yield _unreachable(path, error)
             continue
         if stat.S_ISDIR(mode):
-            yield from _walk(path, (*seen, identity))
+            below = path
         elif is_tar(path) or path.suffix.lower() in IMAGE_SUFFIXES or _looks_like_image(path, mode):
             yield from _file(path, mode)
         else:
+            passed_over += 1
             log.info("passed over %s: not an image by name or content", display_name(path))
+    if passed_over:
+        log.warning("%d files in %s are no images, by name and content, and were passed over", passed_over, top)
+
+
+def _open_folder(folder: Path, above: list[tuple[int, int]]) -> tuple[Iterator[Path], tuple[int, int]] | Failure:
+    """A folder's entries and its identity, or why it cannot be walked."""
+    try:
+        here = folder.stat()
+        identity = (here.st_dev, here.st_ino)
+        if identity in above:
+            problem = FileAccessError("a link loop: this folder contains itself; skipped")
+            return _failure(display_name(folder), problem)
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries)
+    except OSError as error:
+        return _unreachable(folder, error)
+    return (folder / name for name in names), identity
 
 
 def _file(path: Path, mode: int) -> Iterator[ImageRef | Failure]:
@@ -188,14 +233,14 @@ def _file(path: Path, mode: int) -> Iterator[ImageRef | Failure]:
 
 
 def _looks_like_image(path: Path, mode: int) -> bool:
-    """Whether the first bytes are those of an image; an unreadable file is no image by content."""
+    """Whether the first bytes are those of an image; ."""
     if not stat.S_ISREG(mode):
         return False
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD)
     except OSError:
-        return False
+        return True  # it cannot be told; reading it will say why
     return sniff(head) != ""
 
 
@@ -218,11 +263,18 @@ def _tar_members(path: Path) -> Iterator[ImageRef | Failure]:
     name = display_name(path)
     try:
         with tarfile.open(path, "r:") as tar:
-            for member in tar:
+            while (member := tar.next()) is not None:
                 if member.isfile() and Path(member.name).suffix.lower() in IMAGE_SUFFIXES:
-                    yield ImageRef(
-                        f"{name}/{display_name(member.name)}", TarSpan(path, member.offset_data, member.size)
-                    )
+                    span = TarSpan(path, member.offset_data, member.size)
+                    yield ImageRef(f"{name}/{display_name(member.name)}", span)
+                tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member otherwise
+            end = tar.offset
+        with path.open("rb") as file:  # tarfile takes a damaged header for the end
+            file.seek(end)
+            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                yield _failure(
+                    name, TruncatedImageError(f"the tar is damaged at byte {end}; what follows was not read")
+                )
     except (tarfile.TarError, EOFError) as error:
         yield _failure(name, NotAnImageError(f"not a readable (uncompressed) tar file: {error}"))
     except OSError as error:
@@ -234,6 +286,7 @@ def read_bytes(ref: ImageRef) -> bytes:
 
     Raises:
         FileAccessError: the file cannot be opened or read.
+        TruncatedImageError: a tar that ends before its member does.
         UsageError: the reference holds pixels, which have no encoded bytes.
     """
     source = ref.source
@@ -243,7 +296,10 @@ def read_bytes(ref: ImageRef) -> bytes:
         if isinstance(source, TarSpan):
             with source.tar.open("rb") as file:
                 file.seek(source.offset)
-                return file.read(source.size)
+                data = file.read(source.size)
+            if len(data) < source.size:
+                raise TruncatedImageError(f"the tar ends {source.size - len(data)} bytes before the end of this member")
+            return data
     except OSError as error:
         raise FileAccessError(explain_os_error(error)) from error
     if not isinstance(source, bytes):

@@ -165,7 +165,3 @@ def _resampled(pixels: Pixels, box: tuple[float, float, float, float], spec: Pre
     # Only the box is resampled: a 1 x 100,000 strip must not grow to 224 x 22,400,000 on its way to the crop.
     image = Image.fromarray(pixels).resize((spec.size, spec.size), _RESAMPLING[spec.interpolation], box=box)
     return np.asarray(image)
-
-
-Perturb = Callable[[Pixels, int], Pixels]
-"""`(pixels (H, W, 3) uint8, seed) -> pixels`: deterministic in both."""

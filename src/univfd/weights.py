@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import shutil
 import tempfile
 import zipfile
@@ -36,10 +37,11 @@ def folder(entry: Entry) -> Path:
 def is_ready(entry: Entry) -> bool:
     """Whether the prepared graph is in the cache (sizes checked, contents not: see `verify`)."""
     place = folder(entry)
-    if not (place / MANIFEST).is_file():
+    try:
+        sizes = {f: stated["bytes"] for f, stated in _manifest(place)["files"].items()}
+        return all((place / f).stat().st_size == sizes[f] for f in (GRAPH, WEIGHTS))
+    except (CacheError, KeyError, TypeError, AttributeError, OSError):  # absent or damaged: to be made anew
         return False
-    sizes = _manifest(place)["files"]
-    return all((place / f).is_file() and (place / f).stat().st_size == sizes[f]["bytes"] for f in (GRAPH, WEIGHTS))
 
 
 def ensure(entry: Entry, *, progress: Progress | None = None, file: Path | None = None) -> Path:
@@ -70,6 +72,9 @@ def ensure(entry: Entry, *, progress: Progress | None = None, file: Path | None 
             log.info("preparing %s (once)", entry.name)
             registry.load("recipes", entry.recipe)(published, entry, built)
             _write_manifest(built, entry)
+            for made in built.iterdir():
+                with made.open("rb") as written:
+                    os.fsync(written.fileno())  # the rename must not reach the disk before the contents do
             built.rename(place)
     return place
 
@@ -149,8 +154,10 @@ def _checked(path: Path, entry: Entry) -> Path:
 def _manifest(place: Path) -> dict[str, dict[str, dict[str, int | str]]]:
     try:
         manifest: dict[str, dict[str, dict[str, int | str]]] = json.loads((place / MANIFEST).read_text("utf-8"))
-    except ValueError as error:
-        raise CacheError(f"{place / MANIFEST} is damaged: {error}. Delete {place} and fetch it again") from error
+    except (ValueError, OSError) as error:
+        raise CacheError(
+            f"{place / MANIFEST} is missing or damaged: {error}. Delete {place} and fetch it again"
+        ) from error
     return manifest
 
 

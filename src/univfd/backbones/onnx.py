@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from ..catalogue import Entry
 from ..downloads import Progress
-from ..errors import UsageError
+from ..errors import ChecksumError, UsageError
 from ..types import FloatArray, Pixels
 from ..weights import GRAPH, ensure
 
@@ -31,8 +31,15 @@ class OnnxBackbone:
         # Idle encoder threads that spin would take the CPU from the decoding threads.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-        graph = cut(folder / GRAPH, taps, entry.prefix)
-        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        try:
+            graph = cut(folder / GRAPH, taps, entry.prefix)
+            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            # Protobuf and ONNX Runtime raise types of their own on a damaged file.
+            raise ChecksumError(
+                f"the prepared graph of {entry.name} cannot be opened ({str(error)[:200]}). Run 'univfd models verify "
+                f"{entry.name}'; if it fails, delete {folder} and fetch it again"
+            ) from error
 
     def embed(self, crops: Pixels) -> FloatArray:
         """`(N, S, S, 3)` uint8 -> `(N, D)` float32, see `univfd.backbones.Backbone.embed`."""

@@ -68,6 +68,7 @@ class Entry:
         proj: dimension of the projected embedding.
         preprocess: what the encoder wants.
         recipe_options: what the recipe needs to know about this file.
+        folder: where a backbone that does not come with the package was read from.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Entry:
     proj: int
     preprocess: PreprocessSpec
     recipe_options: Mapping[str, Any]
+    folder: Path | None = None
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -114,12 +116,12 @@ def entry(name: str | Path) -> Entry:
         UnknownNameError: neither a shipped name nor such a folder.
         FormatError: the file cannot be read.
     """
+    if str(name) in names():
+        return _parse((resources.files(__package__) / f"{name}.toml").read_text("utf-8"), None)
     folder = Path(name)
     if (folder / ENTRY_FILE).is_file():
-        return _parse((folder / ENTRY_FILE).read_text("utf-8"), folder)
-    if str(name) not in names():
-        raise registry.unknown("backbone", str(name), names())
-    return _parse((resources.files(__package__) / f"{name}.toml").read_text("utf-8"), None)
+        return _parse((folder / ENTRY_FILE).read_text("utf-8"), folder.resolve())
+    raise registry.unknown("backbone", str(name), names())
 
 
 def _parse(text: str, folder: Path | None) -> Entry:
@@ -129,8 +131,8 @@ def _parse(text: str, folder: Path | None) -> Entry:
         sources = tuple(_source(s, folder) for s in data.pop("source", []))
         spec: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.pop("preprocess").items()}
         options = data.pop("recipe_options", {})
-        return Entry(sources=sources, preprocess=PreprocessSpec(**spec), recipe_options=options, **data)
-    except (tomllib.TOMLDecodeError, TypeError, KeyError) as error:
+        return Entry(sources=sources, preprocess=PreprocessSpec(**spec), recipe_options=options, folder=folder, **data)
+    except (tomllib.TOMLDecodeError, TypeError, KeyError, ValueError) as error:
         raise FormatError(f"{where} is not a readable backbone entry: {error}") from error
 
 

@@ -22,7 +22,7 @@ class Classifier(Protocol):
     """The role that a detector needs."""
 
     @classmethod
-    def from_bank(cls, bank: FeatureBank, **params: Any) -> Self:
+    def from_bank(cls, bank: FeatureBank, params: Mapping[str, Any] | None = None) -> Self:
         """Fit on a bank's rows."""
         ...
 

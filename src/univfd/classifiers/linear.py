@@ -74,9 +74,9 @@ class LinearProbe(Estimator):
         return self
 
     @classmethod
-    def from_bank(cls, bank: FeatureBank, **params: Any) -> Self:
+    def from_bank(cls, bank: FeatureBank, params: Mapping[str, Any] | None = None) -> Self:
         """Train on a bank's rows."""
-        return cls(**params).fit(bank.vectors, bank.labels)
+        return cls(**(params or {})).fit(bank.vectors, bank.labels)
 
     @classmethod
     def from_state(cls, params: Mapping[str, Any], state: Arrays, bank: FeatureBank) -> Self:

@@ -58,7 +58,7 @@ def main() -> NoReturn:
         error.show()
         code = USAGE
     except (KeyboardInterrupt, click.Abort):
-        click.echo("\nunivfd: interrupted; what was done is kept", err=True)
+        click.echo("\nunivfd: interrupted", err=True)
         code = INTERRUPTED
     except WeightsError as error:
         code = _say(error, WEIGHTS)
@@ -67,6 +67,9 @@ def main() -> NoReturn:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of stdout is gone; so that exit does not complain
         code = DONE
+    except OSError as error:
+        click.echo(f"univfd: error: {error.filename or 'output'}: {error.strerror or error}", err=True)
+        code = USAGE
     sys.exit(code if isinstance(code, int) else DONE)
 
 

@@ -34,12 +34,12 @@ images_options = option_group(
     click.option("--null", is_flag=True, help="Paths in --from-file end in a NUL byte, not in a newline."),
 )
 work_options = option_group(
-    click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Images a batch."),
+    click.option("--batch-size", type=click.IntRange(1), help="Images a batch.  [default: four per CPU]"),
     click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one per CPU]"),
     click.option("--threads", type=click.IntRange(1), help="Encoder threads.  [default: one per CPU]"),
     click.option(
-        "--max-pixels", type=click.FloatRange(0, min_open=True), default=200, show_default=True, metavar="MEGAPIXELS",
-        help="Refuse larger images.",
+        "--max-pixels", type=click.FloatRange(0, 1_000_000, min_open=True), default=200, show_default=True,
+        metavar="MEGAPIXELS", help="Refuse larger images.",
     ),
 )  # fmt: skip
 space_options = option_group(

@@ -27,8 +27,8 @@ def command() -> None:
 @work_options
 @click.pass_context
 def build(
-    ctx: click.Context, data: Path, output: Path, backbone: str, taps: tuple[str, ...], view: str, batch_size: int,
-    workers: int | None, threads: int | None, max_pixels: float,
+    ctx: click.Context, data: Path, output: Path, backbone: str, taps: tuple[str, ...], view: str,
+    batch_size: int | None, workers: int | None, threads: int | None, max_pixels: float,
 ) -> int:  # fmt: skip
     """Embed a labelled collection into a new bank.
 

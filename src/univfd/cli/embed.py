@@ -30,7 +30,7 @@ from ._shared import (
 @click.pass_context
 def command(
     ctx: click.Context, images: tuple[str, ...], from_file: str | None, null: bool, output: Path, perturb: str,
-    backbone: str, taps: tuple[str, ...], view: str, batch_size: int, workers: int | None, threads: int | None,
+    backbone: str, taps: tuple[str, ...], view: str, batch_size: int | None, workers: int | None, threads: int | None,
     max_pixels: float,
 ) -> int:  # fmt: skip
     """Write the frozen features of images: vectors.npy (N, D) float32 and rows.jsonl, one line an input."""

@@ -10,21 +10,27 @@ from . import DONE, UNREADABLE
 from ._shared import PATH, download_progress, progress, remark, settings, space_options, work_options
 from .bank import today
 
+RATE = click.FloatRange(0, 1, min_open=True, max_open=True)
+
 
 @click.command()
 @click.argument("data", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="Folder of the detector to make.")
 @click.option("--classifier", default="linear", show_default=True, help="knn or linear.")
 @click.option("--set", "params", multiple=True, metavar="NAME=VALUE", help="Parameter of the classifier: k=9, C=0.1")
-@click.option("--max-fpr", default=0.05, show_default=True, help="Promised share of reals called fake, at most.")
-@click.option("--max-miss", default=0.05, show_default=True, help="Promised share of fakes called real, at most.")
+@click.option(
+    "--max-fpr", type=RATE, default=0.05, show_default=True, help="Promised share of reals called fake, at most."
+)
+@click.option(
+    "--max-miss", type=RATE, default=0.05, show_default=True, help="Promised share of fakes called real, at most."
+)
 @click.option("--uncalibrated", is_flag=True, help="No thresholds and probability: decide at score 0.")
 @space_options
 @work_options
 @click.pass_context
 def command(
     ctx: click.Context, data: Path, output: Path, classifier: str, params: tuple[str, ...], max_fpr: float,
-    max_miss: float, uncalibrated: bool, backbone: str, taps: tuple[str, ...], view: str, batch_size: int,
+    max_miss: float, uncalibrated: bool, backbone: str, taps: tuple[str, ...], view: str, batch_size: int | None,
     workers: int | None, threads: int | None, max_pixels: float,
 ) -> int:  # fmt: skip
     """Make a detector of a labelled collection: a bank, a classifier, and thresholds with promised error rates.
@@ -33,13 +39,14 @@ def command(
     sources, held out at a time; they need several generators and sources.
     """
     from ..backbones import open_backbone
-    from ..building import assemble, build_bank, fit_detector
+    from ..building import assemble, build_bank, check_classifier, fit_detector
     from ..datasets import open_dataset
     from ..storage import require_new
     from ..views import view as named_view
 
     require_new(output)
     values = settings(params)
+    check_classifier(classifier, values)
     cut = named_view(view)
     with download_progress(ctx) as downloading:
         opened = open_backbone(backbone, taps=taps, threads=threads, progress=downloading)

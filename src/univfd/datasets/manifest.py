@@ -26,6 +26,8 @@ def read_manifest(path: Path) -> Iterator[Sample]:
         DataError: a row without file or label, an unknown label, or a line that is no JSON.
     """
     for number, row in enumerate(_rows(path), start=1):
+        if not isinstance(row, dict) or not isinstance(row.get("file", ""), str):
+            raise DataError(f"{path}, row {number} is {row!r}; expected named columns with a path in 'file'")
         try:
             file, label = row["file"], Label.parse(row["label"])
         except KeyError as error:
@@ -44,8 +46,15 @@ def read_manifest(path: Path) -> Iterator[Sample]:
         )
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8", newline="") as file:
+def _rows(path: Path) -> Iterator[Any]:
+    try:
+        yield from _parsed(path)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8: {error}") from error
+
+
+def _parsed(path: Path) -> Iterator[Any]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         if path.suffix.lower() == ".csv":
             yield from csv.DictReader(file)
             return

@@ -45,9 +45,11 @@ def _disarmed(value: Any) -> Any:
 
 
 def _parsed(text: str, kind: type) -> Any:
+    if not text:
+        return None
     if kind is str:
         return text[1:] if text.startswith("'") else text
-    return kind(text) if text else None
+    return kind(text)
 
 
 PLUGIN = CsvWriter
