@@ -103,6 +103,8 @@ def test_exit_codes(toy_folder: str, images: Path, tmp_path: Path) -> None:
     assert univfd("detect", real, "/nonexistent.png", *d).returncode == 3
     assert univfd("detect", fake, "/nonexistent.png", *d, "--fail-on", "fake").returncode == 1
     assert univfd("detect").returncode == 2
+    (tmp_path / "empty").mkdir()
+    assert univfd("detect", tmp_path / "empty", *d).returncode == 3
     assert univfd("detect", real, "--nonsense").returncode == 2
     assert univfd("detect", real, "--detector", "nope").returncode == 2
     cold = univfd("detect", real, UNIVFD_HOME=str(tmp_path / "cold"), UNIVFD_OFFLINE="1")
@@ -335,7 +337,8 @@ def test_a_reader_that_goes_away_is_no_error(toy_folder: str, images: Path) -> N
     command = (
         f"{sys.executable} -m univfd detect {images} {images} {images} --detector {toy_folder} --jsonl | head -n 1"
     )
-    result = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+    result = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, check=False)
+    assert result.returncode == 0
     assert result.stdout.count(b"\n") == 1
     assert b"Traceback" not in result.stderr
 

@@ -362,3 +362,9 @@ def test_an_image_that_a_perturbation_cannot_take_is_a_row(toy_detector: Detecto
     assert isinstance(first, Failure)
     assert first.error == "unsupported"
     assert isinstance(second, Verdict)
+
+
+@pytest.mark.parametrize("option", [{"batch_size": 0}, {"batch_size": -1}, {"workers": 0}])
+def test_impossible_batches_are_refused(toy_detector: Detector, option: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match="expected at least 1"):
+        list(toy_detector.detect([picture(0)], **option))  # type: ignore[arg-type]

@@ -130,3 +130,21 @@ def test_foreign_files_are_refused_and_left_alone(name: str, text: str, tmp_path
         run(tmp_path / name.removesuffix(".partial"), refs("a"), resume=True)
     assert (tmp_path / name).read_text() == text
     assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_two_at_once_on_one_output(tmp_path: Path) -> None:
+    out = tmp_path / "x.jsonl"
+    first = runner.run(line, refs("a", "b"), out, "jsonl", detector="d@1")
+    next(first)
+    with pytest.raises(OutputExistsError, match="another process is writing"):
+        run(out, refs("a", "b"), resume=True)
+    assert [r["image"] for r in first] == ["b"]
+    assert [p.name for p in tmp_path.iterdir()] == ["x.jsonl"]
+
+
+def test_a_refused_resume_leaves_nothing_behind(tmp_path: Path) -> None:
+    out = tmp_path / "x.jsonl"
+    run(out, refs("a"))
+    with pytest.raises(UsageError, match="was begun by"):
+        list(runner.run(line, refs("a"), out, "jsonl", detector="other@2", resume=True))
+    assert [p.name for p in tmp_path.iterdir()] == ["x.jsonl"]

@@ -88,10 +88,14 @@ def test_bytes_file_objects_arrays_and_pillow_images() -> None:
         np.testing.assert_array_equal(decode(ref).pixels, pixels)
 
 
-@pytest.mark.parametrize("bad", [3, np.zeros((4, 4)), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)])
+@pytest.mark.parametrize(
+    "bad", [3, None, np.zeros((4, 4)), np.zeros((4, 4, 3), np.float32), np.zeros((0, 4, 3), np.uint8)]
+)
 def test_other_things_are_refused(bad: object) -> None:
     with pytest.raises(UsageError, match=r"expected RGB|cannot read an image"):
-        list(expand([bad]))
+        list(expand(bad))
+    png = encoded(picture(0, 32, 32), "PNG")
+    assert [type(r) for r in expand([png, bad, png])] == [ImageRef, Failure, ImageRef]
 
 
 def test_one_input_gives_one_row_however_given(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ class FeatureBank:
         order = np.lexsort((values, -numbers))
         return {str(values[i]): int(numbers[i]) for i in order}
 
-    def save(self, folder: Path, *, dtype: Literal["float32", "float16"] = "float32") -> None:
+    def save(self, folder: Path | str, *, dtype: Literal["float32", "float16"] = "float32") -> None:
         """Write the bank as a new folder.
 
         Args:
@@ -218,7 +218,7 @@ class FeatureBank:
         Raises:
             OutputExistsError: the folder exists.
         """
-        with new_folder(folder) as scratch:
+        with new_folder(Path(folder)) as scratch:
             self.write(scratch, dtype=dtype)
 
     def write(self, folder: Path, *, dtype: Literal["float32", "float16"] = "float32") -> None:
@@ -238,12 +238,13 @@ class FeatureBank:
         write_arrays(folder / ARRAYS, arrays)
 
     @classmethod
-    def load(cls, folder: Path) -> FeatureBank:
+    def load(cls, folder: Path | str) -> FeatureBank:
         """Read a folder written by `save`.
 
         Raises:
             FormatError: not a bank, damaged, or of a newer schema.
         """
+        folder = Path(folder)
         manifest = read_json(folder / MANIFEST, KIND, SCHEMA)
         try:
             n, space, words = manifest["rows"], FeatureSpace.from_dict(manifest["space"]), manifest["columns"]

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from .backbones import Backbone, cpus, feature_space
-from .errors import InputError, MissingExtraError
+from .errors import InputError, MissingExtraError, UsageError
 from .images import DEFAULT_MAX_PIXELS, decode
 from .perturbations import perturbation
 from .pipeline import batched, ordered_map
@@ -95,6 +95,9 @@ def embed_images(
         Batches in the order of the inputs. An input that cannot be read is a `Failure` in its place.
     """
     load = partial(_load, view=view, backbone=backbone, perturb=perturbation(perturb), max_pixels=max_pixels)
+    for name, value in (("batch_size", batch_size), ("workers", workers)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is {value}; expected at least 1")
     workers, batch_size = workers or cpus(), batch_size or default_batch()
     stream = ordered_map(load, expand(images), workers=workers, ahead=2 * batch_size + workers)
     for items in batched(stream, batch_size):

@@ -83,7 +83,10 @@ def rounds(cohort: Cohort, *, folds: int = 5, seed: int = 0) -> Iterator[Round]:
     real = cohort.labels == 0
     generators = np.unique(cohort.generator[~real].astype(str))
     if len(generators) < 2:
-        raise DataError(f"{len(generators)} generator(s); leaving one out needs at least 2")
+        raise DataError(
+            f"{len(generators)} generator(s); leaving one out needs at least 2. Name them: a folder each "
+            "(fake/NAME/...), or the column 'generator' of a manifest"
+        )
     folds = min(folds, len(generators))
     fold = _deal(cohort.source.astype(str), real, folds, seed)
     for i, name in enumerate(generators):
@@ -98,7 +101,10 @@ def _deal(source: NDArray[Any], real: NDArray[np.bool_], folds: int, seed: int) 
     """Fold of each real row by its source, -1 for fakes: largest sources first, each to the smallest fold."""
     names, counts = np.unique(source[real], return_counts=True)
     if len(names) < folds:
-        raise DataError(f"{len(names)} real source(s); {folds} folds need at least as many")
+        raise DataError(
+            f"{len(names)} real source(s); {folds} folds need at least as many. Name them: a folder each "
+            "(real/NAME/...), or the column 'source' of a manifest"
+        )
     shuffled = np.random.default_rng(seed).permutation(len(names))
     sizes = np.zeros(folds, int)
     fold = np.full(len(source), -1)

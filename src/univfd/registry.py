@@ -70,7 +70,7 @@ def _extra_of(module: str) -> str:
     wanted = module.replace("_", "-").lower()
     for requirement in importlib.metadata.requires("univfd") or []:
         found = re.match(r"([A-Za-z0-9._-]+).*extra\s*==\s*['\"]([^'\"]+)['\"]", requirement)
-        if found and found[1].lower().replace("_", "-").startswith(wanted):
+        if found and found[2] != "dev" and found[1].lower().replace("_", "-").startswith(wanted):
             return found[2]
     return ""
 

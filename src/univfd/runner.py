@@ -6,9 +6,10 @@ When the last row is there the output is written in its own format and moved int
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -81,7 +82,7 @@ def run(
     format_writer = writer(format)
     journal = output.with_name(output.name + ".partial")
     try:
-        with _open_journal(journal, output, format_writer, resume) as file:
+        with _locked(journal), _open_journal(journal, output, format_writer, detector, resume) as file:
             named: Counter[str] = Counter()
             for row in _checked(writer(_JOURNAL).read(journal), journal):
                 _same_detector(row, detector, output)
@@ -92,12 +93,33 @@ def run(
                 row = item.to_dict()
                 keeper.write(row)
                 yield row
-        _finish(journal, output, format_writer)
+            file.close()
+            _finish(journal, output, format_writer)
     except OSError as error:
         raise cannot_write(output, error) from error
 
 
-def _open_journal(journal: Path, output: Path, format_writer: type[Writer], resume: bool) -> IO[bytes]:
+@contextmanager
+def _locked(journal: Path) -> Iterator[None]:
+    """Keep a second process off the same output."""
+    import filelock
+
+    if not journal.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(journal.parent))
+    place = journal.with_name(f".{journal.name}.lock")
+    lock = filelock.FileLock(place)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise OutputExistsError(f"another process is writing {journal}; wait for it or choose another output") from None
+    try:
+        yield
+    finally:
+        place.unlink(missing_ok=True)
+        lock.release()
+
+
+def _open_journal(journal: Path, output: Path, format_writer: type[Writer], detector: str, resume: bool) -> IO[bytes]:
     """The journal, open behind its last whole row; a finished output is taken up into a new one."""
     if not resume:
         for path in (output, journal):
@@ -111,6 +133,7 @@ def _open_journal(journal: Path, output: Path, format_writer: type[Writer], resu
             with copy.open("wb") as file:
                 keeper = writer(_JOURNAL)(file)
                 for row in _checked(format_writer.read(output), output):
+                    _same_detector(row, detector, output)
                     keeper.write(row)
             copy.rename(journal)
         finally:

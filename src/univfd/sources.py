@@ -76,11 +76,14 @@ def expand(inputs: Source | Iterable[Source]) -> Iterator[ImageRef | Failure]:
         One `ImageRef` per image; a `Failure` in the place of what cannot be reached.
 
     Raises:
-        UsageError: an input of a type that is not listed above.
+        UsageError: a single input of a type that is not listed above (among several it is a `Failure`).
     """
     if isinstance(inputs, Iterable) and not _is_single(inputs):
         for each in inputs:
-            yield from _expand_one(each)
+            try:
+                yield from _expand_one(each)
+            except UsageError as error:  # one input among many: a row of its own
+                yield Failure(f"<{type(each).__name__}>", error.code, str(error))
     else:
         yield from _expand_one(inputs)
 

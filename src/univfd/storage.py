@@ -101,6 +101,7 @@ def read_json(path: Path, kind: str, schema: int) -> dict[str, Any]:
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
     """Named arrays, in the order of their names (the same arrays give the same bytes)."""
     save_file({k: np.ascontiguousarray(arrays[k]) for k in sorted(arrays)}, path)
+    path.chmod(0o644)  # the library writes for the owner alone
 
 
 def read_arrays(path: Path, expected: Mapping[str, tuple[int | None, ...]]) -> dict[str, np.ndarray[Any, Any]]:

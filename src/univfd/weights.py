@@ -218,4 +218,6 @@ def _cache_errors(place: Path) -> Iterator[None]:
             ) from error
         if error.errno == errno.EROFS:
             raise CacheError(f"the cache {place.parent} is read-only; set UNIVFD_HOME to a writable folder") from error
-        raise
+        raise CacheError(
+            f"the cache {place.parent} cannot be used: {error.strerror or error}; set UNIVFD_HOME to a writable folder"
+        ) from error

@@ -1,8 +1,8 @@
 """The command line. One file a command; this module finds them, runs one and maps errors to exit codes.
 
-Exit codes: 0 done; 1 something was flagged (with `--fail-on`); 2 usage; 3 some inputs could not be read; 4 weights
-are missing or wrong; 130 interrupted. Where both 1 and 3 apply it is 1. Data go to stdout, words and progress to
-stderr.
+Exit codes: 0 done; 1 something was flagged (with `--fail-on`); 2 usage; 3 some inputs could not be read; 4 weights are
+missing or wrong; 70 a mistake of this program; 130 interrupted. Where both 1 and 3 apply it is 1. Data go to stdout,
+words and progress to stderr.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import logging
 import os
 import pkgutil
 import sys
+import traceback
 import warnings
 from typing import NoReturn
 
@@ -20,11 +21,18 @@ import click
 from .._version import __version__
 from ..errors import UnivFDError, WeightsError
 
-DONE, FLAGGED, USAGE, UNREADABLE, WEIGHTS, INTERRUPTED = 0, 1, 2, 3, 4, 130
+DONE, FLAGGED, USAGE, UNREADABLE, WEIGHTS, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 4, 70, 130
 
 
 class _Commands(click.Group):
     """Commands are the modules of this folder; only the one that runs is imported."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # before click, which would end with 1: that means "flagged" here
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the exit does not complain
+            return DONE
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
@@ -64,12 +72,12 @@ def main() -> NoReturn:
         code = _say(error, WEIGHTS)
     except UnivFDError as error:
         code = _say(error, USAGE)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the reader of stdout is gone; so that exit does not complain
-        code = DONE
     except OSError as error:
         click.echo(f"univfd: error: {error.filename or 'output'}: {error.strerror or error}", err=True)
         code = USAGE
+    except Exception:  # a mistake of ours: show all of it, and never end with a code that means something else
+        traceback.print_exc()
+        code = INTERNAL
     sys.exit(code if isinstance(code, int) else DONE)
 
 

@@ -79,6 +79,9 @@ def command(
             remark(ctx, f"\nwhat was done is kept in {output}.partial; the same command with --resume goes on")
         raise
     _summary(ctx, counts, opened.calibration, output)
+    if not counts.total():
+        remark(ctx, "there was nothing to judge; check the paths")
+        return UNREADABLE
     if any(counts[verdict] for verdict in fail_on):
         return FLAGGED
     return UNREADABLE if counts["failed"] else DONE

@@ -43,8 +43,8 @@ class TextWriter:
         self._console.print(line)
         if failed:
             self._console.print(Text(f"       {printable(row['message'])}", style="dim"))
-        elif self._explain:
-            for below in _explanation(row):
+        else:
+            for below in _explanation(row, self._explain):
                 self._console.print(Text(f"       {below}", style="dim"))
 
     def close(self) -> None:
@@ -57,8 +57,8 @@ class TextWriter:
         raise UsageError(f"{path}: text cannot be resumed; use .jsonl, .json, .csv or .parquet")
 
 
-def _explanation(row: Row) -> Iterator[str]:
-    for side in ("nearest_fake", "nearest_real"):
+def _explanation(row: Row, neighbors: bool) -> Iterator[str]:
+    for side in ("nearest_fake", "nearest_real") if neighbors else ():
         for n in row[side]:
             origin = f"{n['generator']} ({n['source']})" if n["generator"] else n["source"]
             yield f"{side.replace('_', ' ')}  distance {n['distance']:.3f}  {printable(origin)}"
