@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+from scipy import stats
 
-from univfd.calibration import Calibration, calibrate, needed_for, threshold_for
+from univfd.calibration import Calibration, GroupPromise, by_group, calibrate, needed_for, threshold_for
 from univfd.errors import DataError, FormatError
 
 
@@ -94,3 +98,135 @@ def test_round_trip_and_bad_files() -> None:
 def test_impossible_promises_are_refused(rate: float) -> None:
     with pytest.raises(DataError, match="between 0 and 1"):
         calibrate(*separated(), max_fpr=rate)
+
+
+def order_statistic(scores: np.ndarray) -> float:
+    return threshold_for(scores, 0.05, 0.9)
+
+
+def plain_quantile(scores: np.ndarray) -> float:
+    return float(np.quantile(scores, 0.95))
+
+
+BOUND = 0.15  # 10 % is promised; 200 draws scatter by 2 % (one standard deviation)
+
+
+def broken_of_draws(threshold: Callable[[np.ndarray], float]) -> float:
+    """In how many of 200 draws of 400 heavy-tailed scores the true rate above the threshold is over 5 %."""
+    population, rng = stats.t(df=2, loc=-1), np.random.default_rng(5)
+    return float(np.mean([population.sf(threshold(population.rvs(400, random_state=rng))) > 0.05 for _ in range(200)]))
+
+
+def broken_of_halves(threshold: Callable[[np.ndarray], float]) -> float:
+    """Likewise for random halves of a fixed set of 800; the rate is that of all 800."""
+    rng = np.random.default_rng(6)
+    everything = stats.t(df=2, loc=-1).rvs(800, random_state=rng)
+    halves = (rng.permutation(everything)[:400] for _ in range(200))
+    return float(np.mean([(everything > threshold(half)).mean() > 0.05 for half in halves]))
+
+
+def broken_on_the_other_half(threshold: Callable[[np.ndarray], float]) -> float:
+    """Likewise, with the rate in the half that the threshold has not seen."""
+    rng = np.random.default_rng(7)
+    everything = stats.t(df=2, loc=-1).rvs(800, random_state=rng)
+    both = (np.split(rng.permutation(everything), 2) for _ in range(200))
+    return float(np.mean([(other > threshold(half)).mean() > 0.05 for half, other in both]))
+
+
+@pytest.mark.parametrize("broken", [broken_of_draws, broken_of_halves])
+def test_the_promise_is_kept_on_heavy_tails(broken: Callable[..., float]) -> None:
+    assert broken(order_statistic) <= BOUND
+
+
+@pytest.mark.parametrize("broken", [broken_of_draws, broken_of_halves, broken_on_the_other_half])
+def test_the_plain_quantile_breaks_that_bound(broken: Callable[..., float]) -> None:
+    assert broken(plain_quantile) > 2 * BOUND
+
+
+def test_another_half_goes_over_as_often_as_counting_says() -> None:
+    """A rate measured on 400 other images scatters too, so it is over 5 % more often than the true rate is.
+
+    With the k-th smallest of 400 as threshold, the number of 400 others above it is beta-binomial with parameters
+    401 - k and k, whatever the distribution.
+    """
+    k = next(k for k in range(1, 401) if stats.binom.sf(k - 1, 400, 0.95) <= 0.1)
+    expected = stats.betabinom.sf(20, 400, 401 - k, k)
+    assert 0.1 < expected < 0.25
+    assert broken_on_the_other_half(order_statistic) == pytest.approx(expected, abs=3 * np.sqrt(0.25 * 0.75 / 200))
+
+
+def grouped() -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """300 easy reals, 100 that score higher, 5 of a third kind; 100 fakes."""
+    rng = np.random.default_rng(8)
+    scores = np.concatenate([rng.normal(-3, 1, 300), rng.normal(0, 1, 100), rng.normal(9, 1, 5), rng.normal(4, 1, 100)])
+    names = ["easy"] * 300 + ["hard"] * 100 + ["few"] * 5 + ["easy"] * 100
+    return scores, np.repeat([0, 1], [405, 100]), names
+
+
+def test_each_group_has_the_threshold_of_its_own_scores() -> None:
+    scores, labels, names = grouped()
+    promises = by_group(scores[labels == 0], names[:405], 0.05, 0.9)
+    assert promises == (
+        GroupPromise("easy", 300, threshold_for(scores[:300], 0.05, 0.9)),
+        GroupPromise("few", 5, None),
+        GroupPromise("hard", 100, threshold_for(scores[300:400], 0.05, 0.9)),
+    )
+
+
+def test_a_group_of_the_least_number_has_a_promise_and_one_fewer_has_none() -> None:
+    need = needed_for(0.05, 0.9)
+    scores = np.random.default_rng(9).random(2 * need - 1)
+    enough, short = by_group(scores, ["a"] * need + ["b"] * (need - 1), 0.05, 0.9)
+    assert enough.fake_above == scores[:need].max()
+    assert short == GroupPromise("b", need - 1, None)
+
+
+def test_the_worst_group_raises_the_threshold_and_too_few_are_on_record() -> None:
+    scores, labels, names = grouped()
+    pooled = calibrate(scores, labels, groups=names)
+    worst = calibrate(scores, labels, groups=names, worst_group=True)
+    plain = calibrate(scores, labels)
+    assert pooled.fake_above == plain.fake_above
+    assert plain.groups == ()
+    assert plain.worst_group is None
+    assert (
+        worst.worst_group == pooled.worst_group == GroupPromise("hard", 100, threshold_for(scores[300:400], 0.05, 0.9))
+    )
+    assert worst.fake_above == worst.worst_group.fake_above > pooled.fake_above
+    assert (scores[300:400] > pooled.fake_above).mean() > 0.05 >= (scores[300:400] > worst.fake_above).mean()
+    assert GroupPromise("few", 5, None) in worst.groups
+
+
+def test_the_worst_group_never_lowers_the_threshold() -> None:
+    """A pooled threshold above every group's stays: those with too few images count in it."""
+    scores = np.concatenate([np.linspace(0, 1, 60), np.full(40, 7.0)])
+    labels, names = np.zeros(100, int), ["many"] * 60 + ["few"] * 40
+    both = np.concatenate([scores, np.full(50, 9.0)]), np.concatenate([labels, np.ones(50, int)])
+    made = calibrate(*both, groups=names + ["x"] * 50, worst_group=True)
+    assert made.fake_above == 7
+    assert made.groups == (GroupPromise("few", 40, None), GroupPromise("many", 60, 1.0))
+
+
+def test_groups_that_do_not_fit_are_refused() -> None:
+    scores, labels, names = grouped()
+    with pytest.raises(DataError, match="no groups were told"):
+        calibrate(scores, labels, worst_group=True)
+    with pytest.raises(DataError, match="3 names of groups for 505 scores"):
+        calibrate(scores, labels, groups=names[:3])
+    with pytest.raises(DataError, match="one each"):
+        by_group(scores, names[:3], 0.05, 0.9)
+    with pytest.raises(DataError, match="between 0 and 1"):
+        by_group(scores, names, 1, 0.9)
+
+
+def test_groups_survive_json_and_manifests_without_them_load() -> None:
+    scores, labels, names = grouped()
+    made = calibrate(scores, labels, groups=names)
+    assert Calibration.from_dict(json.loads(json.dumps(made.to_dict()))) == made
+    old = {"fake_above": 1.0, "real_below": -1.0, "max_fpr": 0.05, "n_real": 60, "data": "before groups"}
+    loaded = Calibration.from_dict(old)
+    assert loaded.groups == ()
+    assert "groups" not in loaded.to_dict()  # the identity of detectors that have none is as it was
+    for bad in ("easy", [{"group": "easy"}], [3], None, {"easy": 1}):
+        with pytest.raises(FormatError, match="cannot be read"):
+            Calibration.from_dict(old | {"groups": bad})

@@ -8,13 +8,14 @@ k-th smallest is a threshold whose false-alarm rate exceeds alpha with probabili
 whatever the distribution of the scores (Tong, Feng, Li: "Neyman-Pearson classification algorithms and NP receiver
 operating characteristics", 2018, Proposition 1). The smallest k that keeps this at 1 - confidence or less is taken.
 The plain quantile breaks its promise in about half of all cases. The promise holds for real images of the kind that
-the scores were taken from; it says nothing about others.
+the scores were taken from; it says nothing about others. Over a mixture of kinds it is kept for the mixture, and may be
+broken for one of them: `by_group` gives the threshold of each kind by itself.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +26,21 @@ from .errors import DataError, FormatError
 from .types import VerdictLabel
 
 Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPromise:
+    """The threshold that one group of real images would need for the promised rate.
+
+    Attributes:
+        group: its name.
+        n: real scores in it.
+        fake_above: the threshold; None: too few images for the promise.
+    """
+
+    group: str
+    n: int
+    fake_above: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +58,7 @@ class Calibration:
         n_real: real scores behind it.
         n_fake: fake scores behind it.
         data: what they were scores of.
+        groups: what each group of the real images would need by itself; empty where no groups were told.
     """
 
     fake_above: float
@@ -54,6 +71,7 @@ class Calibration:
     n_real: int = 0
     n_fake: int = 0
     data: str = ""
+    groups: tuple[GroupPromise, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the order of the thresholds."""
@@ -72,9 +90,18 @@ class Calibration:
             return None
         return 0.5 * (1 + math.tanh((self.slope * score + self.intercept) / 2))
 
+    @property
+    def worst_group(self) -> GroupPromise | None:
+        """The group with the largest threshold; None where no group has one."""
+        known = [g for g in self.groups if g.fake_above is not None]
+        return max(known, key=lambda g: g.fake_above or 0.0, default=None)
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
-        return asdict(self)
+        record = asdict(self)
+        groups = list(record.pop("groups"))
+        # Left out where there are none: a detector's identity is a digest of this record, and older versions read it.
+        return record | ({"groups": groups} if groups else {})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Calibration:
@@ -84,7 +111,8 @@ class Calibration:
             FormatError: unknown or missing fields.
         """
         try:
-            return cls(**data)
+            groups = tuple(GroupPromise(**group) for group in data.get("groups", ()))
+            return cls(**{**data, "groups": groups})
         except TypeError as error:
             raise FormatError(f"calibration {dict(data)!r} cannot be read: {error}") from error
 
@@ -101,6 +129,8 @@ def calibrate(
     max_miss: float = 0.05,
     confidence: float = 0.9,
     data: str = "",
+    groups: Sequence[str] | None = None,
+    worst_group: bool = False,
 ) -> Calibration:
     """Fix thresholds and probability on scores of images that the classifier has not seen.
 
@@ -111,17 +141,22 @@ def calibrate(
         max_miss: promised bound on fake images called real.
         confidence: of each promise.
         data: what the scores are of, for the record.
+        groups: `(N,)` names of the kinds of image; those of the reals get a promise each, on record.
+        worst_group: keep the promise in every group that has enough images for one, see `false_alarm_threshold`.
 
     Raises:
-        DataError: too few images for the promise; says how many are needed.
+        DataError: too few images for the promise (says how many are needed), or `worst_group` without groups.
     """
-    for rate in (max_fpr, max_miss, confidence):
-        if not 0 < rate < 1:
-            raise DataError(f"a promised rate or confidence of {rate:g}; expected a number between 0 and 1")
+    check_promise(max_fpr, max_miss, confidence)
     real, fake = scores[labels == 0], scores[labels == 1]
-    fake_above = threshold_for(real, max_fpr, confidence)
+    kinds = None
+    if groups is not None:
+        if len(groups) != len(scores):
+            raise DataError(f"{len(groups)} names of groups for {len(scores)} scores; expected one each")
+        kinds = [groups[int(i)] for i in np.flatnonzero(labels == 0)]
+    fake_above, promises = false_alarm_threshold(real, kinds, max_fpr, confidence, worst_group=worst_group)
     real_below = -threshold_for(-fake, max_miss, confidence)
-    slope, intercept = _platt(scores, labels)
+    slope, intercept = platt(scores, labels)
     return Calibration(
         fake_above=fake_above,
         real_below=min(real_below, fake_above),
@@ -133,7 +168,73 @@ def calibrate(
         n_real=len(real),
         n_fake=len(fake),
         data=data,
+        groups=promises,
     )
+
+
+def check_promise(*rates: float) -> None:
+    """Refuse a rate or confidence that nobody can promise.
+
+    Raises:
+        DataError: one is not between 0 and 1.
+    """
+    for rate in rates:
+        if not 0 < rate < 1:
+            raise DataError(f"a promised rate or confidence of {rate:g}; expected a number between 0 and 1")
+
+
+def false_alarm_threshold(
+    scores: Scores, groups: Sequence[str] | None, rate: float, confidence: float, *, worst_group: bool = False
+) -> tuple[float, tuple[GroupPromise, ...]]:
+    """`fake_above` of real scores, and what each group of them needs.
+
+    Args:
+        scores: `(n,)` of real images.
+        groups: `(n,)` names; None: not told.
+        rate: promised share called fake, at most.
+        confidence: of the promise.
+        worst_group: take the largest of the threshold of all and those of the groups. The promise then holds in each
+            group that has enough images, with this confidence for each by itself; of a group with too few it says
+            nothing.
+
+    Returns:
+        The threshold; the groups' promises, empty where `groups` is None.
+
+    Raises:
+        DataError: too few images in all, or `worst_group` without groups.
+    """
+    if worst_group and groups is None:
+        raise DataError("the worst group was asked for, and no groups were told")
+    pooled = threshold_for(scores, rate, confidence)
+    promises = by_group(scores, groups, rate, confidence) if groups is not None else ()
+    own = [g.fake_above for g in promises if g.fake_above is not None]
+    return max([pooled, *own]) if worst_group else pooled, promises
+
+
+def by_group(scores: Scores, groups: Sequence[str], rate: float, confidence: float) -> tuple[GroupPromise, ...]:
+    """The threshold of each group of real images by itself.
+
+    Args:
+        scores: `(n,)` of real images.
+        groups: `(n,)` names.
+        rate: promised share called fake, at most.
+        confidence: of each promise by itself.
+
+    Returns:
+        One a group, by name; `fake_above` is None where the group has fewer images than `needed_for` says.
+
+    Raises:
+        DataError: not one name a score, or an impossible rate or confidence.
+    """
+    check_promise(rate, confidence)
+    if len(groups) != len(scores):
+        raise DataError(f"{len(groups)} names of groups for {len(scores)} scores; expected one each")
+    names = np.asarray(groups, dtype=object)
+    promises = []
+    for name in sorted(set(groups)):
+        own = scores[names == name]
+        promises.append(GroupPromise(name, len(own), _order_statistic(own, rate, confidence)))
+    return tuple(promises)
 
 
 def threshold_for(scores: Scores, rate: float, confidence: float) -> float:
@@ -150,18 +251,29 @@ def threshold_for(scores: Scores, rate: float, confidence: float) -> float:
     Raises:
         DataError: n is too small for any k to do.
     """
+    threshold = _order_statistic(scores, rate, confidence)
+    if threshold is None:
+        raise too_few(len(scores), rate, confidence)
+    return threshold
+
+
+def _order_statistic(scores: Scores, rate: float, confidence: float) -> float | None:
+    """See `threshold_for`; None where n is too small for any k to do."""
     from scipy.stats import binom
 
     n = len(scores)
     ranks = np.arange(1, n + 1)
     allowed = np.flatnonzero(binom.sf(ranks - 1, n, 1 - rate) <= 1 - confidence)
-    if not len(allowed):
-        need = needed_for(rate, confidence)
-        raise DataError(
-            f"{n} images are too few to promise a rate of {rate:g} at {confidence:.0%} confidence: at least {need} are "
-            "needed. Give more images, or promise less"
-        )
-    return float(np.sort(scores)[allowed[0]])
+    return float(np.sort(scores)[allowed[0]]) if len(allowed) else None
+
+
+def too_few(n: int, rate: float, confidence: float, what: str = "images") -> DataError:
+    """The error of n images that cannot carry a promise; says how many can."""
+    need = needed_for(rate, confidence)
+    return DataError(
+        f"{n} {what} are too few to promise a rate of {rate:g} at {confidence:.0%} confidence: at least {need} are "
+        "needed. Give more images, or promise less"
+    )
 
 
 def needed_for(rate: float, confidence: float) -> int:
@@ -169,8 +281,13 @@ def needed_for(rate: float, confidence: float) -> int:
     return math.ceil(math.log(1 - confidence) / math.log(1 - rate))
 
 
-def _platt(scores: Scores, labels: NDArray[Any]) -> tuple[float, float]:
-    """Slope and intercept of the log-odds, for equal class sizes."""
+def platt(scores: Scores, labels: NDArray[Any]) -> tuple[float, float]:
+    """Slope and intercept of the log-odds of fake, for equal class sizes.
+
+    Args:
+        scores: `(N,)`.
+        labels: `(N,)` 0 real, 1 fake; both must be there.
+    """
     from sklearn.linear_model import LogisticRegression
 
     spread = float(scores.std()) or 1.0  # of order 1, so that the weak penalty is equally weak for every classifier
