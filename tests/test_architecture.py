@@ -23,7 +23,7 @@ LEVELS = [
     {"backbones", "recipes", "datasets", "writers"},
     {"embedding", "evaluation"},
     {"detector", "embeddings_file"},
-    {"building", "official", "runner", "selftest", "samples"},
+    {"building", "calibrating", "official", "runner", "selftest", "samples"},
     {"cli"},
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}

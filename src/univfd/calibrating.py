@@ -1,0 +1,340 @@
+"""New thresholds for a detector, fixed on the user's own images.
+
+A shipped threshold keeps its promise for real images like those that it was fixed on. Those of another place (another
+camera, another archive) may score higher; then the promise is broken, and only real images of that place can mend it.
+The detector's classifier stays as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .calibration import (
+    Calibration,
+    check_promise,
+    false_alarm_threshold,
+    needed_for,
+    platt,
+    threshold_for,
+    too_few,
+)
+from .detector import Detector
+from .errors import DataError, InputError, UsageError
+from .images import DEFAULT_MAX_PIXELS
+from .metrics import Estimate, proportion
+from .sources import display_name, expand, read_bytes
+from .types import Failure, ImageRef, TarSpan
+
+LOOSE = "images"
+LEAST_FOR_PROBABILITY = 20
+
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An image of a collection.
+
+    Attributes:
+        ref: the image.
+        group: the immediate subfolder that it lies under; `images` where it lies in none.
+        sha256: of its bytes; empty where they cannot be read.
+    """
+
+    ref: ImageRef
+    group: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Images of one class, each file once.
+
+    Attributes:
+        folder: where they are.
+        members: one a distinct file.
+        duplicates: names of files with the same bytes as an earlier one.
+        failures: what could not be reached or judged.
+    """
+
+    folder: Path
+    members: tuple[Member, ...]
+    duplicates: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A collection with its scores: `members[i]` has `scores[i]`."""
+
+    collection: Collection
+    scores: Scores
+
+    @property
+    def groups(self) -> list[str]:
+        """The group of each score."""
+        return [m.group for m in self.collection.members]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The share of a class called fake, by the old thresholds and by the new."""
+
+    before: Estimate
+    after: Estimate
+
+
+@dataclass(frozen=True)
+class Recalibrated:
+    """A detector with new thresholds and what they cost.
+
+    Attributes:
+        detector: the new one.
+        old: the calibration that it replaces.
+        real: reals called fake; `after` is of the very images that the threshold was fixed on.
+        fake: fakes called fake; None where no fakes were given.
+        remarks: what the user should know, one sentence each.
+    """
+
+    detector: Detector
+    old: Calibration
+    real: Change
+    fake: Change | None
+    remarks: tuple[str, ...] = field(default=())
+
+
+def gather(folder: Path) -> Collection:
+    """The images under a folder, each distinct file once; nothing is decoded yet.
+
+    Args:
+        folder: its immediate subfolders are the groups; what lies in it directly is the group `images`.
+
+    Raises:
+        UsageError: not a folder.
+    """
+    if not folder.is_dir():
+        raise UsageError(
+            f"{display_name(folder)} is not a folder; give one with images, and a subfolder for each group"
+        )
+    seen: set[str] = set()
+    members, duplicates, failures = [], [], []
+    for ref in expand(folder):
+        if isinstance(ref, Failure):
+            failures.append(ref)
+            continue
+        try:
+            digest = hashlib.sha256(read_bytes(ref)).hexdigest()
+        except InputError as error:
+            failures.append(Failure(ref.name, error.code, str(error)))
+            continue
+        if digest in seen:
+            duplicates.append(ref.name)
+            continue
+        seen.add(digest)
+        members.append(Member(ref, _group_of(ref, folder), digest))
+    return Collection(folder, tuple(members), tuple(duplicates), tuple(failures))
+
+
+def _group_of(ref: ImageRef, folder: Path) -> str:
+    path = ref.source.tar if isinstance(ref.source, TarSpan) else ref.source
+    assert isinstance(path, Path)  # `expand` of a folder gives nothing else
+    parts = path.relative_to(folder).parts
+    return display_name(parts[0]) if len(parts) > 1 else LOOSE
+
+
+def check_enough(
+    real: Collection, fake: Collection | None = None, *, max_fpr: float, confidence: float, max_miss: float = 0.05
+) -> None:
+    """Refuse what cannot carry the promise; to be asked before long work.
+
+    Args:
+        real: real images.
+        fake: fake images.
+        max_fpr: promised share of reals called fake, at most.
+        confidence: of the promise.
+        max_miss: promised share of fakes called real, at most.
+
+    Raises:
+        DataError: too few distinct real images (says how many are needed), a folder of fakes without any, a file that
+            is in both, or an impossible rate.
+    """
+    check_promise(max_fpr, max_miss, confidence)
+    if len(real.members) < needed_for(max_fpr, confidence):
+        raise too_few(len(real.members), max_fpr, confidence, "distinct real images")
+    if fake is None:
+        return
+    if not fake.members:
+        raise DataError(f"{display_name(fake.folder)} holds no readable images; leave --fake out if there are no fakes")
+    names = {m.sha256: m.ref.name for m in real.members}
+    for member in fake.members:
+        if member.sha256 in names:
+            raise DataError(f"{names[member.sha256]} and {member.ref.name} are one file, given as real and as fake")
+
+
+def unknown_to(detector: Detector, collection: Collection) -> tuple[Collection, int]:
+    """A collection without the images that the detector was made of, and the number of those.
+
+    A classifier scores its own training rows better than others, so a threshold fixed on them would promise too much.
+    """
+    known = {row.tobytes().hex() for row in detector.bank.keys}
+    members = tuple(m for m in collection.members if m.sha256 not in known)
+    return replace(collection, members=members), len(collection.members) - len(members)
+
+
+def score(
+    detector: Detector,
+    collection: Collection,
+    *,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    on_done: Callable[[int], None] = lambda _: None,
+) -> Scored:
+    """Score a collection; what cannot be read goes from its members to its failures.
+
+    Args:
+        detector: gives the scores.
+        collection: the images.
+        batch_size: images a batch.
+        workers: decoding threads.
+        max_pixels: larger images are refused.
+        on_done: called after each image with 1.
+    """
+    members, scores, failures = [], [], list(collection.failures)
+    rows = detector.detect(
+        [m.ref for m in collection.members], batch_size=batch_size, workers=workers, max_pixels=max_pixels
+    )
+    for member, row in zip(collection.members, rows, strict=True):
+        if isinstance(row, Failure):
+            failures.append(row)
+        else:
+            members.append(member)
+            scores.append(row.score)
+        on_done(1)
+    left = replace(collection, members=tuple(members), failures=tuple(failures))
+    return Scored(left, np.asarray(scores, np.float64))
+
+
+def recalibrate(
+    name: str,
+    detector: Detector,
+    real: Scored,
+    fake: Scored | None = None,
+    *,
+    max_fpr: float,
+    max_miss: float = 0.05,
+    confidence: float = 0.9,
+    worst_group: bool = False,
+) -> Recalibrated:
+    """A detector whose thresholds keep their promise on these images.
+
+    `real_below` comes from the fakes where there are enough of them; else it is the old one, lowered to `fake_above`
+    where that is less. The probability is refitted with at least 20 images of each class, else it is the old one.
+
+    Args:
+        name: of the new detector.
+        detector: the old one, which gave the scores.
+        real: real images, none of which the detector has seen.
+        fake: likewise fakes.
+        max_fpr: promised share of reals called fake, at most.
+        max_miss: promised share of fakes called real, at most.
+        confidence: of each promise.
+        worst_group: keep `max_fpr` in every group, see `univfd.calibration.false_alarm_threshold`.
+
+    Raises:
+        DataError: too few real images for the promise (says how many are needed), or an impossible rate.
+    """
+    check_promise(max_fpr, max_miss, confidence)
+    if fake is not None and not len(fake.scores):  # every one of them was unreadable
+        fake = None
+    old = detector.calibration
+    fake_above, groups = false_alarm_threshold(real.scores, real.groups, max_fpr, confidence, worst_group=worst_group)
+    real_below, kept_miss, miss_remark = _real_below(old, fake, fake_above, max_miss, confidence)
+    slope, intercept, chance_remark = _probability(old, real, fake)
+    new = Calibration(
+        fake_above=fake_above, real_below=real_below, slope=slope, intercept=intercept,
+        max_fpr=max_fpr, max_miss=kept_miss, confidence=confidence,
+        n_real=len(real.scores), n_fake=0 if fake is None else len(fake.scores),
+        data=_description(detector, real, fake), groups=groups,
+    )  # fmt: skip
+    return Recalibrated(
+        replace(detector, name=name, calibration=new),
+        old,
+        _change(real.scores, old, new),
+        None if fake is None else _change(fake.scores, old, new),
+        (*_group_remarks(new, worst_group), miss_remark, chance_remark),
+    )
+
+
+def _real_below(
+    old: Calibration, fake: Scored | None, fake_above: float, max_miss: float, confidence: float
+) -> tuple[float, float | None, str]:
+    """The lower threshold, the miss rate that it promises (None: nothing), and what to say."""
+    kept = min(old.real_below, fake_above)
+    if fake is None:
+        return kept, None, (
+            "no fakes were given: what share of fakes is found (the recall) is unknown, and no miss rate is promised; "
+            "the threshold for 'real' is the old one, or the new threshold for 'fake' where that is lower"
+        )  # fmt: skip
+    n, need = len(fake.scores), needed_for(max_miss, confidence)
+    if n < need:
+        return kept, None, (
+            f"{n} fakes are too few to promise that at most {max_miss:.3g} of fakes are called real ({need} are "
+            "needed): the threshold for 'real' is the old one, or the new threshold for 'fake' where that is lower"
+        )  # fmt: skip
+    own = -threshold_for(-fake.scores, max_miss, confidence)
+    return min(own, fake_above), max_miss, f"the threshold for 'real' was fixed on {n} fakes"
+
+
+def _probability(old: Calibration, real: Scored, fake: Scored | None) -> tuple[float | None, float | None, str]:
+    """Slope, intercept and what to say about them."""
+    kept = "there is no probability, as before" if old.slope is None else "the probability is the old one"
+    n = 0 if fake is None else len(fake.scores)
+    if fake is None or min(n, len(real.scores)) < LEAST_FOR_PROBABILITY:
+        short = f"{n} fakes, {len(real.scores)} reals; a new one needs {LEAST_FOR_PROBABILITY} of each"
+        return old.slope, old.intercept, f"{kept} ({short})"
+    slope, intercept = platt(np.concatenate([real.scores, fake.scores]), np.repeat([0, 1], [len(real.scores), n]))
+    if slope <= 0:  # a probability that falls while the score rises would contradict the verdict
+        return old.slope, old.intercept, f"{kept}: these fakes score no higher than these reals, so none can be fitted"
+    return slope, intercept, f"the probability was refitted on {len(real.scores)} reals and {n} fakes"
+
+
+def _group_remarks(new: Calibration, worst_group: bool) -> tuple[str, ...]:
+    if new.max_fpr is None or new.confidence is None or len(new.groups) < 2:
+        return ()
+    need = needed_for(new.max_fpr, new.confidence)
+    remarks = [
+        f"group {g.group!r}: {g.n} images are too few for a promise of its own ({need} are needed)"
+        for g in new.groups
+        if g.fake_above is None
+    ]
+    worst = new.worst_group
+    if not worst_group and worst is not None and (worst.fake_above or 0.0) > new.fake_above:
+        remarks.append(
+            f"the promise holds for all groups as they are mixed here; group {worst.group!r} by itself would need a "
+            f"threshold of {worst.fake_above:.4g} (--worst-group takes it)"
+        )
+    return tuple(remarks)
+
+
+def _description(detector: Detector, real: Scored, fake: Scored | None) -> str:
+    text = f"scores by {detector.identity} of own images: {_counted(real)}"
+    return text + (f"; {_counted(fake)}" if fake is not None else "; no fakes")
+
+
+def _counted(scored: Scored) -> str:
+    counts: Mapping[str, int] = Counter(scored.groups)
+    parts = ", ".join(f"{name} {counts[name]}" for name in sorted(counts))
+    return f"{display_name(scored.collection.folder.name)} ({parts})"
+
+
+def _change(scores: Scores, old: Calibration, new: Calibration) -> Change:
+    before, after = (int((scores > c.fake_above).sum()) for c in (old, new))
+    return Change(proportion(before, len(scores)), proportion(after, len(scores)))

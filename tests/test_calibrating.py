@@ -1,0 +1,248 @@
+"""New thresholds on the user's own images: the library and the command."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import encoded, picture, toy_samples
+from univfd.calibrating import Collection, Member, Scored, check_enough, gather, recalibrate, score, unknown_to
+from univfd.calibration import Calibration, threshold_for
+from univfd.detector import Detector, load
+from univfd.errors import DataError, UsageError
+from univfd.metrics import proportion
+from univfd.types import ImageRef
+
+OLD = Calibration(1.0, -1.0, slope=2.0, intercept=0.5, max_fpr=0.05, max_miss=0.05, confidence=0.9, n_real=9, n_fake=9)
+
+
+def univfd(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "univfd", *map(str, args)]
+    return subprocess.run(command, capture_output=True, cwd=cwd, env=dict(os.environ), check=False)
+
+
+def scored(values: np.ndarray, groups: list[str] | None = None, folder: str = "real") -> Scored:
+    names = groups or ["images"] * len(values)
+    members = tuple(Member(ImageRef(str(i), b""), name, f"{folder}{i}") for i, name in enumerate(names))
+    return Scored(Collection(Path(folder), members), np.asarray(values, float))
+
+
+@pytest.fixture
+def old(toy_detector: Detector) -> Detector:
+    return replace(toy_detector, calibration=OLD)
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """70 reals (40 phone, 25 scan, 5 loose), 30 fakes with a visible grid; none is in the toy detector's bank."""
+    top = tmp_path_factory.mktemp("own")
+    for i in range(100):
+        pixels = picture(1000 + i, 240, 240)
+        folder = top / "real" / ("phone" if i < 40 else "scan" if i < 65 else "")
+        if i >= 70:
+            pixels[::2, ::2] = 255 - pixels[::2, ::2] // 2
+            folder = top / "fake"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i}.png").write_bytes(encoded(pixels, "PNG"))
+    return top
+
+
+@pytest.fixture(scope="module")
+def toy_folder(toy_detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("detectors") / "toy"
+    replace(toy_detector, calibration=OLD).save(folder)
+    return str(folder)
+
+
+def test_without_fakes_the_promise_is_new_and_the_rest_is_kept(old: Detector) -> None:
+    reals = np.random.default_rng(0).normal(0, 1, 300)
+    made = recalibrate("mine", old, scored(reals), max_fpr=0.05)
+    new = made.detector.calibration
+    assert new.fake_above == threshold_for(reals, 0.05, 0.9)
+    assert (new.real_below, new.slope, new.intercept) == (-1.0, 2.0, 0.5)
+    assert (new.max_fpr, new.max_miss, new.n_real, new.n_fake) == (0.05, None, 300, 0)
+    assert made.fake is None
+    assert any("recall" in text and "unknown" in text for text in made.remarks)
+    assert old.identity in new.data
+    assert "images 300" in new.data
+    assert made.detector.name == "mine"
+    assert made.detector.classifier is old.classifier
+
+
+def test_a_threshold_below_the_old_real_below_takes_it_along(old: Detector) -> None:
+    reals = np.random.default_rng(0).normal(-50, 1, 300)
+    new = recalibrate("mine", old, scored(reals), max_fpr=0.05).detector.calibration
+    assert new.real_below == new.fake_above < -40
+    assert {new.verdict(s) for s in reals} == {"real", "fake"}
+
+
+def test_with_fakes_both_thresholds_and_the_probability_are_theirs(old: Detector) -> None:
+    rng = np.random.default_rng(1)
+    reals, fakes = rng.normal(2, 1, 4000), rng.normal(4, 1, 4000)
+    made = recalibrate("mine", old, scored(reals), scored(fakes, folder="fake"), max_fpr=0.01, max_miss=0.05)
+    new = made.detector.calibration
+    assert new.real_below == -threshold_for(-fakes, 0.05, 0.9)
+    assert (fakes < new.real_below).mean() <= 0.05
+    assert new.max_miss == 0.05
+    assert (new.slope, new.intercept) == pytest.approx((2, -6), abs=0.4)  # unit normals at 2 and 4: 2 (s - 3)
+    assert made.fake is not None
+    assert made.fake.before == proportion(int((fakes > 1).sum()), 4000)
+    assert made.fake.after == proportion(int((fakes > new.fake_above).sum()), 4000)
+    assert made.real.before == proportion(int((reals > 1).sum()), 4000)
+    assert made.real.after.value <= 0.01 < made.real.before.value
+    assert any("refitted on 4000 reals and 4000 fakes" in text for text in made.remarks)
+
+
+def test_few_fakes_tell_the_recall_and_fix_nothing(old: Detector) -> None:
+    rng = np.random.default_rng(2)
+    made = recalibrate("mine", old, scored(rng.normal(0, 1, 100)), scored(np.full(19, 9.0)), max_fpr=0.05)
+    new = made.detector.calibration
+    assert (new.real_below, new.max_miss, new.n_fake) == (-1.0, None, 19)
+    assert (new.slope, new.intercept) == (2.0, 0.5)
+    assert made.fake is not None
+    assert made.fake.after == proportion(19, 19)
+    assert any("19 fakes are too few" in text and "45 are needed" in text for text in made.remarks)
+    assert any("probability is the old one" in text for text in made.remarks)
+    twenty = recalibrate("mine", old, scored(rng.normal(0, 1, 100)), scored(rng.normal(3, 1, 20)), max_fpr=0.05)
+    assert twenty.detector.calibration.slope != 2.0
+
+
+def test_a_probability_that_would_fall_with_the_score_is_not_taken(old: Detector) -> None:
+    rng = np.random.default_rng(3)
+    made = recalibrate("mine", old, scored(rng.normal(3, 1, 100)), scored(rng.normal(0, 1, 100)), max_fpr=0.05)
+    assert made.detector.calibration.slope == 2.0
+    assert any("score no higher" in text for text in made.remarks)
+
+
+def test_the_worst_group_is_named_or_taken(old: Detector) -> None:
+    rng = np.random.default_rng(4)
+    values = np.concatenate([rng.normal(0, 1, 200), rng.normal(3, 1, 60), rng.normal(0, 1, 7)])
+    reals = scored(values, ["easy"] * 200 + ["hard"] * 60 + ["few"] * 7)
+    pooled = recalibrate("mine", old, reals, max_fpr=0.05)
+    worst = recalibrate("mine", old, reals, max_fpr=0.05, worst_group=True)
+    needed = threshold_for(values[200:260], 0.05, 0.9)
+    assert worst.detector.calibration.fake_above == needed > pooled.detector.calibration.fake_above
+    assert any("'hard'" in text and "--worst-group" in text for text in pooled.remarks)
+    assert not any("--worst-group" in text for text in worst.remarks)
+    for made in (pooled, worst):
+        assert any("'few': 7 images are too few" in text for text in made.remarks)
+    assert len(worst.detector.calibration.groups) == 3
+
+
+def test_too_few_reals_and_impossible_rates(old: Detector) -> None:
+    with pytest.raises(DataError, match=r"229 images are too few .* at least 230"):
+        recalibrate("mine", old, scored(np.arange(229)), max_fpr=0.01)
+    with pytest.raises(DataError, match="between 0 and 1"):
+        recalibrate("mine", old, scored(np.arange(229)), max_fpr=0)
+
+
+def test_gather_groups_by_subfolder_and_counts_a_file_once(own: Path, tmp_path: Path) -> None:
+    one, two = encoded(picture(1, 64, 64)), encoded(picture(2, 64, 64))
+    for name, data in {"a.jpg": one, "x/b.jpg": two, "x/deep/c.jpg": one, "y/d.jpg": two}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    found = gather(tmp_path)
+    assert [(m.ref.name, m.group) for m in found.members] == [
+        (str(tmp_path / "a.jpg"), "images"), (str(tmp_path / "x" / "b.jpg"), "x"),
+    ]  # fmt: skip
+    assert found.members[0].sha256 == hashlib.sha256(one).hexdigest()
+    assert found.duplicates == (str(tmp_path / "x" / "deep" / "c.jpg"), str(tmp_path / "y" / "d.jpg"))
+    assert [f.image for f in found.failures] == [str(tmp_path / "loop.jpg")]
+    with pytest.raises(UsageError, match="not a folder"):
+        gather(tmp_path / "a.jpg")
+    counts = {g: sum(m.group == g for m in gather(own / "real").members) for g in ("images", "phone", "scan")}
+    assert counts == {"images": 5, "phone": 40, "scan": 25}
+
+
+def test_what_cannot_carry_the_promise_is_refused_before_scoring(own: Path, tmp_path: Path) -> None:
+    real, fake = gather(own / "real"), gather(own / "fake")
+    check_enough(real, fake, max_fpr=0.05, confidence=0.9)
+    with pytest.raises(DataError, match=r"70 distinct real images are too few .* at least 230"):
+        check_enough(real, max_fpr=0.01, confidence=0.9)
+    with pytest.raises(DataError, match="given as real and as fake"):
+        check_enough(real, replace(fake, members=(*fake.members, real.members[3])), max_fpr=0.05, confidence=0.9)
+    with pytest.raises(DataError, match="holds no readable images"):
+        check_enough(real, gather(tmp_path), max_fpr=0.05, confidence=0.9)
+
+
+def test_images_of_the_bank_do_not_count(toy_detector: Detector, tmp_path: Path) -> None:
+    (tmp_path / "seen.png").write_bytes(toy_samples()[0].ref.source)  # type: ignore[arg-type]
+    (tmp_path / "new.png").write_bytes(encoded(picture(77, 64, 64), "PNG"))
+    left, known = unknown_to(toy_detector, gather(tmp_path))
+    assert known == 1
+    assert [m.ref.name for m in left.members] == [str(tmp_path / "new.png")]
+
+
+def test_scores_are_those_of_detect_and_failures_are_listed(toy_detector: Detector, tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(encoded(picture(50 + i, 64, 64), "PNG"))
+    (tmp_path / "1.png").write_bytes(b"broken")
+    result = score(toy_detector, gather(tmp_path))
+    kept = [str(tmp_path / "0.png"), str(tmp_path / "2.png")]
+    assert [m.ref.name for m in result.collection.members] == kept
+    assert result.scores.tolist() == [v.score for v in toy_detector.detect(kept)]  # type: ignore[union-attr]
+    assert [f.image for f in result.collection.failures] == [str(tmp_path / "1.png")]
+
+
+def test_the_command_makes_a_detector_that_keeps_the_promise(own: Path, toy_folder: str, tmp_path: Path) -> None:
+    args = ("calibrate", "--real", own / "real", "--max-fpr", 0.05, "--detector", toy_folder)
+    result = univfd(*args, "--fake", own / "fake", "--json", "-o", "mine", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    told, made, before = json.loads(result.stdout), load(tmp_path / "mine"), load(toy_folder)
+    assert told["detector"] == made.identity != before.identity
+    assert told["after"] == made.calibration.to_dict()
+    assert told["before"] == OLD.to_dict()
+    reals = [v.score for v in before.detect(own / "real")]  # type: ignore[union-attr]
+    fakes = [v.score for v in before.detect(own / "fake")]  # type: ignore[union-attr]
+    assert made.calibration.fake_above == threshold_for(np.array(reals), 0.05, 0.9)
+    assert [g["n"] for g in told["after"]["groups"]] == [5, 40, 25]
+    assert (made.calibration.n_real, made.calibration.n_fake) == (70, 30)
+    assert told["fakes_called_fake"]["after"]["value"] == np.mean([s > made.calibration.fake_above for s in fakes])
+    words = result.stderr.decode()
+    assert "30 fakes are too few" in words
+    assert "group 'images': 5 images are too few" in words
+    assert "refitted on 70 reals and 30 fakes" in words
+    assert "group 'phone': 40 images are too few for a promise of its own (45 are needed)" in words
+
+    again = univfd(*args, "-o", "mine", cwd=tmp_path)
+    assert again.returncode == 2
+    assert b"never overwritten" in again.stderr
+
+
+def test_the_command_lists_what_it_leaves_out(own: Path, toy_folder: str, tmp_path: Path) -> None:
+    real = tmp_path / "real"
+    (real / "phone").mkdir(parents=True)
+    for path in (own / "real" / "phone").iterdir():
+        (real / "phone" / path.name).write_bytes(path.read_bytes())
+    (real / "copy.png").write_bytes((own / "real" / "phone" / "0.png").read_bytes())
+    (real / "broken.png").write_bytes(b"xx")
+    (real / "known.png").write_bytes(toy_samples()[0].ref.source)  # type: ignore[arg-type]
+    args = ("calibrate", "--real", real, "--max-fpr", 0.1, "--worst-group", "--detector", toy_folder, "-o", "out")
+    result = univfd(*args, cwd=tmp_path)
+    assert result.returncode == 3, result.stderr
+    words, table = result.stderr.decode(), result.stdout.decode()
+    assert f"left out {real / 'broken.png'}" in words
+    assert "counted once" in words
+    assert "left out 1 images" in words
+    assert "recall" in words
+    assert "fakes called fake  unknown: no fakes" in table
+    assert "at most 0.1 of such reals called fake, at 90% confidence" in table
+    assert load(tmp_path / "out").calibration.n_real == 40
+
+
+def test_the_command_says_how_many_are_needed_before_it_opens_the_detector(own: Path, tmp_path: Path) -> None:
+    result = univfd("calibrate", "--real", own / "real", "--detector", "nonexistent", "-o", "out", cwd=tmp_path)
+    assert result.returncode == 2
+    assert b"70 distinct real images are too few" in result.stderr
+    assert b"at least 230" in result.stderr
+    assert result.stderr.count(b"\n") == 1
+    assert not (tmp_path / "out").exists()
