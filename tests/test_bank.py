@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from conftest import random_bank
 from univfd import bank as bank_module
-from univfd.bank import FeatureBank
+from univfd.bank import FeatureBank, as_stored
 from univfd.errors import FeatureSpaceError, FormatError, OutputExistsError, UsageError
 from univfd.types import Embeddings, Label
 
@@ -99,6 +99,21 @@ def test_half_precision_is_half_the_size(tmp_path: Path) -> None:
     sizes = [(tmp_path / f / "bank.safetensors").stat().st_size for f in ("full", "half")]
     assert abs(sizes[0] - sizes[1] - 500 * 64 * 2) < 100
     np.testing.assert_allclose(FeatureBank.load(tmp_path / "half").vectors, bank.vectors, atol=2e-3)
+
+
+def test_int8_keeps_small_dimensions_beside_large_ones(tmp_path: Path) -> None:
+    bank = random_bank(500, dim=64)
+    vectors = bank.vectors.copy()
+    vectors[:, 0] *= 1000
+    vectors[:, 1] = 0
+    uneven = replace(bank, vectors=vectors)
+    uneven.save(tmp_path / "bank", dtype="int8")
+    read = FeatureBank.load(tmp_path / "bank")
+    np.testing.assert_array_equal(read.vectors, as_stored(vectors, "int8"))
+    step = np.abs(vectors).max(axis=0) / 127
+    assert (np.abs(read.vectors - vectors) <= step / 2 * 1.001).all()
+    read.save(tmp_path / "again", dtype="int8")
+    assert (tmp_path / "again" / "bank.safetensors").read_bytes() == (tmp_path / "bank/bank.safetensors").read_bytes()
 
 
 def test_edits_leave_the_old_bank_as_it_was() -> None:

@@ -7,19 +7,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.utils.estimator_checks import check_estimator
 
 from conftest import random_bank
 from univfd.classifiers.knn import NearestNeighbor
 from univfd.classifiers.linear import LinearProbe
+from univfd.classifiers.ridge import RidgeProbe
 from univfd.errors import FormatError
 from univfd.official import read_head
 from univfd.torchfile import read_tensors
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of what it skips, and that no base class is inherited
-@pytest.mark.parametrize("estimator", [NearestNeighbor(), NearestNeighbor(k=3, balanced=False), LinearProbe()])
+@pytest.mark.parametrize(
+    "estimator", [NearestNeighbor(), NearestNeighbor(k=3, balanced=False), LinearProbe(), RidgeProbe()]
+)
 def test_scikit_learns_own_checks(estimator: object) -> None:
     check_estimator(estimator)
 
@@ -191,3 +194,33 @@ def test_truncated_storage_is_refused(tmp_path: Path) -> None:
     file = torch_file(tmp_path / "head.pth", "fc", PICKLED, {"0": b"\0" * 8, "1": b"\0" * 4})
     with pytest.raises(FormatError, match="expected 4"):
         read_tensors(file)
+
+
+def test_ridge_is_scikit_learns_ridge_on_standardised_features() -> None:
+    X = np.concatenate([points(60, 0), points(40, 1) + 0.5]) * np.array([1, 10, 0.1, 1, 1, 100], np.float32)
+    y = np.repeat([0, 1], [60, 40])
+    for balanced in (True, False):
+        weight = np.where(y == 1, 1 / 40, 1 / 60) if balanced else np.ones(100)
+        weight = weight / weight.sum()
+        mean = weight @ X
+        spread = np.sqrt(weight @ (X - mean) ** 2)
+        wanted = Ridge(alpha=0.3).fit((X - mean) / spread, 2.0 * y - 1, sample_weight=weight)
+        got = RidgeProbe(alpha=0.3, balanced=balanced).fit(X, y)
+        np.testing.assert_allclose(got.coef_ * spread, wanted.coef_, rtol=1e-3, atol=1e-5)
+
+
+def test_ridges_zero_is_half_way_between_the_classes() -> None:
+    X = np.concatenate([points(90, 0), points(30, 1) + 1])
+    y = np.repeat([0, 1], [90, 30])
+    scores = RidgeProbe().fit(X, y).decision_function(X)
+    assert abs(scores[y == 0].mean() + scores[y == 1].mean()) < 1e-6
+    assert scores[y == 1].mean() > 0
+
+
+def test_ridge_comes_back_from_its_state_and_refuses_nonsense() -> None:
+    bank = random_bank(30)
+    made = RidgeProbe.from_bank(bank, {"alpha": 0.5})
+    again = RidgeProbe.from_state(made.get_params(), made.state(), bank)
+    np.testing.assert_array_equal(made.decision_function(bank.vectors), again.decision_function(bank.vectors))
+    with pytest.raises(ValueError, match="alpha is 0; expected a number above 0"):
+        RidgeProbe(alpha=0).fit(bank.vectors, bank.labels)

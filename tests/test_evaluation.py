@@ -89,3 +89,32 @@ def test_other_images_of_a_tested_source_are_not_trained_on() -> None:
     first = next(iter(rounds(Cohort(c.labels, c.generator, source, c.group))))
     assert 0 in first.test
     assert not {7, 31} & set(first.train.tolist())
+
+
+def test_without_by_source_other_generators_of_the_same_site_train() -> None:
+    c = cohort()
+    source = c.source.copy()
+    source[[0, 7]] = "one site"  # a fake of g0, a fake of g1
+    first = next(iter(rounds(Cohort(c.labels, c.generator, source, c.group), by_source=False)))
+    assert first.generator == "g0"
+    train = set(first.train.tolist())
+    assert 7 in train
+    assert 30 not in train  # the group still holds
+    assert not set(c.source[first.test]) & set(source[first.train][c.labels[first.train] == 0])
+
+
+def test_images_that_may_not_be_judged_train_only_where_nothing_of_theirs_is_tested() -> None:
+    c = cohort()
+    judged = np.ones(64, bool)
+    judged[[5, 23, 27, 63]] = False  # fakes of g0 and g3, reals of the first and the last source
+    judged[c.generator == "g2"] = False
+    partly = Cohort(c.labels, c.generator, c.source, c.group, judged)
+    seen = list(rounds(partly, by_source=False))
+    assert [r.generator for r in seen] == ["g0", "g1", "g3"]
+    for r in seen:
+        assert judged[r.test].all()
+        tested = set(c.source[r.test][c.labels[r.test] == 0])
+        train = set(r.train.tolist())
+        assert (5 in train) == (r.generator != "g0")
+        assert (27 in train) == (c.source[27] not in tested)
+        assert set(np.flatnonzero(c.generator == "g2")) <= train

@@ -119,6 +119,7 @@ CHAINS = [
     "limit:100",
     "noise:4",
     "reencode:1",
+    "augment:1",
     "limit:200+jpeg:40+noise:2",
 ]
 
@@ -158,6 +159,13 @@ def test_noise_differs_by_content_and_has_its_strength() -> None:
     other = perturbation("noise:5")(grey + 1).astype(int) - 129
     assert (noise != other).mean() > 0.5
     assert (perturbation("noise:5", seed=1)(grey) == perturbation("noise:5", seed=1)(grey)).all()
+
+
+def test_augment_draws_differ_and_leave_something_to_see() -> None:
+    shapes = {perturbation(f"augment:{i}")(picture(0)).shape[:2] for i in range(1, 13)}
+    assert len(shapes) > 4
+    strip = np.random.default_rng(0).integers(0, 256, (3, 90, 3), dtype=np.uint8)
+    assert all(perturbation(f"augment:{i}")(strip).size for i in range(1, 30))
 
 
 def test_reencode_draws_differ() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import registry
 from .backbones import Backbone, open_backbone
-from .bank import FeatureBank
+from .bank import BankType, FeatureBank
 from .calibration import UNCALIBRATED, Calibration
 from .classifiers import Classifier
 from .downloads import Progress
@@ -130,13 +130,18 @@ class Detector:
         ]
 
     def save(
-        self, folder: Path | str, *, bank_dtype: Any = "float32", bank_at: str | None = None, card: str | None = None
+        self,
+        folder: Path | str,
+        *,
+        bank_dtype: BankType = "float32",
+        bank_at: str | None = None,
+        card: str | None = None,
     ) -> None:
         """Write the detector as a new folder.
 
         Args:
             folder: must not exist.
-            bank_dtype: of the bank's vectors on disk, `float32` or `float16`.
+            bank_dtype: of the bank's vectors on disk, see `univfd.bank.BankType`.
             bank_at: do not write the bank; it is there already at this path, relative to the folder.
             card: text of the model card to lay beside it.
 

@@ -1,8 +1,9 @@
 """How well a classifier does on generators and real sources that it has not seen: leave one generator out.
 
-One round a generator: its fakes are the test fakes, and one fold of the real *sources* gives the test reals. Neither,
-nor any other image of their sources (real or fake: a source has its own formats, sizes and subjects), nor any image of
-the same group (same input picture, same identity), is in that round's training set. Splitting by
+One round a generator (that has images to test on): its fakes are the test fakes, and one fold of the real *sources*
+gives the test reals. Neither, nor any other image of their sources (real or fake: a source has its own formats, sizes
+and subjects), nor any image of the same group (same input picture, same identity), is in that round's training set.
+Splitting by
 image instead would test on the training generators, which says nothing about the next one.
 """
 
@@ -42,12 +43,14 @@ class Cohort:
         generator: `(N,)` strings; empty for reals.
         source: `(N,)` strings.
         group: `(N,)` strings; empty where there is none.
+        judged: `(N,)` whether an image may be tested on; the others only train. None: all may.
     """
 
     labels: NDArray[np.uint8]
     generator: Strings
     source: Strings
     group: Strings
+    judged: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +71,7 @@ class HeldOut:
     scores: NDArray[np.float64]
 
 
-def rounds(cohort: Cohort, *, folds: int = 5, seed: int = 0) -> Iterator[Round]:
+def rounds(cohort: Cohort, *, folds: int = 5, seed: int = 0, by_source: bool = True) -> Iterator[Round]:
     """Leave-one-generator-out rounds, generators in alphabetical order.
 
     Args:
@@ -76,25 +79,29 @@ def rounds(cohort: Cohort, *, folds: int = 5, seed: int = 0) -> Iterator[Round]:
         folds: real sources are dealt into so many folds of about equal size (no more than there are generators, so
             that each is held out); round i holds out fold i mod `folds`.
         seed: of the deal.
+        by_source: hold out every image, real or fake, of the sources that the test images come from. Without it only
+            the generator, the fold of real sources and the groups are held out; other generators' images from the
+            same web site still train.
 
     Raises:
         DataError: fewer than two generators, or fewer real sources than folds.
     """
     real = cohort.labels == 0
-    generators = np.unique(cohort.generator[~real].astype(str))
+    judged = np.ones(len(real), bool) if cohort.judged is None else cohort.judged
+    generators = np.unique(cohort.generator[~real & judged].astype(str))
     if len(generators) < 2:
         raise DataError(
             f"{len(generators)} generator(s); leaving one out needs at least 2. Name them: a folder each "
             "(fake/NAME/...), or the column 'generator' of a manifest"
         )
     folds = min(folds, len(generators))
-    fold = _deal(cohort.source.astype(str), real, folds, seed)
+    fold = _deal(cohort.source.astype(str), real & judged, folds, seed)
     for i, name in enumerate(generators):
-        test = (cohort.generator == name) | (fold == i % folds)
-        tied = np.zeros(len(test), bool)
-        for column in (cohort.group, cohort.source):
-            tied |= np.isin(column, np.unique(column[test].astype(str))) & (column != "")
-        yield Round(str(name), np.flatnonzero(~test & ~tied), np.flatnonzero(test))
+        test = judged & ((cohort.generator == name) | (fold == i % folds))
+        held = (cohort.generator == name) | (real & np.isin(cohort.source, np.unique(cohort.source[test & real])))
+        for column in (cohort.group, cohort.source) if by_source else (cohort.group,):
+            held |= np.isin(column, np.unique(column[test].astype(str))) & (column != "")
+        yield Round(str(name), np.flatnonzero(~held & ~test), np.flatnonzero(test))
 
 
 def _deal(source: NDArray[Any], real: NDArray[np.bool_], folds: int, seed: int) -> NDArray[np.intp]:
@@ -123,6 +130,7 @@ def held_out_scores(
     *,
     folds: int = 5,
     seed: int = 0,
+    by_source: bool = True,
 ) -> dict[str, list[HeldOut]]:
     """Train on each round and score what it holds out.
 
@@ -134,12 +142,13 @@ def held_out_scores(
         make: gives a fresh classifier.
         folds: see `rounds`.
         seed: see `rounds`.
+        by_source: see `rounds`.
 
     Returns:
         For each name in `tests`, one `HeldOut` a round.
     """
     results: dict[str, list[HeldOut]] = {name: [] for name in tests}
-    for r in rounds(cohort, folds=folds, seed=seed):
+    for r in rounds(cohort, folds=folds, seed=seed, by_source=by_source):
         labels = np.concatenate([cohort.labels[r.train]] * len(train))
         fitted = make()
         fitted.fit(np.concatenate([vectors[r.train] for vectors in train]), labels)

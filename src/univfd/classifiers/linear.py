@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bank import FeatureBank
-from ..errors import FormatError
-from ..types import Label
-from . import Arrays
-from ._estimator import Estimator
+from ._linear import LinearScore
 
 _NEWTON_DIM = 2048  # up to here Newton's D x D matrix is cheap, and its optimum is exact to rounding
 
 
-class LinearProbe(Estimator):
+class LinearProbe(LinearScore):
     """Logistic regression: `score = w . x + b`, the log-odds of fake under the training set's class balance.
 
     The paper minimises the same loss with AdamW and early stopping; here it is solved to its optimum (Newton, or
@@ -55,14 +50,9 @@ class LinearProbe(Estimator):
         from sklearn.preprocessing import StandardScaler
 
         X, coded = self._check_fit(X, y)
-        weight = np.ones(len(X)) if sample_weight is None else np.asarray(sample_weight, np.float64)
         wide = X.astype(np.float64)
-        scaler = StandardScaler().fit(wide, sample_weight=weight)
-        per_class = np.bincount(coded, weight, 2)
-        if not per_class.all():
-            raise ValueError("LinearProbe needs both classes with a weight above 0; one class has none")
-        if self.balanced:
-            weight = weight * per_class.sum() / (2 * per_class[coded])
+        scaler = StandardScaler().fit(wide, sample_weight=self._weights(coded, sample_weight, balanced=False))
+        weight = self._weights(coded, sample_weight, self.balanced)
         exact = X.shape[1] <= _NEWTON_DIM
         solver = LogisticRegression(
             C=self.C, max_iter=self.max_iter, tol=self.tol, solver="newton-cholesky" if exact else "lbfgs"
@@ -72,49 +62,6 @@ class LinearProbe(Estimator):
         self._set(coef, float(solver.intercept_[0] - coef @ scaler.mean_))
         self.n_iter_ = int(solver.n_iter_[0])
         return self
-
-    @classmethod
-    def from_bank(cls, bank: FeatureBank, params: Mapping[str, Any] | None = None) -> Self:
-        """Train on a bank's rows."""
-        return cls(**(params or {})).fit(bank.vectors, bank.labels)
-
-    @classmethod
-    def from_state(cls, params: Mapping[str, Any], state: Arrays, bank: FeatureBank) -> Self:
-        """From `coef` `(D,)` and `intercept` `(1,)`.
-
-        Raises:
-            FormatError: arrays that are missing or do not fit the bank's space.
-        """
-        dim = bank.space.dim
-        if "coef" not in state or state["coef"].shape != (dim,) or state.get("intercept", np.empty(0)).shape != (1,):
-            raise FormatError(
-                f"a linear probe needs coef ({dim},) and intercept (1,); got { {k: v.shape for k, v in state.items()} }"
-            )
-        made = cls(**params)
-        made.classes_ = np.array([Label.REAL, Label.FAKE])
-        made.n_features_in_ = dim
-        made._set(state["coef"].astype(np.float64), float(state["intercept"][0]))
-        return made
-
-    def state(self) -> dict[str, NDArray[Any]]:
-        """`coef` `(D,)` and `intercept` `(1,)`, float64."""
-        return {"coef": self.coef_, "intercept": np.array([self.intercept_])}
-
-    def _set(self, coef: NDArray[np.float64], intercept: float) -> None:
-        self.coef_ = coef
-        self.intercept_ = intercept
-
-    def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """Score `w . x + b`.
-
-        Args:
-            X: `(N, D)` embeddings.
-
-        Returns:
-            `(N,)` float64 log-odds; above 0 = fake.
-        """
-        X = self._check(X)
-        return np.asarray(X @ self.coef_ + self.intercept_, dtype=np.float64)
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """The sigmoid of the score, as the paper's output.
