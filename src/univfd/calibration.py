@@ -27,6 +27,9 @@ from .types import VerdictLabel
 
 Scores = NDArray[np.float64]
 
+BETWEEN = "between the two thresholds"
+"""The reason of an ordinary `unsure`."""
+
 
 @dataclass(frozen=True, slots=True)
 class GroupPromise:
@@ -59,6 +62,8 @@ class Calibration:
         n_fake: fake scores behind it.
         data: what they were scores of.
         groups: what each group of the real images would need by itself; empty where no groups were told.
+        known_within: cosine distance to the nearest bank row of either class within which an image is like those that
+            the promise is about; None: not judged.
     """
 
     fake_above: float
@@ -72,6 +77,7 @@ class Calibration:
     n_fake: int = 0
     data: str = ""
     groups: tuple[GroupPromise, ...] = ()
+    known_within: float | None = None
 
     def __post_init__(self) -> None:
         """Check the order of the thresholds."""
@@ -83,6 +89,25 @@ class Calibration:
         if score > self.fake_above:
             return "fake"
         return "real" if score < self.real_below or self.real_below == self.fake_above else "unsure"
+
+    def doubts(self, score: float, distance: float, conditions: tuple[str, ...]) -> tuple[str, ...]:
+        """Why the verdict must be `unsure`; empty where it need not be.
+
+        Args:
+            score: the image's.
+            distance: to its nearest bank row of either class.
+            conditions: degradations of the image, see `univfd.conditions.conditions`. They void a promise; a detector
+                that promises nothing has nothing to void.
+        """
+        found = [BETWEEN] if self.verdict(score) == "unsure" else []
+        if self.max_fpr is not None:
+            found += conditions
+        if self.known_within is not None and distance > self.known_within:
+            found.append(
+                f"unlike all of the bank: distance {distance:.3f} to the nearest image in it, known images are "
+                f"within {self.known_within:.3f}"
+            )
+        return tuple(found)
 
     def probability(self, score: float) -> float | None:
         """Of being fake, where half of the images are; None where not calibrated."""
@@ -101,6 +126,8 @@ class Calibration:
         record = asdict(self)
         groups = list(record.pop("groups"))
         # Left out where there are none: a detector's identity is a digest of this record, and older versions read it.
+        if self.known_within is None:
+            del record["known_within"]
         return record | ({"groups": groups} if groups else {})
 
     @classmethod

@@ -108,10 +108,14 @@ class Detector:
         scores = self.classifier.decision_function(vectors)
         real, fake = (self.bank.nearest(vectors, neighbors, label=label) for label in Label)
         share = (batch.seconds / len(loaded), (time.perf_counter() - start) / len(loaded))
+        doubts = [
+            self.calibration.doubts(float(s), float(min(r[0], f[0])) if len(r) and len(f) else 0.0, item.conditions)
+            for item, s, r, f in zip(loaded, scores, real[0], fake[0], strict=True)
+        ]
         return [
             Verdict(
                 image=item.name,
-                verdict=self.calibration.verdict(float(score)),
+                verdict="unsure" if doubts[i] else self.calibration.verdict(float(score)),
                 score=float(score),
                 probability=self.calibration.probability(float(score)),
                 nearest_fake=self.bank.neighbors(fake[0][i], fake[1][i]),
@@ -123,6 +127,7 @@ class Detector:
                 view=self.view.name,
                 detector=self.identity,
                 space=self.space.digest,
+                reasons=doubts[i],
                 notes=item.notes,
                 timings=Timings(item.seconds, *share),
             )

@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 
 from .backbones import Backbone, cpus, feature_space
+from .conditions import conditions
 from .errors import InputError, MissingExtraError, UsageError
 from .images import DEFAULT_MAX_PIXELS, decode
 from .perturbations import perturbation
@@ -35,6 +36,7 @@ class Loaded:
         format: of the file; empty for pixels.
         width: of the picture, in pixels.
         height: of the picture, in pixels.
+        conditions: degradations that void a promise, see `univfd.conditions`.
         notes: what decoding and the view have to say.
         crops: `(n, S, S, 3)` uint8.
         seconds: wall time of reading, decoding and cutting.
@@ -45,6 +47,7 @@ class Loaded:
     format: str
     width: int
     height: int
+    conditions: tuple[str, ...]
     notes: tuple[str, ...]
     crops: Pixels
     seconds: float
@@ -130,7 +133,9 @@ def _load(
     start = time.perf_counter()
     try:
         decoded = decode(ref, max_pixels=max_pixels)
-        crops = view.cut(perturb(decoded.pixels), backbone.entry.preprocess)
+        pixels = perturb(decoded.pixels)
+        crops = view.cut(pixels, backbone.entry.preprocess)
+        found = conditions(pixels, decoded.quality)
     except (InputError, MissingExtraError) as error:
         return Failure(ref.name, error.code, str(error))
     except MemoryError:
@@ -142,6 +147,7 @@ def _load(
         format=decoded.format,
         width=width,
         height=height,
+        conditions=found,
         notes=decoded.notes + crops.notes,
         crops=crops.pixels,
         seconds=time.perf_counter() - start,

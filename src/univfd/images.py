@@ -29,6 +29,7 @@ from PIL import (  # the plug-ins register themselves: Image.open knows only for
     WebPImagePlugin,  # noqa: F401
 )
 
+from .conditions import jpeg_quality
 from .errors import (
     EmptyFileError,
     MissingExtraError,
@@ -55,12 +56,14 @@ class Decoded:
         format: of the file (`JPEG`, `PNG` ...); empty for pixels given directly.
         sha256: of the encoded bytes; empty for pixels given directly.
         notes: what was done that a reader of a verdict should know.
+        quality: of a JPEG file, on libjpeg's scale, by its quantisation tables; None for others.
     """
 
     pixels: Pixels
     format: str
     sha256: str
     notes: tuple[str, ...] = ()
+    quality: int | None = None
 
 
 def decode(ref: ImageRef, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Decoded:
@@ -88,7 +91,8 @@ def decode(ref: ImageRef, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Decoded:
         _check_size(*image.size, max_pixels)
         notes = ("only the first of several frames",) if _has_more_frames(image) else ()
         pixels = to_rgb(_load(image))
-        return Decoded(pixels, image.format or "", hashlib.sha256(data).hexdigest(), notes)
+        quality = jpeg_quality(getattr(image, "quantization", None) or {})
+        return Decoded(pixels, image.format or "", hashlib.sha256(data).hexdigest(), notes, quality)
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

@@ -244,6 +244,8 @@ class Verdict:
         view: name of the view.
         detector: name and digest of the detector.
         space: digest of the feature space.
+        reasons: why it is `unsure`: between the thresholds, a degradation that voids the promise, unlike all that the
+            bank knows; empty for the other verdicts.
         notes: what a reader of the verdict should know (`upscaled 1.75x`, `only the first of several frames` ...).
         timings: wall seconds.
     """
@@ -261,6 +263,7 @@ class Verdict:
     view: str
     detector: str
     space: str
+    reasons: tuple[str, ...]
     notes: tuple[str, ...]
     timings: Timings
 
@@ -270,6 +273,7 @@ class Verdict:
         row |= {
             "nearest_fake": [n.to_dict() for n in self.nearest_fake],
             "nearest_real": [n.to_dict() for n in self.nearest_real],
+            "reasons": list(self.reasons),
             "notes": list(self.notes),
             "timings": asdict(self.timings),
         }

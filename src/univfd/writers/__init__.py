@@ -30,11 +30,13 @@ FLAT_COLUMNS: tuple[tuple[str, type], ...] = (
     ("view", str),
     ("detector", str),
     ("space", str),
+    ("reasons", str),
     ("notes", str),
     ("error", str),
     ("message", str),
 )
 """Columns of the flat formats (CSV, Parquet), with their types."""
+_LISTS = ("reasons", "notes")
 
 
 class Writer(Protocol):
@@ -64,7 +66,8 @@ def flat(row: Row) -> dict[str, Any]:
             for part in ("distance", "generator", "source"):
                 if f"{side}_{part}" in values:
                     values[f"{side}_{part}"] = nearest[part]
-    values["notes"] = "; ".join(row["notes"]) if "notes" in row else None
+    for name in _LISTS:
+        values[name] = "; ".join(row[name]) if name in row else None
     return values
 
 
@@ -72,7 +75,7 @@ def unflat(values: Row) -> dict[str, Any]:
     """Inverse of `flat`, as far as it goes."""
     row = {k: v for k, v in values.items() if v is not None and not k.startswith("nearest_")}
     if row.get("status") == "ok":
-        row["notes"] = row["notes"].split("; ") if row.get("notes") else []
+        row |= {name: row[name].split("; ") if row.get(name) else [] for name in _LISTS}
         row.setdefault("probability", None)
         for side in ("nearest_fake", "nearest_real"):
             parts = {p: values.get(f"{side}_{p}") or "" for p in ("generator", "source")}

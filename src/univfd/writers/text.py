@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from ..calibration import BETWEEN
 from ..errors import UsageError
 from . import Row, printable
 
@@ -62,6 +63,9 @@ def _explanation(row: Row, neighbors: bool) -> Iterator[str]:
         for n in row[side]:
             origin = f"{n['generator']} ({n['source']})" if n["generator"] else n["source"]
             yield f"{side.replace('_', ' ')}  distance {n['distance']:.3f}  {printable(origin)}"
+    for reason in row.get("reasons", ()):
+        if neighbors or reason != BETWEEN:
+            yield f"unsure: {printable(reason)}"
     for note in row["notes"]:
         yield f"note: {printable(note)}"
 
