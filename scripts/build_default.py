@@ -263,7 +263,7 @@ def metadata_only(samples: list[Sample], perturb: str) -> float:
     x = np.array(rows, np.float32)
     cohort = cohort_of(samples, len(samples))
     held = held_out_scores(cohort, [x], {"": x}, partial(LinearProbe, C=1.0))[""]
-    return float(np.mean([a.value for a in (auroc_of(p, cohort.labels) for p in held) if a.n >= MIN_N]))
+    return float(np.mean(aurocs(held, cohort.labels)))
 
 
 def save(
@@ -425,7 +425,12 @@ def summary_table(held: Scored, plain: Scored, bank: FeatureBank) -> list[str]:
 
 def mean_over_generators(parts: list[HeldOut], labels: NDArray[np.uint8]) -> str:
     """Mean AUROC over the generators with enough images."""
-    return mean_of([a.value for a in (auroc_of(p, labels) for p in parts) if a.n >= MIN_N])
+    return mean_of(aurocs(parts, labels))
+
+
+def aurocs(parts: list[HeldOut], labels: NDArray[np.uint8]) -> list[float]:
+    """AUROC of each generator with enough images."""
+    return [metrics.auroc(labels[p.rows], p.scores) for p in parts if labels[p.rows].sum() >= MIN_N]
 
 
 def risk_at(labels: NDArray[np.uint8], chances: NDArray[Any], coverage: float) -> float:

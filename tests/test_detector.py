@@ -119,7 +119,7 @@ def test_what_is_shipped(default: Detector) -> None:
     folder = locate("default")
     assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < SHIPPED_MAX_BYTES
     assert default.calibration.max_fpr == 0.05
-    assert default.space.taps == ("cls.7", "cls.8")
+    assert default.space.taps == ("cls.6", "cls.7", "cls.8", "cls.9")
     neighbors = load("neighbors", backbone=default.backbone)
     assert neighbors.bank.digest == default.bank.digest
     assert neighbors.identity != default.identity
