@@ -36,7 +36,7 @@ class Loaded:
         format: of the file; empty for pixels.
         width: of the picture, in pixels.
         height: of the picture, in pixels.
-        conditions: degradations that void a promise, see `univfd.conditions`.
+        conditions: degradations that void a promise, in words; see `univfd.conditions`.
         notes: what decoding and the view have to say.
         crops: `(n, S, S, 3)` uint8.
         seconds: wall time of reading, decoding and cutting.
@@ -135,7 +135,8 @@ def _load(
         decoded = decode(ref, max_pixels=max_pixels)
         pixels = perturb(decoded.pixels)
         crops = view.cut(pixels, backbone.entry.preprocess)
-        found = conditions(pixels, decoded.quality)
+        # A perturbed picture is no longer what the file's tables speak of.
+        found = conditions(pixels, decoded.quantisation if pixels is decoded.pixels else ())
     except (InputError, MissingExtraError) as error:
         return Failure(ref.name, error.code, str(error))
     except MemoryError:
@@ -147,7 +148,7 @@ def _load(
         format=decoded.format,
         width=width,
         height=height,
-        conditions=found,
+        conditions=tuple(c.text for c in found),
         notes=decoded.notes + crops.notes,
         crops=crops.pixels,
         seconds=time.perf_counter() - start,

@@ -29,7 +29,6 @@ from PIL import (  # the plug-ins register themselves: Image.open knows only for
     WebPImagePlugin,  # noqa: F401
 )
 
-from .conditions import jpeg_quality
 from .errors import (
     EmptyFileError,
     MissingExtraError,
@@ -56,14 +55,14 @@ class Decoded:
         format: of the file (`JPEG`, `PNG` ...); empty for pixels given directly.
         sha256: of the encoded bytes; empty for pixels given directly.
         notes: what was done that a reader of a verdict should know.
-        quality: of a JPEG file, on libjpeg's scale, by its quantisation tables; None for others.
+        quantisation: the tables of a JPEG file, 64 values each, luminance first; empty for others.
     """
 
     pixels: Pixels
     format: str
     sha256: str
     notes: tuple[str, ...] = ()
-    quality: int | None = None
+    quantisation: tuple[tuple[int, ...], ...] = ()
 
 
 def decode(ref: ImageRef, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Decoded:
@@ -83,7 +82,7 @@ def decode(ref: ImageRef, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Decoded:
         return Decoded(ref.source, "", "")
     if isinstance(ref.source, Image.Image):
         _check_size(*ref.source.size, max_pixels)
-        return Decoded(to_rgb(_load(ref.source)), ref.source.format or "", "")
+        return Decoded(to_rgb(_load(ref.source)), ref.source.format or "", "", (), _quantisation(ref.source))
     data = read_bytes(ref)
     if not data:
         raise EmptyFileError("the file is empty (0 bytes); expected an image")
@@ -91,8 +90,7 @@ def decode(ref: ImageRef, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Decoded:
         _check_size(*image.size, max_pixels)
         notes = ("only the first of several frames",) if _has_more_frames(image) else ()
         pixels = to_rgb(_load(image))
-        quality = jpeg_quality(getattr(image, "quantization", None) or {})
-        return Decoded(pixels, image.format or "", hashlib.sha256(data).hexdigest(), notes, quality)
+        return Decoded(pixels, image.format or "", hashlib.sha256(data).hexdigest(), notes, _quantisation(image))
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -188,6 +186,13 @@ def to_rgb(image: Image.Image) -> Pixels:
         return np.ascontiguousarray(np.asarray(image.convert("RGB")))
     except (ValueError, OSError) as error:
         raise UnsupportedImageError(f"no conversion from mode {image.mode!r} to RGB: {error}") from error
+
+
+def _quantisation(image: Image.Image) -> tuple[tuple[int, ...], ...]:
+    tables = getattr(image, "quantization", None)  # only JPEG and MPO have any
+    if not isinstance(tables, dict):
+        return ()
+    return tuple(tuple(tables[key]) for key in sorted(tables) if len(tables[key]) == 64)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from univfd.calibration import Calibration
+from univfd.detector import Detector
+from univfd.types import Verdict
+
+CALIBRATED = Calibration(fake_above=1e6, real_below=1e6, max_fpr=0.05, max_miss=0.05, confidence=0.9)  # all is real
+
+
+def texture(height: int, width: int) -> np.ndarray:
+    """Smooth shapes with a photograph's grain."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:height, :width]
+    base = 128 + 60 * np.sin(x / 40)[..., None] + 40 * np.cos(y / 23)[..., None] + rng.normal(0, 3, (height, width, 3))
+    return np.clip(base, 0, 255).astype(np.uint8)
+
+
+def test_a_degradation_makes_a_promise_unsure_and_says_why(toy_detector: Detector) -> None:
+    promising = replace(toy_detector, calibration=CALIBRATED)
+    small, good = promising.detect([texture(40, 40), texture(240, 240)])
+    assert isinstance(small, Verdict)
+    assert isinstance(good, Verdict)
+    assert (small.verdict, small.reasons) == ("unsure", ("tiny: 40 x 40 pixels",))
+    assert (good.verdict, good.reasons) == ("real", ())
+    plain = next(iter(replace(toy_detector, calibration=Calibration(0.0, 0.0)).detect([texture(40, 40)])))
+    assert isinstance(plain, Verdict)
+    assert plain.verdict != "unsure"
+    assert plain.score == small.score
+
+
+def test_what_is_unlike_the_bank_is_unsure(toy_detector: Detector) -> None:
+    strange = texture(240, 240)
+    (free,) = toy_detector.detect([strange])
+    assert isinstance(free, Verdict)
+    nearest = min(n.distance for n in (*free.nearest_fake, *free.nearest_real))
+    for within, verdict in ((nearest * 1.01, "real"), (nearest * 0.99, "unsure")):
+        (found,) = replace(toy_detector, calibration=replace(CALIBRATED, known_within=within)).detect([strange])
+        assert isinstance(found, Verdict)
+        assert found.verdict == verdict
+        assert ("unlike all of the bank" in " ".join(found.reasons)) == (verdict == "unsure")
+
+
+def test_an_old_calibration_without_the_distance_is_read() -> None:
+    record = CALIBRATED.to_dict()
+    assert "known_within" not in record
+    assert Calibration.from_dict(record) == CALIBRATED
+    judged = replace(CALIBRATED, known_within=0.25)
+    assert Calibration.from_dict(judged.to_dict()) == judged
