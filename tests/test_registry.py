@@ -12,8 +12,8 @@ from univfd.errors import MissingExtraError, UnivFDError, UnknownNameError
 
 
 def test_names_are_the_files() -> None:
-    assert registry.names("classifiers") == ["knn", "linear"]
-    assert registry.names("recipes") == ["clip-safetensors", "dequantise"]
+    assert registry.names("classifiers") == ["knn", "linear", "ridge"]
+    assert registry.names("recipes") == ["clip-safetensors", "dequantise", "onnx-as-is"]
     assert {"csv", "json", "jsonl", "parquet", "text"} <= set(registry.names("writers"))
 
 
@@ -33,13 +33,13 @@ def test_a_plug_in_of_another_distribution(tmp_path: Path) -> None:
     code = "from univfd import registry as r; print(r.names('classifiers'), r.load('classifiers', 'always').__name__)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                          env={"PYTHONPATH": str(tmp_path), "PATH": ""})  # fmt: skip
-    assert out.stdout == "['always', 'knn', 'linear'] Always\n"
+    assert out.stdout == "['always', 'knn', 'linear', 'ridge'] Always\n"
 
 
 def test_unknown_names_propose_near_ones() -> None:
     with pytest.raises(UnknownNameError, match=r"no classifier is called 'linaer'\. Did you mean linear\?"):
         registry.load("classifiers", "linaer")
-    with pytest.raises(UnknownNameError, match="Known: knn, linear"):
+    with pytest.raises(UnknownNameError, match="Known: knn, linear, ridge"):
         registry.load("classifiers", "zzz")
 
 

@@ -31,7 +31,8 @@ _SCHEMA = 1
 
 def folder(entry: Entry) -> Path:
     """Where the prepared graph of a backbone is, or would be."""
-    return home() / "weights" / f"{entry.name}-{entry.sha256[:12]}-v{_SCHEMA}"
+    edited = entry.preparation.removeprefix(entry.recipe)  # empty for what comes with the package
+    return home() / "weights" / f"{entry.name}-{entry.sha256[:12]}{edited}-v{_SCHEMA}"
 
 
 def is_ready(entry: Entry) -> bool:
@@ -163,7 +164,7 @@ def _manifest(place: Path) -> dict[str, dict[str, dict[str, int | str]]]:
 
 def _write_manifest(built: Path, entry: Entry) -> None:
     files = {f: {"bytes": (built / f).stat().st_size, "sha256": sha256_of(built / f)} for f in (GRAPH, WEIGHTS)}
-    manifest = {"schema": _SCHEMA, "name": entry.name, "source_sha256": entry.sha256, "recipe": entry.recipe}
+    manifest = {"schema": _SCHEMA, "name": entry.name, "source_sha256": entry.sha256, "recipe": entry.preparation}
     (built / MANIFEST).write_text(json.dumps(manifest | {"files": files}, indent=1), "utf-8")
 
 

@@ -87,7 +87,7 @@ def feature_space(described: Entry, taps: Sequence[str], view: str, crops_side_b
         weights=described.sha256,
         taps=tuple(taps),
         view=view,
-        preprocessing=described.preprocess.digest(described.recipe),
+        preprocessing=described.preprocess.digest(described.preparation),
         dim=sum(described.tap_dim(t) for t in taps) * crops_side_by_side,
     )
 

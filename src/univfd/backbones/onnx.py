@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..types import FloatArray, Pixels
 from ..weights import GRAPH, ensure
 
 _INT64_MAX = np.iinfo(np.int64).max
+_AXES_ARE_INPUTS = 18  # opset from which ReduceMean takes its axes as a tensor
 
 
 class OnnxBackbone:
@@ -66,6 +68,7 @@ def cut(path: Path, taps: tuple[str, ...], prefix: int) -> bytes:
     """
     model = onnx.load(str(path), load_external_data=False)
     graph = model.graph
+    opset = next(o.version for o in model.opset_import if o.domain in {"", "ai.onnx"})
     for name in dict.fromkeys(taps):
         kind, _, block = name.partition(".")
         if kind == "cls":
@@ -75,11 +78,17 @@ def cut(path: Path, taps: tuple[str, ...], prefix: int) -> bytes:
             bounds = [_ints(graph, prefix, vector=True), _ints(graph, _INT64_MAX, vector=True)]
             axis = _ints(graph, 1, vector=True)
             graph.node.append(helper.make_node("Slice", [f"block.{block}", *bounds, axis], [patches]))
-            graph.node.append(helper.make_node("ReduceMean", [patches], [name], axes=[1], keepdims=0))
+            graph.node.append(_mean(graph, patches, name, opset))
     del graph.output[:]
     graph.output.extend(helper.make_tensor_value_info(t, TensorProto.FLOAT, None) for t in dict.fromkeys(taps))
     _prune(graph)
     return bytes(model.SerializeToString())
+
+
+def _mean(graph: onnx.GraphProto, tokens: str, name: str, opset: int) -> onnx.NodeProto:
+    if opset < _AXES_ARE_INPUTS:
+        return helper.make_node("ReduceMean", [tokens], [name], axes=[1], keepdims=0)
+    return helper.make_node("ReduceMean", [tokens, _ints(graph, 1, vector=True)], [name], keepdims=0)
 
 
 def _ints(graph: onnx.GraphProto, value: int, *, vector: bool = False) -> str:
@@ -89,13 +98,22 @@ def _ints(graph: onnx.GraphProto, value: int, *, vector: bool = False) -> str:
     return name
 
 
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Tensors that a node needs, those of the branches and loop bodies inside it too."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _reads(inner)
+        yield from (o.name for o in attribute.g.output)
+
+
 def _prune(graph: onnx.GraphProto) -> None:
     """Drop what no output needs."""
     needed = {o.name for o in graph.output}
     nodes = []
     for node in reversed(graph.node):  # a graph's nodes stand in topological order
         if needed.intersection(node.output):
-            needed.update(node.input)
+            needed.update(_reads(node))
             nodes.append(node)
     kept = [i for i in graph.initializer if i.name in needed]
     del graph.node[:], graph.initializer[:], graph.value_info[:]

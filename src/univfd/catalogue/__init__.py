@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from .. import registry
+from ..downloads import sha256_of
 from ..errors import FormatError
+from ..types import digest_of
 from ..views import PreprocessSpec
 
 ENTRY_FILE = "backbone.toml"
@@ -59,7 +61,8 @@ class Entry:
         title: for people.
         engine: name in the registry `backbones`.
         recipe: name in the registry `recipes`: how the published file becomes the prepared graph. Empty: no weights.
-        sha256: of the published weights file, whatever source it comes from.
+        sha256: of the published weights file, whatever source it comes from. Where a user's own entry leaves it empty,
+            it is taken from the file at each opening: a changed file is another feature space.
         sources: tried in order.
         licence: of the weights.
         blocks: number of transformer blocks (0: no transformer).
@@ -88,9 +91,23 @@ class Entry:
 
     @property
     def taps(self) -> tuple[str, ...]:
-        """Every tap that this backbone has."""
-        per_block = (f"{kind}.{i}" for i in range(1, self.blocks + 1) for kind in ("cls", "mean"))
+        """Every tap that this backbone has; without prefix tokens there is no `cls`."""
+        kinds = ("cls", "mean") if self.prefix else ("mean",)
+        per_block = (f"{kind}.{i}" for i in range(1, self.blocks + 1) for kind in kinds)
         return ("proj", *per_block)
+
+    @property
+    def preparation(self) -> str:
+        """What decides the prepared graph besides the file.
+
+        That is the recipe's name; with a digest of all that the recipe reads where the entry is a user's own, whose
+        options may be edited between two openings.
+        """
+        if self.folder is None or not self.recipe:
+            return self.recipe
+        read = {"options": dict(self.recipe_options), "size": self.preprocess.size}
+        read |= {"blocks": self.blocks, "width": self.width, "prefix": self.prefix, "proj": self.proj}
+        return f"{self.recipe}-{digest_of(read)[:8]}"
 
     def tap_dim(self, tap: str) -> int:
         """Values that a tap gives.
@@ -131,9 +148,22 @@ def _parse(text: str, folder: Path | None) -> Entry:
         sources = tuple(_source(s, folder) for s in data.pop("source", []))
         spec: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.pop("preprocess").items()}
         options = data.pop("recipe_options", {})
-        return Entry(sources=sources, preprocess=PreprocessSpec(**spec), recipe_options=options, folder=folder, **data)
+        made = Entry(sources=sources, preprocess=PreprocessSpec(**spec), recipe_options=options, folder=folder, **data)
     except (tomllib.TOMLDecodeError, TypeError, KeyError, ValueError) as error:
         raise FormatError(f"{where} is not a readable backbone entry: {error}") from error
+    if made.recipe and not made.sha256:
+        return replace(made, sha256=_digest_of_own_file(made, where))
+    return made
+
+
+def _digest_of_own_file(made: Entry, where: str) -> str:
+    """Only what lies in the user's own folder may come without a stated checksum."""
+    if len(made.sources) != 1 or not isinstance(made.sources[0], FolderSource):
+        raise FormatError(f"{where} states no sha256; only a single source of kind 'folder' may leave it out")
+    file = made.sources[0].path
+    if not file.is_file():
+        raise FormatError(f"{where}: {file} is not there")
+    return sha256_of(file)
 
 
 def _source(data: dict[str, Any], folder: Path | None) -> Source:
