@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import random_bank
-from univfd import bank as bank_module
+from univfd import search
 from univfd.bank import FeatureBank, as_stored
 from univfd.errors import FeatureSpaceError, FormatError, OutputExistsError, UsageError
 from univfd.types import Embeddings, Label
@@ -38,8 +38,8 @@ def test_search_equals_the_definition(n: int, q: int, k: int, seed: int, block: 
     bank = random_bank(n, seed)
     queries = np.random.default_rng(seed + 1).standard_normal((q, 8)).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bank_module, "_BLOCK_ROWS", block)
-        patch.setattr(bank_module, "_BLOCK_QUERIES", 4)
+        patch.setattr(search, "_BLOCK_ROWS", block)
+        patch.setattr(search, "_BLOCK_QUERIES", 4)
         distances, rows = bank.nearest(queries, k)
     expected = slow_nearest(queries, bank.vectors, k)
     np.testing.assert_allclose(distances, expected[0], atol=1e-6)
@@ -61,7 +61,7 @@ def test_search_within_a_class(label: Label) -> None:
 def test_equal_rows_come_in_the_banks_order(copies: int, k: int, block: int) -> None:
     one = random_bank(4).take([0] * copies + [1])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bank_module, "_BLOCK_ROWS", block)
+        patch.setattr(search, "_BLOCK_ROWS", block)
         _, rows = one.nearest(one.vectors[:1], k)
     assert rows[0].tolist() == list(range(min(k, copies))) + ([copies] if k > copies else [])
 
@@ -110,10 +110,18 @@ def test_int8_keeps_small_dimensions_beside_large_ones(tmp_path: Path) -> None:
     uneven.save(tmp_path / "bank", dtype="int8")
     read = FeatureBank.load(tmp_path / "bank")
     np.testing.assert_array_equal(read.vectors, as_stored(vectors, "int8"))
+    assert json.loads((tmp_path / "bank" / "bank.json").read_text())["schema"] == 2  # no older version misreads it
     step = np.abs(vectors).max(axis=0) / 127
     assert (np.abs(read.vectors - vectors) <= step / 2 * 1.001).all()
     read.save(tmp_path / "again", dtype="int8")
     assert (tmp_path / "again" / "bank.safetensors").read_bytes() == (tmp_path / "bank/bank.safetensors").read_bytes()
+
+
+def test_int8_vectors_without_their_steps_are_refused(tmp_path: Path) -> None:
+    random_bank(6).save(tmp_path / "bank")
+    _edit(tmp_path / "bank", dtype="int8")
+    with pytest.raises(FormatError, match="scale"):
+        FeatureBank.load(tmp_path / "bank")
 
 
 def test_edits_leave_the_old_bank_as_it_was() -> None:

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from conftest import encoded, picture, toy_samples
-from univfd.calibrating import Collection, Member, Scored, check_enough, gather, recalibrate, score, unknown_to
+from univfd.calibrating import Scored, check_enough, recalibrate, score, unknown_to
 from univfd.calibration import Calibration, threshold_for
+from univfd.collection import Collection, Member, gather
 from univfd.detector import Detector, load
 from univfd.errors import DataError, UsageError
 from univfd.metrics import proportion

@@ -17,21 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import FormatError, UsageError
+from .search import Distances, nearest_rows, to_unit
 from .storage import new_folder, read_arrays, read_json, write_arrays, write_json
 from .types import Embeddings, FeatureSpace, FloatArray, Label, Neighbor
 
-KIND, SCHEMA = "feature bank", 1
+KIND, SCHEMA = "feature bank", 2
+_SCHEMA_OF = {"float32": 1, "float16": 1, "int8": 2}  # older versions read what they can, and refuse the rest
 MANIFEST, ARRAYS = "bank.json", "bank.safetensors"
 _COLUMNS = ("generator", "source", "licence", "added")
 _ARRAYS = ("vectors", "labels", "keys", *_COLUMNS)
-_BLOCK_ROWS = 65_536
-_BLOCK_QUERIES = 1_024
-_SPARE = 8  # candidates beyond k: float32 may put neighbours that are nearly equal in the wrong order
 
 BankType = Literal["float32", "float16", "int8"]
 """Of the vectors on disk; in memory they are float32."""
 Strings = NDArray[np.object_]
-Distances = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,11 +225,7 @@ class FeatureBank:
     def write(self, folder: Path, *, dtype: BankType = "float32") -> None:
         """Write the bank's files into an existing empty folder (the caller makes it appear at once)."""
         columns = {}
-        arrays: dict[str, NDArray[Any]] = {"labels": self.labels, "keys": self.keys}
-        if dtype == "int8":
-            arrays["scale"], arrays["vectors"] = _to_int8(self.vectors)
-        else:
-            arrays["vectors"] = self.vectors.astype(dtype)
+        arrays: dict[str, NDArray[Any]] = {"labels": self.labels, "keys": self.keys} | _stored(self.vectors, dtype)
         for name in _COLUMNS:
             words, codes = np.unique(getattr(self, name).astype(str), return_inverse=True)
             columns[name] = words.tolist()
@@ -239,7 +233,7 @@ class FeatureBank:
         write_json(
             folder / MANIFEST,
             KIND,
-            SCHEMA,
+            _SCHEMA_OF[dtype],
             {"rows": len(self), "space": self.space.to_dict(), "dtype": dtype, "columns": columns},
         )
         write_arrays(folder / ARRAYS, arrays)
@@ -257,97 +251,40 @@ class FeatureBank:
             n, space, words = manifest["rows"], FeatureSpace.from_dict(manifest["space"]), manifest["columns"]
         except KeyError as error:
             raise FormatError(f"{folder / MANIFEST} lacks {error}") from error
-        shapes: Mapping[str, tuple[int | None, ...]] = {
+        shapes: dict[str, tuple[int | None, ...]] = {
             "vectors": (n, space.dim),
             "labels": (n,),
             "keys": (n, 32),
         }
-        arrays = read_arrays(folder / ARRAYS, dict(shapes) | dict.fromkeys(_COLUMNS, (n,)))
+        if manifest.get("dtype") == "int8":
+            shapes |= {"scale": (space.dim,)}
+        arrays = read_arrays(folder / ARRAYS, shapes | dict.fromkeys(_COLUMNS, (n,)))
         try:
             columns = {c: np.asarray(words[c], dtype=object)[arrays[c]] for c in _COLUMNS}
         except (KeyError, IndexError) as error:
             raise FormatError(f"{folder}: the bank's columns do not fit its rows: {error}") from error
         return cls(
-            vectors=_to_float32(arrays), labels=arrays["labels"], keys=arrays["keys"], space=space,
+            vectors=_restored(arrays), labels=arrays["labels"], keys=arrays["keys"], space=space,
             **columns,
         )  # fmt: skip
 
 
-def nearest_rows(unit: FloatArray, base: FloatArray, k: int) -> tuple[Distances, NDArray[np.intp]]:
-    """Exact cosine search.
-
-    The candidates come out of float32 products; the distances of those few are then computed in float64, each pair
-    by itself, so that a query's result does not depend on the queries beside it.
-
-    Args:
-        unit: queries `(Q, D)` of length 1.
-        base: rows `(N, D)` of length 1.
-        k: neighbours.
-
-    Returns:
-        Distances `(Q, min(k, N))` float64, nearest first, ties by row; and row indices.
-    """
-    found = [_search_block(unit[i : i + _BLOCK_QUERIES], base, k) for i in range(0, len(unit), _BLOCK_QUERIES)]
-    if not found:
-        return np.empty((0, min(k, len(base)))), np.empty((0, min(k, len(base))), np.intp)
-    distances, rows = (np.concatenate(part) for part in zip(*found, strict=True))
-    return distances, rows
-
-
-def _search_block(unit: FloatArray, base: FloatArray, k: int) -> tuple[Distances, NDArray[np.intp]]:
-    wide = min(k + _SPARE, len(base))
-    near = np.empty((len(unit), 0), np.float32)
-    rows = np.empty((len(unit), 0), np.intp)
-    for start in range(0, len(base), _BLOCK_ROWS):
-        block = 1 - unit @ base[start : start + _BLOCK_ROWS].T
-        found = _smallest(block, wide)
-        near = np.concatenate([near, np.take_along_axis(block, found, axis=1)], axis=1)
-        rows = np.concatenate([rows, found + start], axis=1)
-        order = np.lexsort((rows, near), axis=1)[:, :wide]
-        near, rows = np.take_along_axis(near, order, 1), np.take_along_axis(rows, order, 1)
-    distances = np.empty(rows.shape)
-    for i, query in enumerate(unit):
-        distances[i] = 1 - np.einsum("kd,d->k", base[rows[i]], query, dtype=np.float64)
-    np.clip(distances, 0, 2, out=distances)
-    order = np.lexsort((rows, distances), axis=1)[:, :k]
-    return np.take_along_axis(distances, order, 1), np.take_along_axis(rows, order, 1)
-
-
-def _smallest(block: FloatArray, k: int) -> NDArray[np.intp]:
-    """Columns of the k smallest values of each row, in any order; of equal values the first columns."""
-    if k >= block.shape[1]:
-        return np.broadcast_to(np.arange(block.shape[1]), block.shape)
-    near = np.argpartition(block, k - 1, axis=1)[:, :k]
-    bound = np.take_along_axis(block, near, axis=1).max(axis=1, keepdims=True)
-    # Which of several equal values argpartition keeps is not defined; the bank's order decides.
-    for tied in np.flatnonzero((block <= bound).sum(axis=1) > k):
-        near[tied] = np.argsort(block[tied], kind="stable")[:k]
-    return near
-
-
-def to_unit(vectors: FloatArray) -> FloatArray:
-    """Rows scaled to length 1; zero rows stay zero."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0), np.float32)
-
-
 def as_stored(vectors: FloatArray, dtype: BankType) -> FloatArray:
     """Vectors `(N, D)` as a bank of this type gives them back after it was written and read."""
+    return _restored(_stored(vectors, dtype))
+
+
+def _stored(vectors: FloatArray, dtype: BankType) -> dict[str, NDArray[Any]]:
+    """`vectors` `(N, D)` of the type; for int8 also `scale` `(D,)`: their steps."""
     if dtype != "int8":
-        return vectors.astype(dtype).astype(np.float32)
-    scale, stored = _to_int8(vectors)
-    return _to_float32({"scale": scale, "vectors": stored})
-
-
-def _to_int8(vectors: FloatArray) -> tuple[FloatArray, NDArray[np.int8]]:
+        return {"vectors": vectors.astype(dtype)}
     # A few dimensions of a transformer's residual stream are far larger than the rest: one scale for all would
     # round the rest away.
     scale = np.abs(vectors).max(axis=0, initial=0).astype(np.float32) / np.float32(127)
-    safe = np.where(scale > 0, scale, 1)
-    return scale, np.rint(vectors / safe).astype(np.int8)
+    return {"vectors": np.rint(vectors / np.where(scale > 0, scale, 1)).astype(np.int8), "scale": scale}
 
 
-def _to_float32(arrays: Mapping[str, NDArray[Any]]) -> FloatArray:
+def _restored(arrays: Mapping[str, NDArray[Any]]) -> FloatArray:
     vectors = arrays["vectors"].astype(np.float32)
     return vectors * arrays["scale"] if "scale" in arrays else vectors
 

@@ -7,11 +7,9 @@ The detector's classifier stays as it is.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,49 +23,17 @@ from .calibration import (
     threshold_for,
     too_few,
 )
+from .collection import Collection
 from .detector import Detector
-from .errors import DataError, InputError, UsageError
+from .errors import DataError
 from .images import DEFAULT_MAX_PIXELS
 from .metrics import Estimate, proportion
-from .sources import display_name, expand, read_bytes
-from .types import Failure, ImageRef, TarSpan
+from .sources import display_name
+from .types import Failure
 
-LOOSE = "images"
 LEAST_FOR_PROBABILITY = 20
 
 Scores = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """An image of a collection.
-
-    Attributes:
-        ref: the image.
-        group: the immediate subfolder that it lies under; `images` where it lies in none.
-        sha256: of its bytes; empty where they cannot be read.
-    """
-
-    ref: ImageRef
-    group: str
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Collection:
-    """Images of one class, each file once.
-
-    Attributes:
-        folder: where they are.
-        members: one a distinct file.
-        duplicates: names of files with the same bytes as an earlier one.
-        failures: what could not be reached or judged.
-    """
-
-    folder: Path
-    members: tuple[Member, ...]
-    duplicates: tuple[str, ...] = ()
-    failures: tuple[Failure, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,45 +74,6 @@ class Recalibrated:
     real: Change
     fake: Change | None
     remarks: tuple[str, ...] = field(default=())
-
-
-def gather(folder: Path) -> Collection:
-    """The images under a folder, each distinct file once; nothing is decoded yet.
-
-    Args:
-        folder: its immediate subfolders are the groups; what lies in it directly is the group `images`.
-
-    Raises:
-        UsageError: not a folder.
-    """
-    if not folder.is_dir():
-        raise UsageError(
-            f"{display_name(folder)} is not a folder; give one with images, and a subfolder for each group"
-        )
-    seen: set[str] = set()
-    members, duplicates, failures = [], [], []
-    for ref in expand(folder):
-        if isinstance(ref, Failure):
-            failures.append(ref)
-            continue
-        try:
-            digest = hashlib.sha256(read_bytes(ref)).hexdigest()
-        except InputError as error:
-            failures.append(Failure(ref.name, error.code, str(error)))
-            continue
-        if digest in seen:
-            duplicates.append(ref.name)
-            continue
-        seen.add(digest)
-        members.append(Member(ref, _group_of(ref, folder), digest))
-    return Collection(folder, tuple(members), tuple(duplicates), tuple(failures))
-
-
-def _group_of(ref: ImageRef, folder: Path) -> str:
-    path = ref.source.tar if isinstance(ref.source, TarSpan) else ref.source
-    assert isinstance(path, Path)  # `expand` of a folder gives nothing else
-    parts = path.relative_to(folder).parts
-    return display_name(parts[0]) if len(parts) > 1 else LOOSE
 
 
 def check_enough(

@@ -11,6 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from . import registry
 from .backbones import Backbone, open_backbone
 from .bank import BankType, FeatureBank
@@ -108,9 +110,10 @@ class Detector:
         scores = self.classifier.decision_function(vectors)
         real, fake = (self.bank.nearest(vectors, neighbors, label=label) for label in Label)
         share = (batch.seconds / len(loaded), (time.perf_counter() - start) / len(loaded))
+        nearest = np.concatenate([real[0], fake[0]], axis=1).min(axis=1, initial=np.inf)
         doubts = [
-            self.calibration.doubts(float(s), float(min(r[0], f[0])) if len(r) and len(f) else 0.0, item.conditions)
-            for item, s, r, f in zip(loaded, scores, real[0], fake[0], strict=True)
+            self.calibration.doubts(float(score), float(distance), item.conditions)
+            for item, score, distance in zip(loaded, scores, nearest, strict=True)
         ]
         return [
             Verdict(

@@ -84,8 +84,7 @@ def reencode(pixels: Pixels, seed: int, draw: float) -> Pixels:
     rng = np.random.default_rng([seed, int(draw)])
     if rng.random() < 0.5:
         pixels = scale(pixels, seed, rng.uniform(0.5, 1))
-    quality = int(rng.integers(50, 96))
-    return jpeg(pixels, seed, quality) if rng.random() < 0.75 else webp(pixels, seed, quality)
+    return _random_encoding(pixels, seed, rng, coarsest=50, jpegs=0.75)
 
 
 @_perturbation(whole=True)
@@ -112,13 +111,17 @@ def augment(pixels: Pixels, seed: int, draw: float) -> Pixels:
         sigma = round(rng.uniform(1, 6), 3)
         pixels = noise(pixels, int(rng.integers(1 << 30)), sigma)
     for _ in range(1 + (rng.random() < 0.3)):
-        quality = int(rng.integers(35, 96))
-        pixels = jpeg(pixels, seed, quality) if rng.random() < 0.7 else webp(pixels, seed, quality)
+        pixels = _random_encoding(pixels, seed, rng, coarsest=35, jpegs=0.7)
     return pixels
 
 
 _FILTERS = (Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.LANCZOS)
 _LEAST_SIDE = 64  # random scaling leaves something to see
+
+
+def _random_encoding(pixels: Pixels, seed: int, rng: np.random.Generator, *, coarsest: int, jpegs: float) -> Pixels:
+    quality = int(rng.integers(coarsest, 96))
+    return jpeg(pixels, seed, quality) if rng.random() < jpegs else webp(pixels, seed, quality)
 
 
 def _random_crop(pixels: Pixels, rng: np.random.Generator) -> Pixels:

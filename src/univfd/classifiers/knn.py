@@ -32,8 +32,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bank import FeatureBank, nearest_rows, to_unit
+from ..bank import FeatureBank
 from ..errors import FormatError
+from ..search import nearest_rows, to_unit
 from ..types import FloatArray, Label
 from . import Arrays
 from ._estimator import Estimator

@@ -14,7 +14,8 @@ from ._shared import PATH, download_progress, progress, remark, work_options
 from .fit import RATE
 
 if TYPE_CHECKING:
-    from ..calibrating import Change, Collection, Recalibrated
+    from ..calibrating import Change, Recalibrated
+    from ..collection import Collection
 
 
 @click.command()
@@ -43,7 +44,8 @@ def command(
     The promise holds for further real images like those given. The classifier is not trained. The same file twice
     counts once, and images that the detector was made of do not count.
     """
-    from ..calibrating import check_enough, gather, recalibrate, score, unknown_to
+    from ..calibrating import check_enough, recalibrate, score, unknown_to
+    from ..collection import gather
     from ..detector import load
     from ..storage import require_new
 

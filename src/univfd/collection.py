@@ -1,0 +1,84 @@
+"""A folder of images of one class, whose subfolders are groups; each distinct file counts once."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import InputError, UsageError
+from .sources import display_name, expand, read_bytes
+from .types import Failure, ImageRef, TarSpan
+
+LOOSE = "images"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An image of a collection.
+
+    Attributes:
+        ref: the image.
+        group: the immediate subfolder that it lies under; `images` where it lies in none.
+        sha256: of its bytes; empty where they cannot be read.
+    """
+
+    ref: ImageRef
+    group: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Images of one class, each file once.
+
+    Attributes:
+        folder: where they are.
+        members: one a distinct file.
+        duplicates: names of files with the same bytes as an earlier one.
+        failures: what could not be reached or judged.
+    """
+
+    folder: Path
+    members: tuple[Member, ...]
+    duplicates: tuple[str, ...] = ()
+    failures: tuple[Failure, ...] = ()
+
+
+def gather(folder: Path) -> Collection:
+    """The images under a folder, each distinct file once; nothing is decoded yet.
+
+    Args:
+        folder: its immediate subfolders are the groups; what lies in it directly is the group `images`.
+
+    Raises:
+        UsageError: not a folder.
+    """
+    if not folder.is_dir():
+        raise UsageError(
+            f"{display_name(folder)} is not a folder; give one with images, and a subfolder for each group"
+        )
+    seen: set[str] = set()
+    members, duplicates, failures = [], [], []
+    for ref in expand(folder):
+        if isinstance(ref, Failure):
+            failures.append(ref)
+            continue
+        try:
+            digest = hashlib.sha256(read_bytes(ref)).hexdigest()
+        except InputError as error:
+            failures.append(Failure(ref.name, error.code, str(error)))
+            continue
+        if digest in seen:
+            duplicates.append(ref.name)
+            continue
+        seen.add(digest)
+        members.append(Member(ref, _group_of(ref, folder), digest))
+    return Collection(folder, tuple(members), tuple(duplicates), tuple(failures))
+
+
+def _group_of(ref: ImageRef, folder: Path) -> str:
+    path = ref.source.tar if isinstance(ref.source, TarSpan) else ref.source
+    assert isinstance(path, Path)  # `expand` of a folder gives nothing else
+    parts = path.relative_to(folder).parts
+    return display_name(parts[0]) if len(parts) > 1 else LOOSE
