@@ -6,7 +6,8 @@ To ship the result, move what it writes to `src/univfd/detectors`.
 
 DATA has `manifest.jsonl` (columns file, label, generator, source, group, license). Writes `default/` (ridge probe)
 and `neighbors/` (nearest neighbours on the same bank), each with its model card, all figures of which come out of
-this run; `accuracy.md` holds the same tables for the documentation. Embeddings are kept in the cache folder, by content, feature space and perturbation.
+this run; `accuracy.md` holds the same tables for the documentation (`docs/accuracy.md`). Embeddings are kept in the cache
+folder, by content, feature space and perturbation.
 """
 
 from __future__ import annotations
@@ -25,21 +26,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from univfd import metrics
+from accuracy_tables import CONFIDENCE, MAX_FPR, MAX_MISS, Flags, Scored, Study, accuracy, aurocs
 from univfd.backbones import Backbone, open_backbone
 from univfd.bank import BankType, FeatureBank, as_stored
 from univfd.calibration import Calibration, calibrate, threshold_for
 from univfd.classifiers.knn import NearestNeighbor
 from univfd.classifiers.linear import LinearProbe
 from univfd.classifiers.ridge import RidgeProbe
+from univfd.conditions import conditions
 from univfd.datasets import open_dataset
 from univfd.detector import Detector
 from univfd.embedding import Loaded, embed_images, space_of
 from univfd.evaluation import Cohort, HeldOut, held_out_scores, per_row
 from univfd.images import decode
 from univfd.perturbations import perturbation
+from univfd.search import to_unit
 from univfd.storage import require_new
-from univfd.types import Embeddings, FloatArray, Label, Sample
+from univfd.types import Embeddings, FloatArray, Sample
 from univfd.views import View, view
 
 BACKBONE = "clip-vit-b-16"
@@ -49,11 +52,7 @@ COPIES = ("clean", "augment:1", "augment:2", "augment:3")  # what the probe is t
 TESTS = {"as they are": "clean", "JPEG 85": "jpeg:85", "web copy": "limit:768+jpeg:60"}
 BANK_TYPE: BankType = "int8"
 ADDED = "2026-11-24"
-MAX_FPR, MAX_MISS, CONFIDENCE = 0.05, 0.05, 0.9
 UNKNOWN_SHARE = 0.01  # of images like the known ones that are called unlike them, at most
-PARTS = 5  # for probabilities that were fitted without an image's own source or generator
-MIN_REALS = 20  # real sources with fewer images are not named as the worst
-MIN_N = 5  # generators with fewer images are listed, and left out of the mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +65,6 @@ class Method:
     paper: bool = False
 
 
-Scored = dict[str, dict[str, list[HeldOut]]]
-"""Per method and version of the images, one `HeldOut` a round."""
 METHODS = {
     "default": Method(RidgeProbe, {"alpha": 0.3}, COPIES),
     "neighbors": Method(NearestNeighbor, {"k": 1}),
@@ -75,6 +72,13 @@ METHODS = {
     "paper-nearest": Method(NearestNeighbor, {"k": 1}, paper=True),
 }
 SHIPPED = ("default", "neighbors")
+ABOUT = f"""\
+Frozen encoder `{BACKBONE}`, CLS tokens after blocks {TAPS[0][4:]} to {TAPS[-1][4:]} of 12 side by side (later blocks are not computed),
+view `{VIEW}` (short side to 224 pixels, centre crop). `default` is a ridge probe trained on every image as it is and on
+three copies that were cropped, scaled, blurred, made noisy and re-encoded at random, both classes alike. `neighbors` is
+the paper's nearest neighbour (k = 1, cosine distance) on the same bank; the bank's nearest rows are the evidence of both.
+It holds the images as they are. `paper-probe` and `paper-nearest` are the paper's two methods with this encoder: its
+projected embedding, the native centre crop, images as they are."""
 
 
 def main() -> None:
@@ -109,15 +113,17 @@ def main() -> None:
 
     held, plain = scored(samples, features, by_source=True), scored(samples, features, by_source=False)
     kinds = [s.extra["content"] for s in whole]
-    calibrations = {name: calibration_of(held[name], bank, kinds) for name in held}
-    bias = {name: metadata_only(whole, p) for name, p in TESTS.items()}
-    card = model_card(bank, held, plain, calibrations, bias, len(samples) - len(whole))
+    calibrations = {name: calibration_of(held[name], bank, kinds) for name in SHIPPED}
+    looks = {name: look(whole, p) for name, p in TESTS.items()}
+    forced = {name: forced_unsure(bank, tests, looks, calibrations.get(name)) for name in METHODS}
+    bias = {name: metadata_only(whole, files) for name, (files, _) in looks.items()}
+    card = accuracy(Study(ABOUT, bank, held, plain, forced, calibrations, bias, len(samples) - len(whole)))
     labels = np.array([s.label for s in samples], np.uint8)
     save(backbone, cut, bank, copies, labels, calibrations, card, args.output)
 
 
 def rounded(vectors: FloatArray) -> FloatArray:
-    """As float16 keeps them: differences between machines in the last bits do not reach the detector."""
+    """As float16 keeps them, so that differences between machines in the last bits seldom reach the detector."""
     return vectors.astype(np.float16).astype(np.float32)
 
 
@@ -188,78 +194,60 @@ def calibration_of(held: dict[str, list[HeldOut]], bank: FeatureBank, kinds: lis
     return dataclasses.replace(
         each[0], fake_above=max(c.fake_above for c in each), real_below=min(c.real_below for c in each),
         slope=both.slope, intercept=both.intercept, groups=groups,
-        known_within=threshold_for(distances_elsewhere(bank), UNKNOWN_SHARE, CONFIDENCE),
+        known_within=threshold_for(distances_elsewhere(bank, bank.unit), UNKNOWN_SHARE, CONFIDENCE),
     )  # fmt: skip
 
 
-def distances_elsewhere(bank: FeatureBank) -> NDArray[np.float64]:
-    """Cosine distance `(N,)` of each row to its nearest row of another source, as a new picture has one."""
+def distances_elsewhere(bank: FeatureBank, unit: FloatArray) -> NDArray[np.float64]:
+    """Cosine distance `(N,)` of each image (unit vectors `(N, D)`, in the bank's order) to its nearest bank row of another
+    source, as a new picture has one.
+    """
     sources, codes = np.unique(bank.source.astype(str), return_inverse=True)
     found = np.empty(len(bank))
     for code in range(len(sources)):
         here = codes == code
-        found[here] = 1 - (bank.unit[here] @ bank.unit[~here].T).max(axis=1)
+        found[here] = 1 - (unit[here] @ bank.unit[~here].T).max(axis=1)
     return found
 
 
-def broken_promises(scores: NDArray[Any], halves: int = 200) -> tuple[float, float]:
-    """Share of random halves of real scores whose threshold is exceeded by more than the promised share of all of them.
-
-    Returns:
-        For the order statistic, and for the plain quantile of the same half.
-    """
-    rng, broken = np.random.default_rng(0), np.zeros(2)
-    for _ in range(halves):
-        half = rng.choice(scores, len(scores) // 2, replace=False)
-        limits = (threshold_for(half, MAX_FPR, CONFIDENCE), np.quantile(half, 1 - MAX_FPR))
-        broken += [(scores > limit).mean() > MAX_FPR for limit in limits]
-    return float(broken[0] / halves), float(broken[1] / halves)
-
-
-def cross_fitted(
-    scores: dict[str, NDArray[Any]], bank: FeatureBank
-) -> tuple[NDArray[Any], NDArray[Any], list[Calibration]]:
-    """Thresholds and probabilities for each image that were set without its own source or generator.
-
-    Args:
-        scores: held-out scores `(N,)` of each version of the images.
-        bank: what the images are.
-
-    Returns:
-        `fake_above` `(N,)`, `real_below` `(N,)`, and one calibration an image, for its probability.
-    """
-    origin = np.where(bank.labels == 1, bank.generator, bank.source).astype(str)
-    above, below = np.empty(len(bank)), np.empty(len(bank))
-    for kind, rate, limits, sign in ((0, MAX_FPR, above, 1), (1, MAX_MISS, below, -1)):
-        of_kind = bank.labels == kind
-        for name in np.unique(origin):
-            others = of_kind & (origin != name)
-            limit = max(threshold_for(sign * s[others], rate, CONFIDENCE) for s in scores.values())
-            limits[origin == name] = sign * limit
-    part = np.unique(origin, return_inverse=True)[1] % PARTS  # whole sources and generators in each part
-    fits = []
-    for p in range(PARTS):
-        rest = part != p
-        pooled = np.concatenate([s[rest] for s in scores.values()])
-        fits.append(calibrate(pooled, np.tile(bank.labels[rest], len(scores))))
-    return above, np.minimum(below, above), [fits[p] for p in part]
-
-
-def metadata_only(samples: list[Sample], perturb: str) -> float:
-    """Mean AUROC over generators left out of a probe that sees only format, size and bytes of the files."""
-    formats = sorted({s.extra["format"] for s in samples})
-    rows = []
-    change = perturbation(perturb)
+def look(samples: list[Sample], perturb: str) -> tuple[list[tuple[str, int, int, int]], Flags]:
+    """What the files are after a perturbation: format, width, height and bytes of each; and which are degraded."""
+    change, files, degraded = perturbation(perturb), [], []
     for s in samples:
-        width, height, size, format = (s.extra[c] for c in ("width", "height", "bytes", "format"))
-        if perturb != "clean":  # every file is then a JPEG that was just written
-            pixels = change(decode(s.ref).pixels)
-            (height, width), format = pixels.shape[:2], "JPEG"
-            buffer = io.BytesIO()
-            Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
-            size = buffer.tell()
-        numbers = [math.log(width), math.log(height), math.log(size / (width * height)), width / height]
-        rows.append([*numbers, *(float(format == f) for f in formats)])
+        decoded = decode(s.ref)
+        pixels = change(decoded.pixels)
+        same = pixels is decoded.pixels
+        degraded.append(bool(conditions(pixels, decoded.quantisation if same else ())))
+        height, width = pixels.shape[:2]
+        if same:
+            files.append((str(s.extra["format"]), width, height, int(s.extra["bytes"])))
+            continue
+        buffer = io.BytesIO()  # every file is then a JPEG that was just written
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
+        files.append(("JPEG", width, height, buffer.tell()))
+    return files, np.array(degraded)
+
+
+def forced_unsure(
+    bank: FeatureBank,
+    tests: dict[str, FloatArray],
+    looks: dict[str, tuple[list[tuple[str, int, int, int]], Flags]],
+    calibration: Calibration | None,
+) -> dict[str, Flags]:
+    """Per version, `(N,)` whether a shipped detector says unsure whatever the score; the paper's methods never do."""
+    if calibration is None:
+        return {test: np.zeros(len(bank), bool) for test in tests}
+    within = calibration.known_within or math.inf
+    return {t: looks[t][1] | (distances_elsewhere(bank, to_unit(x)) > within) for t, x in tests.items()}
+
+
+def metadata_only(samples: list[Sample], files: list[tuple[str, int, int, int]]) -> float:
+    """Mean AUROC over generators left out of a probe that sees only format, size and bytes of the files."""
+    formats = sorted({format for format, *_ in files})
+    rows = [
+        [math.log(w), math.log(h), math.log(size / (w * h)), w / h, *(float(format == f) for f in formats)]
+        for format, w, h, size in files
+    ]
     x = np.array(rows, np.float32)
     cohort = cohort_of(samples, len(samples))
     held = held_out_scores(cohort, [x], {"": x}, partial(LinearProbe, C=1.0))[""]
@@ -289,225 +277,6 @@ def save(
         made.save(output / name, bank_dtype=BANK_TYPE, bank_at=shared, card=card)
         print(f"{output / name}: {made.identity}", file=sys.stderr)
     (output / "accuracy.md").write_text(card, "utf-8")
-
-
-def model_card(
-    bank: FeatureBank,
-    held: Scored,
-    plain: Scored,
-    calibrations: dict[str, Calibration],
-    bias: dict[str, float],
-    crops: int,
-) -> str:
-    """The card, in Markdown. Every figure is of images whose generator, or real source, was held out."""
-    labels = bank.labels
-    n_fake, n_real = int(labels.sum()), int((labels == 0).sum())
-    generators, sources = bank.counts("generator", Label.FAKE), bank.counts("source", Label.REAL)
-    seen = ", ".join(f"{value:.3f} {name}" for name, value in bias.items())
-    lines = [
-        "# Accuracy of the shipped detectors `default` and `neighbors`",
-        "",
-        f"Frozen encoder `{BACKBONE}`, CLS tokens after blocks {TAPS[0][4:]} to {TAPS[-1][4:]} of 12 side by side (later blocks",
-        f"are not computed), view `{VIEW}` (short side to 224 pixels, centre crop). `default` is a ridge probe trained on every",
-        "image as it is and on three copies that were cropped, scaled, blurred, made noisy and re-encoded at random, both",
-        "classes alike. `neighbors` is the paper's nearest neighbour (k = 1, cosine distance) on the same bank; the bank's",
-        "nearest rows are the evidence of both. It holds the images as they are. `paper-probe` and `paper-nearest` are the",
-        "paper's two methods with this encoder: its projected embedding, the native centre crop, images as they are.",
-        "",
-        f"**Data.** {n_fake} generated images of {len(generators)} generators, {n_real} real images of {len(sources)} sources, from",
-        f"public repositories; {crops} more, of which only a centre crop is at hand, train the probe and are not judged.",
-        "A detector that sees nothing but format, size and bytes per pixel of the files reaches a mean AUROC over",
-        f"generators of {seen} (above 0.6 a set should not be trusted as it is).",
-        "",
-        "**Protocol.** Leave one generator out: to score a generator's images, a classifier is trained without them,",
-        "without one fifth of the real *sources* (the reals it is tested against) and without images of the same group.",
-        "*Strict* adds: without any image, real or fake, of the sources of either, so that no other generator of the same",
-        "web site trains. All columns but the first are strict. Each version of the images is laid on both classes alike:",
-        "*JPEG 85*, *web copy* (long side at most 768 pixels, then JPEG 60). Intervals are 95 %: over generators for means,",
-        "bootstrap over images for AUROC, Clopper-Pearson for rates. Layers, penalty and copies were chosen on these same",
-        "images among about forty candidates, so expect less elsewhere. In the first table thresholds and probabilities were",
-        "set without an image's own source or generator.",
-        "",
-        *summary_table(held, plain, bank),
-        "",
-        "*TPR at 1 %/5 %* are of the ranking (threshold read off these very reals); *fakes called fake* is at the promised",
-        "threshold. *Risk* is the share of wrong answers (p = 0.5, classes weighted equally) if all images, or the 80 % with",
-        "the most certain probabilities, get an answer.",
-        "",
-        *worst(held, calibrations, bank),
-        "",
-        "## Thresholds",
-        "",
-        "Set by the Neyman-Pearson order statistic on the strict held-out scores of each version of the images; the most",
-        "careful counts. The promise holds for images drawn like these, all sources together. Images of one source are",
-        "alike, so it does not extend to a new source: the last table shows how unequal the sources are.",
-        "",
-        "| detector | called fake above | called real below | promise |",
-        "| --- | --- | --- | --- |",
-    ]
-    for name in SHIPPED:
-        c = calibrations[name]
-        promise = (
-            f"reals called fake <= {c.max_fpr:.0%}, fakes called real <= {c.max_miss:.0%}, each at {c.confidence:.0%}"
-        )
-        lines.append(f"| `{name}` | {c.fake_above:.4f} | {c.real_below:.4f} | {promise} |")
-    lines += ["", *promises(held, calibrations, bank)]
-    lines += ["", "## AUROC per generator held out (strict)", "", *generator_table(held, labels, generators)]
-    lines += [
-        "",
-        "## False alarms per real source at the shipped threshold",
-        "",
-        *source_table(held, calibrations, bank),
-    ]
-    lines += [
-        "",
-        "## What it can't do",
-        "",
-        "- It judges the picture as a whole at 224 pixels: a small local edit, and traces finer than that, are not seen.",
-        "- The data hold no generator after 2023. Expect newer ones, and heavily recompressed or downscaled copies, to be",
-        "  missed far more often than the mean says.",
-        "- Art, renderings and heavily processed photographs raise false alarms; see the worst sources above.",
-        "- The encoder is public: whoever has it can compute a picture that passes. A verdict is a signal, not proof.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def promises(held: Scored, calibrations: dict[str, Calibration], bank: FeatureBank) -> list[str]:
-    """What each kind of image would need, and how often the promise is broken."""
-    real = per_row(held["default"]["as they are"], len(bank))[bank.labels == 0]
-    kept, plain = broken_promises(real)
-    lines = [
-        "Each kind of real image by itself, `default`: the threshold that would keep the promise for this kind alone.",
-        "",
-        "| kind | reals | called fake above |",
-        "| --- | --- | --- |",
-    ]
-    for g in calibrations["default"].groups:
-        limit = "too few images for the promise" if g.fake_above is None else f"{g.fake_above:.4f}"
-        lines.append(f"| {g.group} | {g.n} | {limit} |")
-    return [
-        *lines,
-        "",
-        "`univfd calibrate --worst-group` keeps the promise in every kind of your own images, at a cost in recall.",
-        "",
-        f"Over 200 random halves of the {len(real)} reals, a threshold set on the half and measured on all of them broke",
-        f"the promise in {kept:.1%}; the plain 95 % quantile of the same halves in {plain:.1%}.",
-    ]
-
-
-def summary_table(held: Scored, plain: Scored, bank: FeatureBank) -> list[str]:
-    """One line a method and version of the images."""
-    rows = [
-        "| method | images | mean AUROC over generators | the same, strict | pooled AUROC | AP | TPR at 1 % / 5 % "
-        "| fakes called fake | reals called fake | unsure | ECE | risk, all / 80 % |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    labels = bank.labels
-    for name, tests in held.items():
-        scores = {test: per_row(parts, len(bank)) for test, parts in tests.items()}
-        above, below, fits = cross_fitted(scores, bank)
-        for test, s in scores.items():
-            fake, unsure = s > above, (s <= above) & (s > below)
-            caught = metrics.proportion(int(fake[labels == 1].sum()), int(labels.sum()))
-            alarms = metrics.proportion(int(fake[labels == 0].sum()), int((labels == 0).sum()))
-            chances = np.array([c.probability(float(score)) for c, score in zip(fits, s, strict=True)])
-            ece = metrics.expected_calibration_error(labels, chances)
-            tpr = " / ".join(f"{metrics.tpr_at_fpr(labels, s, rate):.2f}" for rate in (0.01, 0.05))
-            risk = " / ".join(f"{risk_at(labels, chances, coverage):.3f}" for coverage in (1, 0.8))
-            rows.append(
-                f"| `{name}` | {test} | {mean_over_generators(plain[name][test], labels)} "
-                f"| {mean_over_generators(tests[test], labels)} "
-                f"| {metrics.bootstrap(metrics.auroc, labels, s)} | {metrics.average_precision(labels, s):.3f} | {tpr} "
-                f"| {caught} | {alarms} | {unsure.mean():.3f} | {ece:.3f} | {risk} |"
-            )
-    return rows
-
-
-def mean_over_generators(parts: list[HeldOut], labels: NDArray[np.uint8]) -> str:
-    """Mean AUROC over the generators with enough images."""
-    return mean_of(aurocs(parts, labels))
-
-
-def aurocs(parts: list[HeldOut], labels: NDArray[np.uint8]) -> list[float]:
-    """AUROC of each generator with enough images."""
-    return [metrics.auroc(labels[p.rows], p.scores) for p in parts if labels[p.rows].sum() >= MIN_N]
-
-
-def risk_at(labels: NDArray[np.uint8], chances: NDArray[Any], coverage: float) -> float:
-    """Share of wrong answers among the most certain images, both classes weighted equally."""
-    certain = np.argsort(-np.abs(chances - 0.5), kind="stable")[: round(coverage * len(labels))]
-    return 1 - metrics.balanced_accuracy(labels[certain], chances[certain] > 0.5)
-
-
-def mean_of(values: list[float]) -> str:
-    """A mean over generators with its bootstrap interval (generators redrawn)."""
-    array = np.array(values)
-    drawn = np.random.default_rng(0).choice(array, (2000, len(array))).mean(axis=1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return str(metrics.Estimate(float(array.mean()), float(low), float(high), len(array)))
-
-
-def worst(held: Scored, calibrations: dict[str, Calibration], bank: FeatureBank) -> list[str]:
-    """The worst generator and the worst real source of each detector, images through JPEG 85."""
-    lines, test = [], "JPEG 85"
-    for name in SHIPPED:
-        tests = held[name]
-        aurocs = [(p, auroc_of(p, bank.labels)) for p in tests[test]]
-        part, low = min(((p, a) for p, a in aurocs if a.n >= MIN_N), key=lambda pair: pair[1].value)
-        above = per_row(tests[test], len(bank)) > calibrations[name].fake_above
-        rates = {}
-        for source, n in bank.counts("source", Label.REAL).items():
-            if n >= MIN_REALS:
-                of = (bank.source == source) & (bank.labels == 0)
-                rates[source] = metrics.proportion(int(above[of].sum()), n)
-        source = max(rates, key=lambda s: rates[s].value)
-        lines.append(
-            f"Worst of `{name}`, {test}: generator **{part.generator}**, AUROC {low} (n = {low.n}); real source "
-            f"**{source}**, {rates[source]} called fake (n = {rates[source].n})."
-        )
-    return lines
-
-
-def auroc_of(part: HeldOut, labels: NDArray[np.uint8]) -> metrics.Estimate:
-    """A round's AUROC; `n` is the number of fakes."""
-    estimate = metrics.bootstrap(metrics.auroc, labels[part.rows], part.scores, rounds=500)
-    return metrics.Estimate(estimate.value, estimate.low, estimate.high, int(labels[part.rows].sum()))
-
-
-def columns_of(held: Scored) -> list[tuple[str, str]]:
-    """Method and version of the images of each column: all versions for the default, one for the others."""
-    return [(name, test) for name in held for test in held[name] if name == "default" or test == "JPEG 85"]
-
-
-def generator_table(held: Scored, labels: NDArray[np.uint8], counts: dict[str, int]) -> list[str]:
-    """One line a generator."""
-    columns = columns_of(held)
-    rows = [
-        "| generator | n | " + " | ".join(f"`{name}`, {test}" for name, test in columns) + " |",
-        "| --- | --- |" + " --- |" * len(columns),
-    ]
-    cells = {c: {p.generator: auroc_of(p, labels) for p in held[c[0]][c[1]]} for c in columns}
-    for generator in sorted(counts):
-        values = " | ".join(str(cells[c][generator]) for c in columns)
-        rows.append(f"| {generator} | {counts[generator]} | {values} |")
-    return [*rows, "", f"Generators with fewer than {MIN_N} images do not count in the mean."]
-
-
-def source_table(held: Scored, calibrations: dict[str, Calibration], bank: FeatureBank) -> list[str]:
-    """One line a real source: share called fake."""
-    columns = columns_of(held)
-    rows = [
-        "| real source | n | " + " | ".join(f"`{name}`, {test}" for name, test in columns) + " |",
-        "| --- | --- |" + " --- |" * len(columns),
-    ]
-    for source, n in sorted(bank.counts("source", Label.REAL).items()):
-        of = (bank.source == source) & (bank.labels == 0)
-        values = []
-        for name, test in columns:
-            scores = per_row(held[name][test], len(bank))[of]
-            values.append(str(metrics.proportion(int((scores > calibrations[name].fake_above).sum()), n)))
-        rows.append(f"| {source} | {n} | {' | '.join(values)} |")
-    return rows
 
 
 if __name__ == "__main__":
