@@ -78,6 +78,12 @@ def test_without_fakes_the_promise_is_new_and_the_rest_is_kept(old: Detector) ->
     assert made.detector.classifier is old.classifier
 
 
+def test_what_is_unlike_the_bank_stays_unsure(old: Detector) -> None:
+    judging = replace(old, calibration=replace(OLD, known_within=0.3))
+    reals = np.random.default_rng(0).normal(0, 1, 300)
+    assert recalibrate("mine", judging, scored(reals), max_fpr=0.05).detector.calibration.known_within == 0.3
+
+
 def test_a_threshold_below_the_old_real_below_takes_it_along(old: Detector) -> None:
     reals = np.random.default_rng(0).normal(-50, 1, 300)
     new = recalibrate("mine", old, scored(reals), max_fpr=0.05).detector.calibration

@@ -51,7 +51,10 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The share of a class called fake, by the old thresholds and by the new."""
+    """The share of a class above the old threshold and above the new one.
+
+    What a degradation or the distance to the bank makes unsure is not taken off.
+    """
 
     before: Estimate
     after: Estimate
@@ -190,6 +193,7 @@ def recalibrate(
         max_fpr=max_fpr, max_miss=kept_miss, confidence=confidence,
         n_real=len(real.scores), n_fake=0 if fake is None else len(fake.scores),
         data=_description(detector, real, fake), groups=groups,
+        known_within=old.known_within,
     )  # fmt: skip
     return Recalibrated(
         replace(detector, name=name, calibration=new),

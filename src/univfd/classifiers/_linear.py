@@ -66,7 +66,7 @@ class LinearScore(Estimator):
             X: `(N, D)` embeddings.
 
         Returns:
-            `(N,)` float64 log-odds; above 0 = fake.
+            `(N,)` float64; above 0 = fake.
         """
         X = self._check(X)
         return np.asarray(X @ self.coef_ + self.intercept_, dtype=np.float64)
