@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from accuracy_tables import CONFIDENCE, MAX_FPR, MAX_MISS, Flags, Scored, Study, accuracy, aurocs
 from univfd.backbones import Backbone, open_backbone
@@ -42,7 +43,7 @@ from univfd.images import decode
 from univfd.perturbations import perturbation
 from univfd.search import to_unit
 from univfd.storage import require_new
-from univfd.types import Embeddings, FloatArray, Sample
+from univfd.types import Embeddings, FeatureSpace, FloatArray, Sample
 from univfd.views import View, view
 
 BACKBONE = "clip-vit-b-16"
@@ -89,25 +90,22 @@ def main() -> None:
     args = parser.parse_args()
     for name in SHIPPED:
         require_new(args.output / name)
+    with threadpool_limits(limits=1):  # sums in another order would change the last bits of the detector
+        build(args.data, args.cache, args.output)
 
+
+def build(data: Path, cache: Path, output: Path) -> None:
+    """Embed, hold out, calibrate, write."""
     # The view takes in the whole picture: files that are only a crop of the original train the probe (a user's picture
     # may be a crop as well), but are not judged and not in the bank.
-    samples = sorted(open_dataset(args.data), key=lambda s: s.extra["crop"] is not None)
+    samples = sorted(open_dataset(data), key=lambda s: s.extra["crop"] is not None)
     whole = [s for s in samples if s.extra["crop"] is None]
     backbone, cut = open_backbone(BACKBONE, taps=TAPS), view(VIEW)
-    copies = {p: rounded(embedded(backbone, cut, samples, p, args.cache)) for p in COPIES}
-    tests = {n: rounded(embedded(backbone, cut, whole, p, args.cache)) for n, p in TESTS.items()}
-    bank = FeatureBank.from_rows(
-        Embeddings(as_stored(tests["as they are"], BANK_TYPE), space_of(backbone, cut)),
-        [s.label for s in whole],
-        [s.extra["file_sha256"] for s in whole],
-        generator=[s.generator for s in whole],
-        source=[s.source for s in whole],
-        licence=[s.licence for s in whole],
-        added=ADDED,
-    )
+    copies = {p: rounded(embedded(backbone, cut, samples, p, cache)) for p in COPIES}
+    tests = {n: rounded(embedded(backbone, cut, whole, p, cache)) for n, p in TESTS.items()}
+    bank = bank_of(whole, tests["as they are"], space_of(backbone, cut))
     paper_encoder, paper_cut = open_backbone(BACKBONE, taps=PAPER[0]), view(PAPER[1])
-    papers = {n: rounded(embedded(paper_encoder, paper_cut, whole, p, args.cache)) for n, p in TESTS.items()}
+    papers = {n: rounded(embedded(paper_encoder, paper_cut, whole, p, cache)) for n, p in TESTS.items()}
     features = {"default": (list(copies.values()), tests), "neighbors": ([bank.vectors], tests)}
     features |= dict.fromkeys(("paper-probe", "paper-nearest"), ([papers["as they are"]], papers))
 
@@ -119,7 +117,20 @@ def main() -> None:
     bias = {name: metadata_only(whole, files) for name, (files, _) in looks.items()}
     card = accuracy(Study(ABOUT, bank, held, plain, forced, calibrations, bias, len(samples) - len(whole)))
     labels = np.array([s.label for s in samples], np.uint8)
-    save(backbone, cut, bank, copies, labels, calibrations, card, args.output)
+    save(backbone, cut, bank, copies, labels, calibrations, card, output)
+
+
+def bank_of(samples: list[Sample], vectors: FloatArray, space: FeatureSpace) -> FeatureBank:
+    """The bank of some images as it will be read back."""
+    return FeatureBank.from_rows(
+        Embeddings(as_stored(vectors, BANK_TYPE), space),
+        [s.label for s in samples],
+        [s.extra["file_sha256"] for s in samples],
+        generator=[s.generator for s in samples],
+        source=[s.source for s in samples],
+        licence=[s.licence for s in samples],
+        added=ADDED,
+    )
 
 
 def rounded(vectors: FloatArray) -> FloatArray:
