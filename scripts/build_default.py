@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.linalg  # noqa: F401  # the limit on threads reaches only libraries that are loaded already
 from numpy.typing import NDArray
 from PIL import Image
 from threadpoolctl import threadpool_limits
