@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from robustness_tables import robustness_tables
 from univfd import metrics
 from univfd.bank import FeatureBank
 from univfd.calibration import Calibration, calibrate, threshold_for
@@ -37,6 +38,10 @@ class Study:
         forced: per method and version, `(N,)` whether the verdict is unsure whatever the score.
         calibrations: of the methods that are shipped.
         bias: per version, mean AUROC of the metadata-only detector.
+        tests: the versions that thresholds are set by, of all images.
+        post: further versions, of some images.
+        post_images: of each generator and source, at most.
+        naming: the table of attributions.
         crops: images that train only.
     """
 
@@ -47,7 +52,15 @@ class Study:
     forced: dict[str, dict[str, Flags]]
     calibrations: dict[str, Calibration]
     bias: dict[str, float]
+    tests: tuple[str, ...]
+    post: tuple[str, ...]
+    post_images: int
+    naming: list[str]
     crops: int
+
+    def mean_over_generators(self, method: str, version: str) -> str:
+        """Strict mean AUROC with its interval."""
+        return mean_over_generators(self.held[method][version], self.bank.labels)
 
 
 @dataclass(frozen=True)
@@ -79,6 +92,8 @@ def accuracy(study: Study) -> str:
         ["## Thresholds", "", *THRESHOLDS, "", *threshold_table(study), "", *promises(study)],
         ["## AUROC per generator held out (strict)", "", *generator_table(study)],
         ["## False alarms per real source", "", *SOURCES, "", *source_table(study, judged)],
+        ["## After processing", "", *robustness_tables(study, judged, [*study.tests, *study.post], study.post_images)],
+        ["## Attribution", "", *study.naming],
         LIMITS,
     ]
     return "\n".join(line for part in parts for line in [*part, ""]).rstrip() + "\n"
@@ -89,7 +104,7 @@ def introduction(study: Study) -> list[str]:
     bank = study.bank
     n_fake = int(bank.labels.sum())
     generators, sources = bank.counts("generator", Label.FAKE), bank.counts("source", Label.REAL)
-    seen = ", ".join(f"{value:.3f} {name}" for name, value in study.bias.items())
+    seen = ", ".join(f"{value:.3f} {name}" for name, value in study.bias.items() if name in study.tests)
     return [
         "# Accuracy of the shipped detectors `default` and `neighbors`",
         "",
@@ -141,7 +156,7 @@ LIMITS = [
 def judge(study: Study, name: str) -> dict[str, Judged]:
     """Verdicts of a method for each version of the images."""
     scores = {test: per_row(parts, len(study.bank)) for test, parts in study.held[name].items()}
-    above, below, fits = cross_fitted(scores, study.bank)
+    above, below, fits = cross_fitted({test: scores[test] for test in study.tests}, study.bank)
     found = {}
     for test, s in scores.items():
         forced = study.forced[name][test]
@@ -159,7 +174,8 @@ def summary_table(study: Study, judged: dict[str, dict[str, Judged]]) -> list[st
     ]
     labels = study.bank.labels
     for name, tests in judged.items():
-        for test, j in tests.items():
+        for test in study.tests:
+            j = tests[test]
             tpr = " / ".join(f"{metrics.tpr_at_fpr(labels, j.scores, rate):.2f}" for rate in (0.01, 0.05))
             forced = " / ".join(f"{study.forced[name][test][labels == c].mean():.3f}" for c in (1, 0))
             rows.append(
@@ -188,8 +204,9 @@ def coverage_table(study: Study, judged: dict[str, dict[str, Judged]]) -> list[s
         "| images | " + " | ".join(f"{c:.0%}" for c in COVERAGES) + " |",
         "| --- |" + " --- |" * len(COVERAGES),
     ]
-    for test, j in judged["default"].items():
-        risks = " | ".join(f"{risk_at(study.bank.labels, j.chances, c):.3f}" for c in COVERAGES)
+    for test in study.tests:
+        chances = judged["default"][test].chances
+        risks = " | ".join(f"{risk_at(study.bank.labels, chances, c):.3f}" for c in COVERAGES)
         rows.append(f"| {test} | {risks} |")
     return rows
 
@@ -326,7 +343,7 @@ def auroc_of(part: HeldOut, labels: NDArray[np.uint8]) -> metrics.Estimate:
 
 def columns_of(study: Study) -> list[tuple[str, str]]:
     """Method and version of the images of each column: all versions for the default, one for the others."""
-    return [(m, test) for m, tests in study.held.items() for test in tests if m == "default" or test == REENCODED]
+    return [(m, test) for m in study.held for test in study.tests if m == "default" or test == REENCODED]
 
 
 def generator_table(study: Study) -> list[str]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import io
 import math
 import sys
 from collections.abc import Callable
@@ -25,23 +24,34 @@ from typing import Any
 import numpy as np
 import scipy.linalg  # noqa: F401  # the limit on threads reaches only libraries that are loaded already
 from numpy.typing import NDArray
-from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from accuracy_tables import CONFIDENCE, MAX_FPR, MAX_MISS, Flags, Scored, Study, accuracy, aurocs
+from accuracy_tables import CONFIDENCE, MAX_FPR, MAX_MISS, Flags, Scored, Study, accuracy
+from attribution_table import attribution_table
+from image_versions import (
+    POST,
+    POST_IMAGES,
+    TESTS,
+    cohort_of,
+    embedded,
+    first_of_each,
+    looks,
+    only_made,
+    rounded,
+    versions,
+)
+from univfd.attribution import naming_distance
 from univfd.backbones import Backbone, open_backbone
-from univfd.bank import BankType, FeatureBank, as_stored
+from univfd.bank import BankType, FeatureBank, as_stored, origins
 from univfd.calibration import Calibration, calibrate, threshold_for
+from univfd.classifiers import Classifier
 from univfd.classifiers.knn import NearestNeighbor
 from univfd.classifiers.linear import LinearProbe
 from univfd.classifiers.ridge import RidgeProbe
-from univfd.conditions import conditions
 from univfd.datasets import open_dataset
 from univfd.detector import Detector
-from univfd.embedding import Loaded, embed_images, space_of
-from univfd.evaluation import Cohort, HeldOut, held_out_scores, per_row
-from univfd.images import decode
-from univfd.perturbations import perturbation
+from univfd.embedding import space_of
+from univfd.evaluation import HeldOut, held_out_scores, per_row
 from univfd.search import to_unit
 from univfd.storage import require_new
 from univfd.types import Embeddings, FeatureSpace, FloatArray, Sample
@@ -51,7 +61,6 @@ BACKBONE = "clip-vit-b-16"
 TAPS, VIEW = ("cls.6", "cls.7", "cls.8", "cls.9"), "resize"
 PAPER = (("proj",), "native")  # taps and view of the paper's own feature
 COPIES = ("clean", "augment:1", "augment:2", "augment:3")  # what the probe is trained on
-TESTS = {"as they are": "clean", "JPEG 85": "jpeg:85", "web copy": "limit:768+jpeg:60"}
 BANK_TYPE: BankType = "int8"
 ADDED = "2026-11-24"
 UNKNOWN_SHARE = 0.01  # of images like the known ones that are called unlike them, at most
@@ -59,19 +68,17 @@ UNKNOWN_SHARE = 0.01  # of images like the known ones that are called unlike the
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A row of the tables: features, classifier, what it is trained on, and the folder it is shipped in."""
+    """A row of the tables: the classifier and its parameters."""
 
     make: Callable[..., Any]
     params: dict[str, Any]
-    copies: tuple[str, ...] = ("clean",)
-    paper: bool = False
 
 
 METHODS = {
-    "default": Method(RidgeProbe, {"alpha": 0.3}, COPIES),
+    "default": Method(RidgeProbe, {"alpha": 0.3, "between": 1.0}),
     "neighbors": Method(NearestNeighbor, {"k": 1}),
-    "paper-probe": Method(LinearProbe, {}, paper=True),
-    "paper-nearest": Method(NearestNeighbor, {"k": 1}, paper=True),
+    "paper-probe": Method(LinearProbe, {}),
+    "paper-nearest": Method(NearestNeighbor, {"k": 1}),
 }
 SHIPPED = ("default", "neighbors")
 ABOUT = f"""\
@@ -103,22 +110,37 @@ def build(data: Path, cache: Path, output: Path) -> None:
     whole = [s for s in samples if s.extra["crop"] is None]
     backbone, cut = open_backbone(BACKBONE, taps=TAPS), view(VIEW)
     copies = {p: rounded(embedded(backbone, cut, samples, p, cache)) for p in COPIES}
-    tests = {n: rounded(embedded(backbone, cut, whole, p, cache)) for n, p in TESTS.items()}
+    some = first_of_each(whole, POST_IMAGES)
+    tests = versions(backbone, cut, whole, some, cache)
     bank = bank_of(whole, tests["as they are"], space_of(backbone, cut))
-    paper_encoder, paper_cut = open_backbone(BACKBONE, taps=PAPER[0]), view(PAPER[1])
-    papers = {n: rounded(embedded(paper_encoder, paper_cut, whole, p, cache)) for n, p in TESTS.items()}
+    papers = versions(open_backbone(BACKBONE, taps=PAPER[0]), view(PAPER[1]), whole, some, cache)
     features = {"default": (list(copies.values()), tests), "neighbors": ([bank.vectors], tests)}
     features |= dict.fromkeys(("paper-probe", "paper-nearest"), ([papers["as they are"]], papers))
 
-    held, plain = scored(samples, features, by_source=True), scored(samples, features, by_source=False)
+    held, plain = (only_made(scored(samples, features, by_source=strict), some) for strict in (True, False))
     kinds = [s.extra["content"] for s in whole]
-    calibrations = {name: calibration_of(held[name], bank, kinds) for name in SHIPPED}
-    looks = {name: look(whole, p) for name, p in TESTS.items()}
-    forced = {name: forced_unsure(bank, tests, looks, calibrations.get(name)) for name in METHODS}
-    bias = {name: metadata_only(whole, files) for name, (files, _) in looks.items()}
-    card = accuracy(Study(ABOUT, bank, held, plain, forced, calibrations, bias, len(samples) - len(whole)))
-    labels = np.array([s.label for s in samples], np.uint8)
-    save(backbone, cut, bank, copies, labels, calibrations, card, output)
+    calibrations = {name: calibration_of(held[name], bank, tests, kinds) for name in SHIPPED}
+    bias, degraded = looks(whole, some)
+    forced = {name: forced_unsure(bank, tests, degraded, calibrations.get(name)) for name in METHODS}
+    groups = np.array([s.group for s in whole], dtype=object)
+    naming = attribution_table(bank, {name: to_unit(tests[name]) for name in TESTS}, groups, CONFIDENCE)
+    study = Study(
+        about=ABOUT, bank=bank, held=held, plain=plain, forced=forced, calibrations=calibrations, bias=bias,
+        tests=tuple(TESTS), post=tuple(POST), post_images=POST_IMAGES, naming=naming, crops=len(samples) - len(whole),
+    )  # fmt: skip
+    card = accuracy(study)
+    fitted: dict[str, Classifier] = {
+        "default": fit_probe(samples, list(copies.values())),
+        "neighbors": NearestNeighbor.from_bank(bank, METHODS["neighbors"].params),
+    }
+    save(backbone, cut, bank, fitted, calibrations, card, output)
+
+
+def fit_probe(samples: list[Sample], copies: list[FloatArray]) -> RidgeProbe:
+    """The default's classifier, on all copies of all images."""
+    cohort = cohort_of(samples, len(samples))
+    labels, places = (np.tile(c, len(copies)) for c in (cohort.labels, origins(cohort.generator, cohort.source)))
+    return RidgeProbe(**METHODS["default"].params).fit(np.concatenate(copies), labels, groups=places)
 
 
 def bank_of(samples: list[Sample], vectors: FloatArray, space: FeatureSpace) -> FeatureBank:
@@ -132,11 +154,6 @@ def bank_of(samples: list[Sample], vectors: FloatArray, space: FeatureSpace) -> 
         licence=[s.licence for s in samples],
         added=ADDED,
     )
-
-
-def rounded(vectors: FloatArray) -> FloatArray:
-    """As float16 keeps them, so that differences between machines in the last bits seldom reach the detector."""
-    return vectors.astype(np.float16).astype(np.float32)
 
 
 def scored(
@@ -160,35 +177,9 @@ def scored(
     return held
 
 
-def cohort_of(samples: list[Sample], judged: int) -> Cohort:
-    """What is known about the images, of which the first ones may be judged."""
-    return Cohort(
-        labels=np.array([s.label for s in samples], np.uint8),
-        generator=np.array([s.generator for s in samples], dtype=object),
-        source=np.array([s.source for s in samples], dtype=object),
-        group=np.array([s.group for s in samples], dtype=object),
-        judged=np.arange(len(samples)) < judged,
-    )
-
-
-def embedded(backbone: Backbone, cut: View, samples: list[Sample], perturb: str, cache: Path) -> FloatArray:
-    """Embeddings `(N, D)` of the samples under a perturbation, from the cache where it has them."""
-    file = cache / f"{space_of(backbone, cut).digest}-{perturb.replace(':', '')}.npz"
-    known: dict[str, NDArray[Any]] = dict(np.load(file)) if file.is_file() else {}
-    missing = [s for s in samples if s.extra["file_sha256"] not in known]
-    for batch in embed_images(backbone, cut, missing, perturb=perturb):
-        for failure in (i for i in batch.items if not isinstance(i, Loaded)):
-            sys.exit(f"{failure.image}: {failure.message}")
-        known |= {i.sha256: v for i, v in zip(batch.loaded, batch.embeddings.vectors, strict=True)}
-        print(f"\r{perturb}: {len(known)} of {len(samples)}", end="", file=sys.stderr)
-    if missing:
-        print(file=sys.stderr)
-        cache.mkdir(parents=True, exist_ok=True)
-        np.savez(file, **known)  # type: ignore[arg-type]
-    return np.stack([known[s.extra["file_sha256"]] for s in samples])
-
-
-def calibration_of(held: dict[str, list[HeldOut]], bank: FeatureBank, kinds: list[str]) -> Calibration:
+def calibration_of(
+    held: dict[str, list[HeldOut]], bank: FeatureBank, tests: dict[str, FloatArray], kinds: list[str]
+) -> Calibration:
     """Thresholds that keep their promise for each version of the images, by its own held-out scores.
 
     Two versions of one image are not independent, so they are not pooled for the thresholds; the most careful one
@@ -207,6 +198,7 @@ def calibration_of(held: dict[str, list[HeldOut]], bank: FeatureBank, kinds: lis
         each[0], fake_above=max(c.fake_above for c in each), real_below=min(c.real_below for c in each),
         slope=both.slope, intercept=both.intercept, groups=groups,
         known_within=threshold_for(distances_elsewhere(bank, bank.unit), UNKNOWN_SHARE, CONFIDENCE),
+        named_within=min(naming_distance(bank, to_unit(tests[test])) or 0 for test in TESTS),
     )  # fmt: skip
 
 
@@ -222,69 +214,31 @@ def distances_elsewhere(bank: FeatureBank, unit: FloatArray) -> NDArray[np.float
     return found
 
 
-def look(samples: list[Sample], perturb: str) -> tuple[list[tuple[str, int, int, int]], Flags]:
-    """What the files are after a perturbation: format, width, height and bytes of each; and which are degraded."""
-    change, files, degraded = perturbation(perturb), [], []
-    for s in samples:
-        decoded = decode(s.ref)
-        pixels = change(decoded.pixels)
-        same = pixels is decoded.pixels
-        degraded.append(bool(conditions(pixels, decoded.quantisation if same else ())))
-        height, width = pixels.shape[:2]
-        if same:
-            files.append((str(s.extra["format"]), width, height, int(s.extra["bytes"])))
-            continue
-        buffer = io.BytesIO()  # every file is then a JPEG that was just written
-        Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
-        files.append(("JPEG", width, height, buffer.tell()))
-    return files, np.array(degraded)
-
-
 def forced_unsure(
     bank: FeatureBank,
     tests: dict[str, FloatArray],
-    looks: dict[str, tuple[list[tuple[str, int, int, int]], Flags]],
+    degraded: dict[str, Flags],
     calibration: Calibration | None,
 ) -> dict[str, Flags]:
     """Per version, `(N,)` whether a shipped detector says unsure whatever the score; the paper's methods never do."""
     if calibration is None:
         return {test: np.zeros(len(bank), bool) for test in tests}
     within = calibration.known_within or math.inf
-    return {t: looks[t][1] | (distances_elsewhere(bank, to_unit(x)) > within) for t, x in tests.items()}
-
-
-def metadata_only(samples: list[Sample], files: list[tuple[str, int, int, int]]) -> float:
-    """Mean AUROC over generators left out of a probe that sees only format, size and bytes of the files."""
-    formats = sorted({format for format, *_ in files})
-    rows = [
-        [math.log(w), math.log(h), math.log(size / (w * h)), w / h, *(float(format == f) for f in formats)]
-        for format, w, h, size in files
-    ]
-    x = np.array(rows, np.float32)
-    cohort = cohort_of(samples, len(samples))
-    held = held_out_scores(cohort, [x], {"": x}, partial(LinearProbe, C=1.0))[""]
-    return float(np.mean(aurocs(held, cohort.labels)))
+    return {t: degraded[t] | (distances_elsewhere(bank, to_unit(x)) > within) for t, x in tests.items()}
 
 
 def save(
     backbone: Backbone,
     cut: View,
     bank: FeatureBank,
-    copies: dict[str, FloatArray],
-    labels: NDArray[np.uint8],
+    fitted: dict[str, Classifier],
     calibrations: dict[str, Calibration],
     card: str,
     output: Path,
 ) -> None:
     """Write the shipped detectors; the bank lies in the default one."""
     for name in SHIPPED:
-        method = METHODS[name]
-        if method.make is NearestNeighbor:
-            fitted = NearestNeighbor.from_bank(bank, method.params)
-        else:
-            rows = np.concatenate([copies[c] for c in method.copies])
-            fitted = method.make(**method.params).fit(rows, np.tile(labels, len(method.copies)))
-        made = Detector(name, backbone, cut, fitted, bank, calibrations[name])
+        made = Detector(name, backbone, cut, fitted[name], bank, calibrations[name])
         shared = None if name == "default" else "../default/bank"
         made.save(output / name, bank_dtype=BANK_TYPE, bank_at=shared, card=card)
         print(f"{output / name}: {made.identity}", file=sys.stderr)

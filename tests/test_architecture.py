@@ -31,7 +31,7 @@ LEVELS = [
         "calibration",
     },
     {"images", "catalogue", "bank", "collection"},
-    {"weights", "classifiers"},
+    {"weights", "classifiers", "attribution"},
     {"backbones", "recipes", "datasets", "writers"},
     {"embedding", "evaluation"},
     {"detector", "embeddings_file"},

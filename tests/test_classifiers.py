@@ -224,3 +224,42 @@ def test_ridge_comes_back_from_its_state_and_refuses_nonsense() -> None:
     np.testing.assert_array_equal(made.decision_function(bank.vectors), again.decision_function(bank.vectors))
     with pytest.raises(ValueError, match="alpha is 0; expected a number above 0"):
         RidgeProbe(alpha=0).fit(bank.vectors, bank.labels)
+
+
+def test_ridge_with_groups_is_the_formula_written_out() -> None:
+    rng = np.random.default_rng(5)
+    X = points(120, 5) @ rng.standard_normal((6, 6)).astype(np.float32)
+    y = np.repeat([0, 1], 60)
+    groups = np.array([f"{'rf'[c]}{i % 5}" for i, c in enumerate(y)])
+    alpha, between = 0.3, 2.0
+    Z = (X - X.mean(axis=0)) / X.std(axis=0)
+    shrunk = Z.T @ Z / len(Z) + alpha * np.eye(6)
+    for c in (0, 1):
+        for g in range(5):
+            rows = Z[groups == f"{'rf'[c]}{g}"]
+            off = rows.mean(axis=0) - Z[y == c].mean(axis=0)
+            shrunk += between / 5 * len(rows) / (len(rows) + 20) * np.outer(off, off)
+    wanted = np.linalg.solve(shrunk, (Z[y == 1].mean(axis=0) - Z[y == 0].mean(axis=0)) / 2)
+    got = RidgeProbe(alpha=alpha, between=between).fit(X, y, groups=groups)
+    np.testing.assert_allclose(got.coef_ * X.std(axis=0), wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_ridge_told_of_places_scores_a_new_place_more_like_the_others() -> None:
+    """Places differ along the first axis, classes along the second; a new place must not be scored by the first."""
+    rng = np.random.default_rng(0)
+    X = points(200, 6)
+    y = np.repeat([0, 1], 100)
+    place = np.arange(200) // 20
+    X[:, 0] += np.where(y == 1, 1.5, 0) + rng.normal(0, 2, 10).astype(np.float32)[place]
+    X[:, 1] += 1.5 * y
+    told, untold = (RidgeProbe(between=20.0).fit(X, y, groups=g).coef_ for g in (place, None))
+    assert abs(told[0] / told[1]) < abs(untold[0] / untold[1]) / 3
+    np.testing.assert_array_equal(RidgeProbe(between=0.0).fit(X, y, groups=place).coef_, untold)
+
+
+def test_ridge_refuses_groups_that_do_not_fit() -> None:
+    X, y = points(20, 7), np.repeat([0, 1], 10)
+    with pytest.raises(ValueError, match=r"groups of shape \(3,\) for 20 rows"):
+        RidgeProbe().fit(X, y, groups=["a", "b", "c"])
+    with pytest.raises(ValueError, match="between is -1"):
+        RidgeProbe(between=-1).fit(X, y)

@@ -118,3 +118,20 @@ def test_images_that_may_not_be_judged_train_only_where_nothing_of_theirs_is_tes
         assert (5 in train) == (r.generator != "g0")
         assert (27 in train) == (c.source[27] not in tested)
         assert set(np.flatnonzero(c.generator == "g2")) <= train
+
+
+class Grouped(Spy):
+    """Takes the places of its rows."""
+
+    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> None:
+        assert groups is not None
+        self.seen = set(X[:, 0].tolist())
+        labels = {g: y[groups == g] for g in set(groups)}
+        assert all(len(set(own.tolist())) == 1 for own in labels.values())
+        assert {g.split("\n")[1] for g in groups[y == 0]} <= {f"s{i}" for i in range(10)}
+
+
+def test_a_classifier_that_asks_is_told_where_the_rows_come_from() -> None:
+    X = np.arange(64, dtype=np.float32)[:, None]
+    held = held_out_scores(cohort(), [X, X + 1000], {"same": X}, Grouped)
+    assert len(held["same"]) == 4

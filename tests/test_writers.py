@@ -14,11 +14,11 @@ NEAR = Neighbor(3, 0.125, Label.FAKE, "sdxl", "somewhere", "ab" * 32)
 REAL = Neighbor(4, 0.25, Label.REAL, "", "bsds", "cd" * 32)
 ROWS = [
     Verdict(
-        "a photo, \"quoted\".jpg", "fake", 1.5, 0.75, (NEAR,), (REAL,), "ef" * 32, 640, 480, "JPEG", "native",
+        "a photo, \"quoted\".jpg", "fake", 1.5, 0.75, "sdxl", (NEAR,), (REAL,), "ef" * 32, 640, 480, "JPEG", "native",
         "default@1", "space", (), ("first frame of 2", "upscaled"), Timings(0.1, 0.2, 0.3),
     ).to_dict(),
     Verdict(
-        "новый\nline.png", "unsure", -1.25, None, (), (), "", 1, 2, "", "native", "default@1", "space",
+        "новый\nline.png", "unsure", -1.25, None, "", (), (), "", 1, 2, "", "native", "default@1", "space",
         ("between the two thresholds", "tiny: 1 x 2 pixels, under 64 on the short side"), (), Timings(0, 0, 0),
     ).to_dict(),
     Failure("=cmd|' /C calc'!A0.png", "truncated", "+ends early").to_dict(),
@@ -88,8 +88,9 @@ def test_text_cannot_move_the_cursor_or_fake_a_line() -> None:
     assert "\x07" not in text
     assert "\\x1b[2Jx\\nfake" in text
     lines = text.splitlines()
-    assert len(lines) == 2 + 1 + 4
-    assert lines[3].split() == ["nearest", "fake", "distance", "0.125", "sdxl", "(somewhere)"]
+    assert len(lines) == 2 + 1 + 5
+    assert lines[3].split() == ["like", "images", "of:", "sdxl"]
+    assert lines[4].split() == ["nearest", "fake", "distance", "0.125", "sdxl", "(somewhere)"]
 
 
 def test_a_feature_space_round_trip() -> None:

@@ -72,6 +72,11 @@ class FeatureBank:
     def __len__(self) -> int:
         return len(self.vectors)
 
+    @property
+    def origin(self) -> Strings:
+        """`(N,)` strings, equal for rows of one class that come from one place: generator and source."""
+        return origins(self.generator, self.source)
+
     @classmethod
     def from_rows(
         cls,
@@ -287,6 +292,11 @@ def _stored(vectors: FloatArray, dtype: BankType) -> dict[str, NDArray[Any]]:
 def _restored(arrays: Mapping[str, NDArray[Any]]) -> FloatArray:
     vectors = arrays["vectors"].astype(np.float32)
     return vectors * arrays["scale"] if "scale" in arrays else vectors
+
+
+def origins(generator: Strings, source: Strings) -> Strings:
+    """`(N,)` names of the places that images come from, of their generators and sources `(N,)`."""
+    return np.array([f"{g}\n{s}" for g, s in zip(generator, source, strict=True)], dtype=object)
 
 
 def _strings(values: str | Sequence[str], n: int) -> Strings:

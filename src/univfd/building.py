@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from . import registry
+from .attribution import naming_distance
 from .backbones import Backbone
 from .bank import FeatureBank
 from .calibration import UNCALIBRATED, Calibration, calibrate
@@ -133,6 +134,7 @@ def fit_detector(
         scores[known], bank.labels[known], max_fpr=max_fpr, max_miss=max_miss,
         data="leave-one-generator-out scores of the bank's own rows",
     )  # fmt: skip
+    calibration = replace(calibration, named_within=naming_distance(bank))
     return assemble(name, backbone, view, bank, classifier, params, calibration)
 
 

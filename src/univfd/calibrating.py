@@ -194,6 +194,7 @@ def recalibrate(
         n_real=len(real.scores), n_fake=0 if fake is None else len(fake.scores),
         data=_description(detector, real, fake), groups=groups,
         known_within=old.known_within,
+        named_within=old.named_within,
     )  # fmt: skip
     return Recalibrated(
         replace(detector, name=name, calibration=new),

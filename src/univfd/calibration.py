@@ -29,6 +29,8 @@ Scores = NDArray[np.float64]
 
 BETWEEN = "between the two thresholds"
 """The reason of an ordinary `unsure`."""
+UNKNOWN_GENERATOR = "unknown generator"
+"""The attribution of a fake image that is not near enough to any fake row of the bank."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class Calibration:
         groups: what each group of the real images would need by itself; empty where no groups were told.
         known_within: cosine distance to the nearest bank row of either class within which an image is like those that
             the promise is about; None: not judged.
+        named_within: cosine distance to the nearest fake bank row within which its generator is named, see
+            `univfd.attribution`; None: none is named.
     """
 
     fake_above: float
@@ -78,6 +82,7 @@ class Calibration:
     data: str = ""
     groups: tuple[GroupPromise, ...] = ()
     known_within: float | None = None
+    named_within: float | None = None
 
     def __post_init__(self) -> None:
         """Check the order of the thresholds."""
@@ -109,6 +114,18 @@ class Calibration:
             )
         return tuple(found)
 
+    def attribution(self, verdict: VerdictLabel, generator: str, distance: float) -> str:
+        """The generator of an image, `UNKNOWN_GENERATOR`, or nothing where none is asked for.
+
+        Args:
+            verdict: only a `fake` has a generator.
+            generator: of the nearest fake row of the bank.
+            distance: to it.
+        """
+        if verdict != "fake" or self.named_within is None:
+            return ""
+        return generator if generator and distance <= self.named_within else UNKNOWN_GENERATOR
+
     def probability(self, score: float) -> float | None:
         """Of being fake, where half of the images are; None where not calibrated."""
         if self.slope is None or self.intercept is None:
@@ -126,8 +143,9 @@ class Calibration:
         record = asdict(self)
         groups = list(record.pop("groups"))
         # Left out where there are none: a detector's identity is a digest of this record, and older versions read it.
-        if self.known_within is None:
-            del record["known_within"]
+        for limit in ("known_within", "named_within"):
+            if record[limit] is None:
+                del record[limit]
         return record | ({"groups": groups} if groups else {})
 
     @classmethod

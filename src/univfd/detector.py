@@ -24,7 +24,7 @@ from .errors import FormatError, UnknownNameError
 from .images import DEFAULT_MAX_PIXELS
 from .sources import Source
 from .storage import new_folder, read_arrays, read_json, write_arrays, write_json
-from .types import Failure, FeatureSpace, Label, Timings, Verdict, digest_of
+from .types import Failure, FeatureSpace, Label, Neighbor, Timings, Verdict, VerdictLabel, digest_of
 from .views import View, view
 
 KIND, SCHEMA = "detector", 1
@@ -115,14 +115,19 @@ class Detector:
             self.calibration.doubts(float(score), float(distance), item.conditions)
             for item, score, distance in zip(loaded, scores, nearest, strict=True)
         ]
+        verdicts: list[VerdictLabel] = [
+            "unsure" if doubts[i] else self.calibration.verdict(float(score)) for i, score in enumerate(scores)
+        ]
+        evidence = [tuple(self.bank.neighbors(d[i], r[i]) for d, r in (fake, real)) for i in range(len(loaded))]
         return [
             Verdict(
                 image=item.name,
-                verdict="unsure" if doubts[i] else self.calibration.verdict(float(score)),
+                verdict=verdicts[i],
                 score=float(score),
                 probability=self.calibration.probability(float(score)),
-                nearest_fake=self.bank.neighbors(fake[0][i], fake[1][i]),
-                nearest_real=self.bank.neighbors(real[0][i], real[1][i]),
+                attribution=self._attribution(verdicts[i], evidence[i][0]),
+                nearest_fake=evidence[i][0],
+                nearest_real=evidence[i][1],
                 sha256=item.sha256,
                 width=item.width,
                 height=item.height,
@@ -136,6 +141,11 @@ class Detector:
             )
             for i, (item, score) in enumerate(zip(loaded, scores, strict=True))
         ]
+
+    def _attribution(self, verdict: VerdictLabel, nearest_fake: tuple[Neighbor, ...]) -> str:
+        """See `Calibration.attribution`; a bank without fakes names none."""
+        nearest = nearest_fake[0] if nearest_fake else None
+        return self.calibration.attribution(verdict, nearest.generator, nearest.distance) if nearest else ""
 
     def save(
         self,

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .bank import origins
 from .errors import DataError
 from .types import FloatArray
 
@@ -139,7 +140,7 @@ def held_out_scores(
         train: one or more `(N, D)` arrays, row i an embedding of image i (as it is, re-encoded, ...); a round trains
             on all of them.
         tests: named `(N, D)` arrays to score.
-        make: gives a fresh classifier.
+        make: gives a fresh classifier. One whose `fit` takes `groups` is told where the rows come from.
         folds: see `rounds`.
         seed: see `rounds`.
         by_source: see `rounds`.
@@ -147,11 +148,16 @@ def held_out_scores(
     Returns:
         For each name in `tests`, one `HeldOut` a round.
     """
+    from sklearn.utils.validation import has_fit_parameter
+
     results: dict[str, list[HeldOut]] = {name: [] for name in tests}
+    places = origins(cohort.generator, cohort.source)
     for r in rounds(cohort, folds=folds, seed=seed, by_source=by_source):
         labels = np.concatenate([cohort.labels[r.train]] * len(train))
         fitted = make()
-        fitted.fit(np.concatenate([vectors[r.train] for vectors in train]), labels)
+        fit: Any = fitted.fit
+        told = {"groups": np.tile(places[r.train], len(train))} if has_fit_parameter(fitted, "groups") else {}
+        fit(np.concatenate([vectors[r.train] for vectors in train]), labels, **told)
         for name, vectors in tests.items():
             results[name].append(HeldOut(r.generator, r.test, fitted.decision_function(vectors[r.test])))
     return results

@@ -235,6 +235,8 @@ class Verdict:
         verdict: `fake`, `real` or `unsure` (between the two thresholds).
         score: higher = fake; the scale is the classifier's own.
         probability: of being fake, only where the detector is calibrated, else None.
+        attribution: of a `fake`, the generator that it is like, or `unknown generator`; empty for the other verdicts
+            and where the detector names none.
         nearest_fake: nearest fake rows of the bank, nearest first.
         nearest_real: nearest real rows of the bank, nearest first.
         sha256: of the encoded bytes; empty for pixels.
@@ -254,6 +256,7 @@ class Verdict:
     verdict: VerdictLabel
     score: float
     probability: float | None
+    attribution: str
     nearest_fake: tuple[Neighbor, ...]
     nearest_real: tuple[Neighbor, ...]
     sha256: str

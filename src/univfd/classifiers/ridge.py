@@ -7,18 +7,29 @@ the diagonal: on standardised features
 
 (Hastie, Tibshirani, Friedman: "The Elements of Statistical Learning", sections 4.2 and 18.3). It has no
 iterations, so leaving each generator out in turn costs one linear system each.
+
+Where it is told which rows come from one place (a generator, a source of real images), it is also kept from scoring the
+places of one class differently, since a new place is what it will meet: S becomes S + between (B_real + B_fake), with
+
+    B_c = mean over the places g of class c of  n_g / (n_g + 20)  (m_g - m_c) (m_g - m_c)^T
+
+the scatter of their means. Places of few rows count less, for their means are mostly noise.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ..bank import FeatureBank
 from ._linear import LinearScore
 
 # Up to so many values all is in float64; beyond, products are in float32, the error of which is far below alpha.
 _EXACT_VALUES = 10_000_000
+_FEW_ROWS = 20
 
 
 class RidgeProbe(LinearScore):
@@ -27,31 +38,41 @@ class RidgeProbe(LinearScore):
     Args:
         alpha: shrinkage, as a share of the (unit) variance of a standardised feature.
         balanced: weigh the classes equally, whatever their sizes.
+        between: weight of the scatter between the places of a class, where `fit` is told the places; 0: none.
 
     Attributes:
         coef_: w, `(D,)` float64, on the features as they are (the standardisation is folded in).
         intercept_: b.
     """
 
-    def __init__(self, alpha: float = 0.3, balanced: bool = True) -> None:
+    def __init__(self, alpha: float = 0.3, balanced: bool = True, between: float = 1.0) -> None:
         self.alpha = alpha
         self.balanced = balanced
+        self.between = between
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+    @classmethod
+    def from_bank(cls, bank: FeatureBank, params: Mapping[str, Any] | None = None) -> Self:
+        """Train on a bank's rows; it knows where they come from."""
+        return cls(**(params or {})).fit(bank.vectors, bank.labels, groups=bank.origin)
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:
         """Solve.
 
         Args:
             X: `(N, D)` embeddings.
             y: `(N,)` two labels.
             sample_weight: `(N,)`, or None for equal weights.
+            groups: `(N,)` names of the places that the rows come from; None: not told.
 
         Raises:
-            ValueError: alpha is not above 0, or a class has no weight.
+            ValueError: alpha is not above 0, `between` is below 0, a class has no weight, or not one group a row.
         """
         from scipy.linalg import solve
 
         if not self.alpha > 0:
             raise ValueError(f"alpha is {self.alpha}; expected a number above 0")
+        if not self.between >= 0:
+            raise ValueError(f"between is {self.between}; expected 0 or more")
         X, coded = self._check_fit(X, y)
         weight = self._weights(coded, sample_weight, self.balanced)
         weight = weight / weight.sum()
@@ -64,12 +85,35 @@ class RidgeProbe(LinearScore):
         target = 2.0 * coded - 1
         target -= weight @ target
         covariance = (weighted.T @ weighted).astype(np.float64) / np.outer(spread, spread)
+        if groups is not None and self.between:
+            places = np.sqrt(self.between) * _deviations(centred, coded, groups) / spread
+            covariance += places.T @ places
         covariance[np.diag_indices_from(covariance)] += self.alpha
         moment = ((weight * target) @ centred) / spread
         coef = solve(covariance, moment, assume_a="pos", overwrite_a=True) / spread
         half_way = np.mean([coef @ np.average(X[coded == c], axis=0, weights=weight[coded == c]) for c in (0, 1)])
         self._set(coef, float(-half_way))
         return self
+
+
+def _deviations(X: NDArray[Any], coded: NDArray[np.intp], groups: Any) -> NDArray[np.float64]:
+    """`(G, D)` rows d_g with sum of d_g d_g^T = B_real + B_fake, G groups of one class each.
+
+    Raises:
+        ValueError: not one group a row.
+    """
+    names = np.asarray(groups, dtype=str)
+    if names.shape != (len(X),):
+        raise ValueError(f"groups of shape {names.shape} for {len(X)} rows; expected one each")
+    rows = []
+    for c in (0, 1):
+        own = coded == c
+        middle = X[own].mean(axis=0, dtype=np.float64)
+        found, sizes = np.unique(names[own], return_counts=True)
+        for name, n in zip(found, sizes, strict=True):
+            share = n / (n + _FEW_ROWS) / len(found)
+            rows.append(np.sqrt(share) * (X[own & (names == name)].mean(axis=0, dtype=np.float64) - middle))
+    return np.stack(rows)
 
 
 PLUGIN = RidgeProbe

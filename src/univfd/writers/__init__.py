@@ -18,6 +18,7 @@ FLAT_COLUMNS: tuple[tuple[str, type], ...] = (
     ("verdict", str),
     ("score", float),
     ("probability", float),
+    ("attribution", str),
     ("nearest_fake_distance", float),
     ("nearest_fake_generator", str),
     ("nearest_fake_source", str),
@@ -77,6 +78,7 @@ def unflat(values: Row) -> dict[str, Any]:
     if row.get("status") == "ok":
         row |= {name: row[name].split("; ") if row.get(name) else [] for name in _LISTS}
         row.setdefault("probability", None)
+        row.setdefault("attribution", "")
         for side in ("nearest_fake", "nearest_real"):
             parts = {p: values.get(f"{side}_{p}") or "" for p in ("generator", "source")}
             distance = values.get(f"{side}_distance")

@@ -59,6 +59,8 @@ class TextWriter:
 
 
 def _explanation(row: Row, neighbors: bool) -> Iterator[str]:
+    if neighbors and row.get("attribution"):
+        yield f"like images of: {printable(row['attribution'])}"
     for side in ("nearest_fake", "nearest_real") if neighbors else ():
         for n in row[side]:
             origin = f"{n['generator']} ({n['source']})" if n["generator"] else n["source"]

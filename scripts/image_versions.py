@@ -1,0 +1,149 @@
+"""The data's images in many versions, as they are and re-encoded: their embeddings, and what their files give away."""
+
+from __future__ import annotations
+
+import io
+import math
+import sys
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from accuracy_tables import Flags, Scored, aurocs
+from univfd.backbones import Backbone
+from univfd.classifiers.linear import LinearProbe
+from univfd.conditions import conditions
+from univfd.embedding import Loaded, embed_images, space_of
+from univfd.evaluation import Cohort, HeldOut, held_out_scores
+from univfd.images import decode
+from univfd.perturbations import perturbation
+from univfd.types import FloatArray, Sample
+from univfd.views import View
+
+TESTS = {"as they are": "clean", "JPEG 85": "jpeg:85", "web copy": "limit:768+jpeg:60"}
+# What else is measured, on some images of each generator and source; no threshold is set by these.
+POST = {
+    "JPEG 95": "jpeg:95", "JPEG 80": "jpeg:80", "JPEG 60": "jpeg:60", "JPEG 40": "jpeg:40",
+    "hard copy": "limit:512+jpeg:40", "WebP 75": "webp:75", "half size": "scale:0.5+jpeg:85", "blur": "blur:1+jpeg:85",
+    "chained": "scale:0.7+jpeg:75+webp:70+jpeg:60",
+}  # fmt: skip
+POST_IMAGES = 8  # of each generator and each real source, at most
+
+
+def first_of_each(samples: list[Sample], most: int) -> NDArray[np.intp]:
+    """Rows of at most so many images of each generator and real source."""
+    seen: Counter[str] = Counter()
+    rows = []
+    for i, s in enumerate(samples):
+        origin = s.generator or s.source
+        seen[origin] += 1
+        if seen[origin] <= most:
+            rows.append(i)
+    return np.array(rows)
+
+
+def versions(
+    backbone: Backbone, cut: View, samples: list[Sample], some: NDArray[np.intp], cache: Path
+) -> dict[str, FloatArray]:
+    """Embeddings `(N, D)` of each version of the images; zeros where one was not made of an image."""
+    found = {n: rounded(embedded(backbone, cut, samples, p, cache)) for n, p in TESTS.items()}
+    for name, perturb in POST.items():
+        few = rounded(embedded(backbone, cut, [samples[i] for i in some], perturb, cache))
+        found[name] = np.zeros((len(samples), few.shape[1]), few.dtype)
+        found[name][some] = few
+    return found
+
+
+def embedded(backbone: Backbone, cut: View, samples: list[Sample], perturb: str, cache: Path) -> FloatArray:
+    """Embeddings `(N, D)` of the samples under a perturbation, from the cache where it has them."""
+    file = cache / f"{space_of(backbone, cut).digest}-{perturb.replace(':', '')}.npz"
+    known: dict[str, NDArray[Any]] = dict(np.load(file)) if file.is_file() else {}
+    missing = [s for s in samples if s.extra["file_sha256"] not in known]
+    for batch in embed_images(backbone, cut, missing, perturb=perturb):
+        for failure in (i for i in batch.items if not isinstance(i, Loaded)):
+            sys.exit(f"{failure.image}: {failure.message}")
+        known |= {i.sha256: v for i, v in zip(batch.loaded, batch.embeddings.vectors, strict=True)}
+        print(f"\r{perturb}: {len(known)} of {len(samples)}", end="", file=sys.stderr)
+    if missing:
+        print(file=sys.stderr)
+        cache.mkdir(parents=True, exist_ok=True)
+        np.savez(file, **known)  # type: ignore[arg-type]
+    return np.stack([known[s.extra["file_sha256"]] for s in samples])
+
+
+def rounded(vectors: FloatArray) -> FloatArray:
+    """As float16 keeps them, so that differences between machines in the last bits seldom reach the detector."""
+    return vectors.astype(np.float16).astype(np.float32)
+
+
+def looks(samples: list[Sample], some: NDArray[np.intp]) -> tuple[dict[str, float], dict[str, Flags]]:
+    """Per version of the images: AUROC of the metadata-only detector, and `(N,)` which are degraded."""
+    bias, degraded = {}, {}
+    for name, perturb in (TESTS | POST).items():
+        made = some if name in POST else np.arange(len(samples))
+        few = [samples[i] for i in made]
+        files, flags = look(few, perturb)
+        bias[name] = metadata_only(few, files)
+        degraded[name] = np.zeros(len(samples), bool)
+        degraded[name][made] = flags
+    return bias, degraded
+
+
+def look(samples: list[Sample], perturb: str) -> tuple[list[tuple[str, int, int, int]], Flags]:
+    """What the files are after a perturbation: format, width, height and bytes of each; and which are degraded."""
+    change, files, degraded = perturbation(perturb), [], []
+    for s in samples:
+        decoded = decode(s.ref)
+        pixels = change(decoded.pixels)
+        same = pixels is decoded.pixels
+        degraded.append(bool(conditions(pixels, decoded.quantisation if same else ())))
+        height, width = pixels.shape[:2]
+        if same:
+            files.append((str(s.extra["format"]), width, height, int(s.extra["bytes"])))
+            continue
+        buffer = io.BytesIO()  # every file is then a JPEG that was just written
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
+        files.append(("JPEG", width, height, buffer.tell()))
+    return files, np.array(degraded)
+
+
+def metadata_only(samples: list[Sample], files: list[tuple[str, int, int, int]]) -> float:
+    """Mean AUROC over generators left out of a probe that sees only format, size and bytes of the files."""
+    formats = sorted({format for format, *_ in files})
+    rows = [
+        [math.log(w), math.log(h), math.log(size / (w * h)), w / h, *(float(format == f) for f in formats)]
+        for format, w, h, size in files
+    ]
+    x = np.array(rows, np.float32)
+    cohort = cohort_of(samples, len(samples))
+    held = held_out_scores(cohort, [x], {"": x}, partial(LinearProbe, C=1.0))[""]
+    return float(np.mean(aurocs(held, cohort.labels)))
+
+
+def cohort_of(samples: list[Sample], judged: int) -> Cohort:
+    """What is known about the images, of which the first ones may be judged."""
+    return Cohort(
+        labels=np.array([s.label for s in samples], np.uint8),
+        generator=np.array([s.generator for s in samples], dtype=object),
+        source=np.array([s.source for s in samples], dtype=object),
+        group=np.array([s.group for s in samples], dtype=object),
+        judged=np.arange(len(samples)) < judged,
+    )
+
+
+def only_made(scores: Scored, some: NDArray[np.intp]) -> Scored:
+    """Scores without those of images that a version was not made of."""
+
+    def made(part: HeldOut) -> HeldOut:
+        kept = np.isin(part.rows, some)
+        return HeldOut(part.generator, part.rows[kept], part.scores[kept])
+
+    return {
+        method: {test: [made(p) for p in parts] if test in POST else parts for test, parts in tests.items()}
+        for method, tests in scores.items()
+    }
