@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -174,6 +174,16 @@ class FeatureSpace:
 def digest_of(data: Mapping[str, Any]) -> str:
     """sha256 of a mapping in canonical JSON."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def data_digest(images: Iterable[tuple[str, Label]]) -> str:
+    """sha256 that names a labelled collection, whatever its order and file names.
+
+    Args:
+        images: sha256 of each image file, and its label.
+    """
+    lines = sorted(f"{sha256} {label.word}\n" for sha256, label in images)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

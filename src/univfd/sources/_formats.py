@@ -30,7 +30,6 @@ _MAGIC = {
     b"GIF8": "GIF",
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
-    b"BM": "BMP",
 }
 _BRANDS = {b"avif": "AVIF", b"avis": "AVIF"} | dict.fromkeys(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIF"
@@ -43,4 +42,6 @@ def sniff(head: bytes) -> str:
         return "WEBP"
     if head[4:8] == b"ftyp":
         return _BRANDS.get(head[8:12], "")
+    if head[:2] == b"BM" and b"\0" in head[2:14]:  # its numbers have zero bytes; a text about a BMW has none
+        return "BMP"
     return next((name for start, name in _MAGIC.items() if head.startswith(start)), "")

@@ -17,6 +17,8 @@ from ._tar import is_tar, tar_images
 
 log = logging.getLogger("univfd.sources")
 
+_OWN = frozenset(["dataset.toml"])  # what a data set says of itself: no image, and nothing to remark upon
+
 
 def walk(top: Path) -> Iterator[ImageRef | Failure]:
     """The images below a folder, those inside tars too; what is passed over is logged."""
@@ -26,7 +28,7 @@ def walk(top: Path) -> Iterator[ImageRef | Failure]:
             yield found
         elif found.image:
             yield from file_refs(found.path, found.mode)
-        else:
+        elif found.path.name not in _OWN:
             passed_over += 1
             log.info("passed over %s: not an image by name or content", display_name(found.path))
     if passed_over:
