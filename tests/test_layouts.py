@@ -11,10 +11,13 @@ import pytest
 
 from conftest import encoded, picture
 from layouts import LAYOUTS, add, items, write
+from univfd.backbones import Backbone
+from univfd.building import build_bank
 from univfd.datasets import open_dataset
 from univfd.errors import DataError, FileAccessError, NotAnImageError
 from univfd.sources import read_bytes
 from univfd.types import Label, Sample
+from univfd.views import view
 
 PNG = encoded(picture(0, 32, 32), "PNG")
 
@@ -129,6 +132,14 @@ def test_what_cannot_be_reached_is_a_sample_where_its_label_is_told(tmp_path: Pa
         read_bytes(samples["bad.tar"].ref)
 
 
+def test_such_a_sample_goes_down_the_line_as_a_failure(toy: Backbone, tmp_path: Path) -> None:
+    write(tmp_path / "coco" / "0_real" / "a.png", PNG)
+    (tmp_path / "coco" / "0_real" / "loop").symlink_to(tmp_path / "coco")
+    built = build_bank(toy, view("native"), open_dataset(tmp_path), added="2026-01-01")
+    assert len(built.bank) == 1
+    assert [(Path(f.image).name, f.error) for f in built.failures] == [("loop", "access")]
+
+
 def test_a_closed_folder_is_a_sample_or_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "gan" / "0_real" / "a.png", PNG)
     write(tmp_path / "gan" / "1_fake" / "b.png", PNG)
@@ -186,9 +197,19 @@ def test_shards_that_tell_no_label(tmp_path: Path, members: dict[str, bytes], me
 
 
 def test_labels_of_one_key_go_to_their_own_image(tmp_path: Path) -> None:
-    members = {"a__v1__png": PNG, "a__v1__cls": b"1", "a__v2__json": b'{"label": 0}', "a__v2__png": PNG + b"2"}
+    values = b'{"label": "fake"}'
+    members = {"a__v1__png": PNG, "a__v1__cls": b"1", "a__v1__json": values}
+    members |= {"a__v2__json": b'{"label": 0}', "a__v2__png": PNG + b"2"}
     found = {(read_bytes(s.ref)[-1:], s.label) for s in open_dataset(shard(tmp_path / "s.tar", **members))}
     assert found == {(PNG[-1:], Label.FAKE), (b"2", Label.REAL)}
+
+
+def test_a_name_that_comes_twice_is_not_dropped(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name, data in (("a.png", PNG), ("a.png", PNG), ("a.cls", b"1")):
+            add(tar, name, data)
+    with pytest.raises(DataError, match=r"a\.png has no label of its own"):
+        list(open_dataset(tmp_path / "s.tar"))
 
 
 def test_shards_are_read_by_offset_and_damage_is_said(tmp_path: Path) -> None:

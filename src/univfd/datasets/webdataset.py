@@ -49,7 +49,7 @@ def _shard(shard: Path) -> Iterator[Sample]:
         group = list(run)
         _refuse_damage(shard, group)
         try:
-            yield from _samples({m.name: m for m in group if isinstance(m, TarMember)})
+            yield from _samples([m for m in group if isinstance(m, TarMember)])
         except DataError:
             for _, later in runs:  # the values may lie behind the damage: then that is what to mend
                 _refuse_damage(shard, later)
@@ -69,20 +69,24 @@ def _key(member: TarMember | Failure) -> str:
     return str(name.parent / name.name.partition(".")[0])
 
 
-def _samples(group: dict[str, TarMember]) -> Iterator[Sample]:
+def _samples(group: list[TarMember]) -> Iterator[Sample]:
     """The samples of the members of one key, most often a single one."""
-    values = {n: m for n, m in group.items() if PurePosixPath(n).suffix.lower() in {".json", ".cls"} and not m.image}
-    images = [m for m in group.values() if m.image]
-    taken: set[str] = set()
+    values = [m for m in group if PurePosixPath(m.name).suffix.lower() in {".json", ".cls"} and not m.image]
+    images = [m for m in group if m.image]
+    taken: set[TarMember] = set()
     for image in images:
-        ref = tar_ref(image)
-        beside = [m for n, m in values.items() if _stem(n) in {_stem(image.name), image.name}]
+        where = tar_ref(image).name
+        beside = [m for m in values if _stem(m.name) in {_stem(image.name), image.name}]
         if not beside and len(images) == 1:
-            beside = list(values.values())  # of its key: with one image, they can only be its own
-        if not beside or taken & {m.name for m in beside}:
-            raise DataError(f"{ref.name} has no label of its own; expected {_stem(image.name)}.json or .cls next to it")
-        taken |= {m.name for m in beside}
-        yield sample_of(_row(beside, ref.name), ref, ref.name)
+            beside = values  # of its key: with one image, they can only be its own
+        if not beside or not taken.isdisjoint(beside):
+            raise DataError(f"{where} has no label of its own; expected {_stem(image.name)}.json or .cls next to it")
+        taken.update(beside)
+        row, labels = _row(beside, where)
+        told = [sample_of(row | {"label": label}, tar_ref(image), where) for label in labels]
+        if len({sample.label for sample in told}) > 1:
+            raise DataError(f"{where} has two labels: {', '.join(map(repr, labels))}")
+        yield told[0] if told else sample_of(row, tar_ref(image), where)
 
 
 def _stem(name: str) -> str:
@@ -91,9 +95,10 @@ def _stem(name: str) -> str:
     return name.removesuffix(suffix) if suffix else name
 
 
-def _row(values: list[TarMember], where: str) -> dict[str, Any]:
-    """The named values of an image from its `.json` and `.cls`."""
+def _row(values: list[TarMember], where: str) -> tuple[dict[str, Any], list[Any]]:
+    """The named values of an image from its `.json` and `.cls`, and every label that they state."""
     row: dict[str, Any] = {}
+    labels = []
     for member in values:
         text = read_bytes(tar_ref(member))
         try:
@@ -102,10 +107,9 @@ def _row(values: list[TarMember], where: str) -> dict[str, Any]:
             raise DataError(f"{where}: {member.name} cannot be read: {error}") from error
         if not isinstance(data, dict):
             raise DataError(f"{where}: {member.name} holds {data!r:.40}; expected named values, 'label' among them")
-        if "label" in data and "label" in row and str(data["label"]) != str(row["label"]):
-            raise DataError(f"{where} has two labels, {row['label']!r} and {data['label']!r}")
+        labels += [data.pop("label")] if "label" in data else []
         row |= data
-    return row
+    return row, labels
 
 
 PLUGIN = read_webdataset
