@@ -250,8 +250,11 @@ def test_a_killed_run_is_resumed_to_the_same_rows(toy_folder: str, tmp_path: Pat
         assert univfd("detect", *d, "-o", out).returncode == 2  # not without --resume
         assert univfd("detect", *d, "-o", out, "--resume").returncode == 3
         assert not journal.exists()
-        assert comparable(out) == comparable(straight)
-        assert len(comparable(out)) == 500
+        found, expected = comparable(out), comparable(straight)
+        assert [row[:-1] for row in found] == [row[:-1] for row in expected]
+        # Batches are cut elsewhere after a kill, and sums in another order may differ in the last bit.
+        assert [row[-1] for row in found] == [pytest.approx(row[-1], abs=1e-5, nan_ok=True) for row in expected]
+        assert len(found) == 500
 
 
 def started(*args: object, names: list[str]) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
@@ -280,7 +283,12 @@ def comparable(path: Path) -> list[tuple[object, ...]]:
         found = list(csv.DictReader(path.open(encoding="utf-8", newline="")))
     else:
         found = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return [tuple(r.get(k) for k in ("image", "status", "verdict", "score", "error", "sha256")) for r in found]
+    words = ("image", "status", "verdict", "error", "sha256")
+    scores = [r.get("score") for r in found]
+    return [
+        (*(r.get(k) for k in words), float("nan" if score in (None, "") else score))
+        for r, score in zip(found, scores, strict=True)
+    ]
 
 
 def test_resume_takes_up_what_has_come_since(toy_folder: str, images: Path, tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from conftest import encoded, picture
 from univfd.datasets import open_dataset
-from univfd.errors import DataError
+from univfd.errors import DataError, FileAccessError
+from univfd.sources import read_bytes
 from univfd.types import Label
 
 PNG = encoded(picture(0, 32, 32), "PNG")
@@ -50,7 +51,7 @@ def test_the_label_is_never_a_substring(tmp_path: Path) -> None:
 
 
 def test_a_root_that_is_called_like_a_label_does_not_count(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="lies in no label folder"):
+    with pytest.raises(DataError, match=r"images in \. lie in no label folder"):
         seen(tree(tmp_path / "real", "a.png"))
 
 
@@ -61,8 +62,10 @@ def test_nothing_and_unreadable(tmp_path: Path) -> None:
         seen(tmp_path / "gone")
     tree(tmp_path, "real/a.png")
     (tmp_path / "real" / "loop.png").symlink_to("loop.png")
-    with pytest.raises(DataError, match="mend or remove"):
-        seen(tmp_path)
+    good, bad = open_dataset(tmp_path)
+    assert good.label is bad.label is Label.REAL
+    with pytest.raises(FileAccessError, match="leads back to itself"):
+        read_bytes(bad.ref)
 
 
 def test_manifests(tmp_path: Path) -> None:

@@ -168,3 +168,15 @@ def test_surrogates_that_stand_for_no_byte() -> None:
     (only,) = expand("\ud800.png")
     assert isinstance(only, Failure)
     only.image.encode()
+
+
+def test_an_image_in_a_tar_is_known_by_its_bytes_where_its_name_says_nothing(tmp_path: Path) -> None:
+    png = encoded(picture(0, 32, 32), "PNG")
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name, data in {"a.b/plain": png, "note": b"BN", "empty": b"", "x.PNG": b"no image"}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    refs = [r for r in expand(tmp_path) if isinstance(r, ImageRef)]
+    assert [Path(r.name).name for r in refs] == ["plain", "x.PNG"]
+    assert read_bytes(refs[0]) == png

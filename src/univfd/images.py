@@ -78,22 +78,28 @@ def decode(ref: ImageRef, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Decoded:
         MissingExtraError: HEIC without the extra `heic`.
     """
     if isinstance(ref.source, np.ndarray):
-        _check_size(ref.source.shape[1], ref.source.shape[0], max_pixels)
+        check_size(ref.source.shape[1], ref.source.shape[0], max_pixels)
         return Decoded(ref.source, "", "")
     if isinstance(ref.source, Image.Image):
-        _check_size(*ref.source.size, max_pixels)
-        return Decoded(to_rgb(_load(ref.source)), ref.source.format or "", "", (), _quantisation(ref.source))
+        check_size(*ref.source.size, max_pixels)
+        return Decoded(to_rgb(_load(ref.source)), ref.source.format or "", "", (), quantisation(ref.source))
     data = read_bytes(ref)
     if not data:
         raise EmptyFileError("the file is empty (0 bytes); expected an image")
-    with _open(data) as image:
-        _check_size(*image.size, max_pixels)
+    with open_image(data) as image:
+        check_size(*image.size, max_pixels)
         notes = ("only the first of several frames",) if _has_more_frames(image) else ()
         pixels = to_rgb(_load(image))
-        return Decoded(pixels, image.format or "", hashlib.sha256(data).hexdigest(), notes, _quantisation(image))
+        return Decoded(pixels, image.format or "", hashlib.sha256(data).hexdigest(), notes, quantisation(image))
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Refuse a picture by what its header says.
+
+    Raises:
+        UnsupportedImageError: a side is 0.
+        TooManyPixelsError: over the limit.
+    """
     if width < 1 or height < 1:
         raise UnsupportedImageError(f"{width} x {height} pixels: there is nothing to see")
     if width * height > max_pixels:
@@ -103,7 +109,13 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _open(data: bytes) -> Image.Image:
+def open_image(data: bytes) -> Image.Image:
+    """Parse the header of an encoded image; its pixels are not decoded and its size is not checked yet.
+
+    Raises:
+        NotAnImageError, TruncatedImageError: the bytes are no image, or damaged.
+        MissingExtraError: HEIC without the extra `heic`.
+    """
     formats: tuple[str, ...] = FORMATS
     if sniff(data[:16]) == "HEIF":
         _register_heif()
@@ -188,7 +200,8 @@ def to_rgb(image: Image.Image) -> Pixels:
         raise UnsupportedImageError(f"no conversion from mode {image.mode!r} to RGB: {error}") from error
 
 
-def _quantisation(image: Image.Image) -> tuple[tuple[int, ...], ...]:
+def quantisation(image: Image.Image) -> tuple[tuple[int, ...], ...]:
+    """The quantisation tables of a JPEG, 64 values each row by row, in the order of their numbers; else empty."""
     tables = getattr(image, "quantization", None)  # only JPEG and MPO have any
     if not isinstance(tables, dict):
         return ()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import FeatureSpaceError, FormatError
+from .errors import FeatureSpaceError, FormatError, InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -69,11 +69,12 @@ class ImageRef:
 
     Attributes:
         name: what the user sees; always valid Unicode (undecodable file name bytes are backslash-escaped).
-        source: a path, encoded bytes, a span of a tar file, RGB pixels `(H, W, 3)` uint8, or a Pillow image.
+        source: a path, encoded bytes, a span of a tar file, RGB pixels `(H, W, 3)` uint8, a Pillow image; or, of a
+            place that could not be reached, the error that reading it raises.
     """
 
     name: str
-    source: Path | bytes | TarSpan | Pixels | Image = field(repr=False)
+    source: Path | bytes | TarSpan | Pixels | Image | InputError = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,10 @@ class Sample:
         source: where the image comes from (a camera set, a web site, a repository ...).
         group: images with the same group (same input, same identity) must stay on one side of a split.
         licence: as stated at the source, or empty.
-        extra: the other columns of a manifest, untouched.
+        family: kind of generator (`gan`, `diffusion`, `ar` ...), where it is known.
+        split: the part of its data set (`train`, `val`, `test`) as that says, or empty.
+        subset: the test set of a suite that it belongs to, or empty.
+        extra: the other columns of a manifest, untouched; of a folder `class`, the folders that name nothing else.
     """
 
     ref: ImageRef
@@ -96,6 +100,9 @@ class Sample:
     source: str = ""
     group: str = ""
     licence: str = ""
+    family: str = ""
+    split: str = ""
+    subset: str = ""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -167,6 +174,16 @@ class FeatureSpace:
 def digest_of(data: Mapping[str, Any]) -> str:
     """sha256 of a mapping in canonical JSON."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def data_digest(images: Iterable[tuple[str, Label]]) -> str:
+    """sha256 that names a labelled collection, whatever its order and file names.
+
+    Args:
+        images: sha256 of each image file, and its label.
+    """
+    lines = sorted(f"{sha256} {label.word}\n" for sha256, label in images)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,8 @@ def build(
 ) -> int:  # fmt: skip
     """Embed a labelled collection into a new bank.
 
-    DATA is a folder of real and fake images (0_real/1_fake, real/fake, nature/ai) or a manifest (.jsonl, .csv) with
-    the columns file, label, generator, source.
+    DATA is a folder of real and fake images (0_real/1_fake, real/fake, nature/ai, or any with dataset.toml), a
+    manifest (.jsonl, .csv, .parquet) with the columns file, label, generator, source, or WebDataset tar shards.
     """
     from ..backbones import open_backbone
     from ..building import build_bank

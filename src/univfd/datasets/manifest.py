@@ -1,7 +1,8 @@
-"""A table of images, JSON Lines or CSV.
+"""A table of images: JSON Lines, CSV, or Parquet (extra `parquet`).
 
 Columns: `file` (relative to the table's folder) and `label` (`real`/`fake`) are needed; `generator`, `source`,
-`group` and `license` or `licence` are used where present; the others are kept in `Sample.extra`.
+`group`, `license` or `licence`, `family`, `split` and `subset` are used where present; the others are kept in
+`Sample.extra`.
 """
 
 from __future__ import annotations
@@ -12,58 +13,66 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, FormatError
+from .. import registry
+from ..errors import DataError
 from ..sources import display_name
-from ..types import ImageRef, Label, Sample
-
-_USED = ("file", "label", "generator", "source", "group", "license", "licence")
+from ..types import ImageRef, Sample
+from ._rows import sample_of
 
 
 def read_manifest(path: Path) -> Iterator[Sample]:
     """Samples in the table's order.
 
     Raises:
-        DataError: a row without file or label, an unknown label, or a line that is no JSON.
+        DataError: a row without file or label, an unknown label, or a table that cannot be parsed.
+        MissingExtraError: Parquet without the extra.
     """
     for number, row in enumerate(_rows(path), start=1):
+        where = f"{path}, row {number}"
         if not isinstance(row, dict) or not isinstance(row.get("file", ""), str):
-            raise DataError(f"{path}, row {number} is {row!r}; expected named columns with a path in 'file'")
-        try:
-            file, label = row["file"], Label.parse(row["label"])
-        except KeyError as error:
-            raise DataError(f"{path}, row {number}: no column {error}; expected 'file' and 'label'") from None
-        except FormatError as error:
-            raise DataError(f"{path}, row {number}: {error}") from error
-        place = path.parent / file
-        yield Sample(
-            ImageRef(display_name(place), place),
-            label,
-            generator=row.get("generator") or "",
-            source=row.get("source") or "",
-            group=row.get("group") or "",
-            licence=row.get("licence") or row.get("license") or "",
-            extra={k: v for k, v in row.items() if k not in _USED},
-        )
+            raise DataError(f"{where} is {row!r}; expected named columns with a path in 'file'")
+        if None in row:
+            raise DataError(f"{where} has more fields than the table has columns; quote fields that hold a comma")
+        if missing := [name for name in ("file", "label") if name not in row]:
+            raise DataError(f"{where}: no column {missing[0]!r}; expected 'file' and 'label'")
+        place = path.parent / row.pop("file")
+        yield sample_of(row, ImageRef(display_name(place), place), where)
 
 
 def _rows(path: Path) -> Iterator[Any]:
+    if path.suffix.lower() == ".parquet":
+        yield from _parquet(path)
+        return
     try:
-        yield from _parsed(path)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield from csv.DictReader(file) if path.suffix.lower() == ".csv" else _json_lines(path, file)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8: {error}") from error
+    except csv.Error as error:
+        raise DataError(f"{path} is no CSV: {error}") from error
 
 
-def _parsed(path: Path) -> Iterator[Any]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        if path.suffix.lower() == ".csv":
-            yield from csv.DictReader(file)
-            return
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise DataError(f"{path}, line {number} is no JSON: {error}") from error
+def _json_lines(path: Path, lines: Iterator[str]) -> Iterator[Any]:
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}, line {number} is no JSON: {error}") from error
+
+
+def _parquet(path: Path) -> Iterator[Any]:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ModuleNotFoundError as error:
+        raise registry.missing_extra("a Parquet manifest", error) from error
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
+    except pa.ArrowException as error:
+        raise DataError(f"{path} is no readable Parquet file: {error}") from error
 
 
 PLUGIN = read_manifest

@@ -1,0 +1,44 @@
+"""What readers share: names of splits, and a row of named values -> `Sample`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import DataError, FormatError
+from ..types import ImageRef, Label, Sample
+
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+          "test": "test", "testing": "test"}  # fmt: skip
+"""Folder names that name a split, and the split."""
+
+TEXTS = ("generator", "source", "group", "licence", "family", "split", "subset")
+"""Columns that are text and may be absent; `license` is read as `licence` too."""
+
+
+def sample_of(row: Mapping[Any, Any], ref: ImageRef, where: str) -> Sample:
+    """A sample from named values.
+
+    Args:
+        row: `label` is needed; `TEXTS` are used; whatever else there is goes to `Sample.extra`.
+        ref: the image.
+        where: which row this is, for messages.
+
+    Raises:
+        DataError: no label, or an unknown one.
+    """
+    if "label" not in row:
+        raise DataError(f"{where}: no 'label'; expected one: real, fake, 0 or 1")
+    try:
+        label = Label.parse(row["label"])
+    except FormatError as error:
+        raise DataError(f"{where}: {error}") from error
+    texts = {name: _text(row.get(name)) for name in TEXTS}
+    texts["licence"] = texts["licence"] or _text(row.get("license"))
+    extra = {k: v for k, v in row.items() if k not in {"label", "license", *TEXTS}}
+    return Sample(ref, label, **texts, extra=extra)
+
+
+def _text(value: Any) -> str:
+    absent = value is None or value != value  # nan: an empty cell of a table
+    return "" if absent else str(value)

@@ -1,0 +1,68 @@
+"""Uncompressed tar files (WebDataset style): members by offset, nothing unpacked."""
+
+from __future__ import annotations
+
+import logging
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import NotAnImageError, TruncatedImageError
+from ..types import Failure, ImageRef, TarSpan
+from ._formats import HEAD, IMAGE_SUFFIXES, sniff
+from ._names import display_name, failed, unreachable
+
+log = logging.getLogger("univfd.sources")
+
+
+def is_tar(path: Path) -> bool:
+    """Whether the file is taken as a tar shard, by its name."""
+    return path.suffix.lower() == ".tar"
+
+
+class TarMember(NamedTuple):
+    """A regular file inside a tar; its bytes are read later, by offset."""
+
+    name: str
+    span: TarSpan
+    image: bool
+
+
+def tar_images(path: Path) -> Iterator[ImageRef | Failure]:
+    """Image members of a tar, in order, named `shard.tar/member`."""
+    for member in tar_members(path):
+        if isinstance(member, Failure):
+            yield member
+        elif member.image:
+            yield tar_ref(member)
+        else:
+            log.info("passed over %s in %s: not an image by name or content", display_name(member.name), path)
+
+
+def tar_ref(member: TarMember) -> ImageRef:
+    """The reference of a tar's member."""
+    return ImageRef(f"{display_name(member.span.tar)}/{display_name(member.name)}", member.span)
+
+
+def tar_members(path: Path) -> Iterator[TarMember | Failure]:
+    """Every regular file of an uncompressed tar, in order; a `Failure` where the tar is damaged or no tar."""
+    name = display_name(path)
+    try:
+        with tarfile.open(path, "r:") as tar, path.open("rb") as file:
+            while (member := tar.next()) is not None:
+                if member.isfile():
+                    image = Path(member.name).suffix.lower() in IMAGE_SUFFIXES
+                    if not image:
+                        file.seek(member.offset_data)
+                        image = sniff(file.read(min(HEAD, member.size))) != ""
+                    yield TarMember(member.name, TarSpan(path, member.offset_data, member.size), image)
+                tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member otherwise
+            end = tar.offset
+            file.seek(end)  # tarfile takes a damaged header for the end
+            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+                yield failed(name, TruncatedImageError(f"the tar is damaged at byte {end}; what follows was not read"))
+    except (tarfile.TarError, EOFError) as error:
+        yield failed(name, NotAnImageError(f"not a readable (uncompressed) tar file: {error}"))
+    except OSError as error:
+        yield unreachable(path, error)

@@ -1,0 +1,119 @@
+"""Folders -> files, in a stable order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import FileAccessError
+from ..types import Failure, ImageRef
+from ._formats import HEAD, IMAGE_SUFFIXES, sniff
+from ._names import display_name, failed, unreachable
+from ._tar import is_tar, tar_images
+
+log = logging.getLogger("univfd.sources")
+
+_OWN = frozenset(["dataset.toml"])  # what a data set says of itself: no image, and nothing to remark upon
+
+
+def walk(top: Path) -> Iterator[ImageRef | Failure]:
+    """The images below a folder, those inside tars too; what is passed over is logged."""
+    passed_over = 0
+    for found in _entries(top):
+        if isinstance(found, Failure):
+            yield found
+        elif found.image:
+            yield from file_refs(found.path, found.mode)
+        elif found.path.name not in _OWN:
+            passed_over += 1
+            log.info("passed over %s: not an image by name or content", display_name(found.path))
+    if passed_over:
+        log.warning("%d files in %s are no images, by name and content, and were passed over", passed_over, top)
+
+
+def image_files(top: Path) -> Iterator[Path | Failure]:
+    """The files that a walk of `top` takes as images or tar shards, in its order; nothing is logged or opened."""
+    for found in _entries(top):
+        if isinstance(found, Failure):
+            yield found
+        elif found.image:
+            yield found.path
+
+
+class _Entry(NamedTuple):
+    """A file of a walk, and whether it is an image or a tar, by name or content."""
+
+    path: Path
+    mode: int
+    image: bool
+
+
+def _entries(top: Path) -> Iterator[_Entry | Failure]:
+    """Depth first, names sorted, on a stack of its own: a tree may be deeper than Python's."""
+    stack: list[tuple[Iterator[Path], tuple[int, int]]] = []
+    below: Path | None = top
+    while below is not None or stack:
+        if below is not None:
+            opened = _open_folder(below, [identity for _, identity in stack])
+            if isinstance(opened, Failure):
+                yield opened
+            else:
+                stack.append(opened)
+            below = None
+            continue
+        path = next(stack[-1][0], None)
+        if path is None:
+            stack.pop()
+            continue
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            yield unreachable(path, error)
+            continue
+        if stat.S_ISDIR(mode):
+            below = path
+        else:
+            image = is_tar(path) or path.suffix.lower() in IMAGE_SUFFIXES or _looks_like_image(path, mode)
+            yield _Entry(path, mode, image)
+
+
+def _open_folder(folder: Path, above: list[tuple[int, int]]) -> tuple[Iterator[Path], tuple[int, int]] | Failure:
+    """A folder's entries and its identity, or why it cannot be walked."""
+    try:
+        here = folder.stat()
+        identity = (here.st_dev, here.st_ino)
+        if identity in above:
+            problem = FileAccessError("a link loop: this folder contains itself; skipped")
+            return failed(display_name(folder), problem)
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries)
+    except OSError as error:
+        return unreachable(folder, error)
+    return (folder / name for name in names), identity
+
+
+def file_refs(path: Path, mode: int) -> Iterator[ImageRef | Failure]:
+    """The image that a file is, or those that a tar holds."""
+    name = display_name(path)
+    if not stat.S_ISREG(mode):
+        yield failed(name, FileAccessError("not a regular file (a pipe, socket or device); skipped"))
+    elif is_tar(path):
+        yield from tar_images(path)
+    else:
+        yield ImageRef(name, path)
+
+
+def _looks_like_image(path: Path, mode: int) -> bool:
+    """Whether the first bytes are those of an image."""
+    if not stat.S_ISREG(mode):
+        return False
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError:
+        return True  # it cannot be told; reading it will say why
+    return sniff(head) != ""
