@@ -5,9 +5,9 @@
 To ship the result, move what it writes to `src/univfd/detectors`.
 
 DATA has `manifest.jsonl` (columns file, label, generator, source, group, license). Writes `default/` (ridge probe)
-and `neighbors/` (nearest neighbours on the same bank), each with its model card, all figures of which come out of
-this run; `accuracy.md` holds the same tables for the documentation (`docs/accuracy.md`). Embeddings are kept in the cache
-folder, by content, feature space and perturbation.
+and `neighbors/` (nearest neighbours on the same bank), each with the patch probe of heat maps and its model card, all
+figures of which come out of this run; `accuracy.md` holds the same tables for the documentation (`docs/accuracy.md`).
+Embeddings are kept in the cache folder, by content, feature space and perturbation.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import scipy.linalg  # noqa: F401  # the limit on threads reaches only libraries
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+import patch_probe_fit
 from accuracy_tables import CONFIDENCE, MAX_FPR, MAX_MISS, Flags, Scored, Study, accuracy
 from attribution_table import attribution_table
 from image_versions import (
@@ -52,6 +53,7 @@ from univfd.datasets import open_dataset
 from univfd.detector import Detector
 from univfd.embedding import space_of
 from univfd.evaluation import HeldOut, held_out_scores, per_row
+from univfd.patch_probe import PatchProbe
 from univfd.search import to_unit
 from univfd.storage import require_new
 from univfd.types import Embeddings, FeatureSpace, FloatArray, Sample
@@ -133,7 +135,8 @@ def build(data: Path, cache: Path, output: Path) -> None:
         "default": fit_probe(samples, list(copies.values())),
         "neighbors": NearestNeighbor.from_bank(bank, METHODS["neighbors"].params),
     }
-    save(backbone, cut, bank, fitted, calibrations, card, output)
+    probe, maps = patch_probe_fit.build(BACKBONE, samples, COPIES, cache)  # tap and view of its own; no verdict uses it
+    save(backbone, cut, bank, fitted, calibrations, probe, f"{card}\n{maps}", output)
 
 
 def fit_probe(samples: list[Sample], copies: list[FloatArray]) -> RidgeProbe:
@@ -233,12 +236,13 @@ def save(
     bank: FeatureBank,
     fitted: dict[str, Classifier],
     calibrations: dict[str, Calibration],
+    probe: PatchProbe,
     card: str,
     output: Path,
 ) -> None:
     """Write the shipped detectors; the bank lies in the default one."""
     for name in SHIPPED:
-        made = Detector(name, backbone, cut, fitted[name], bank, calibrations[name])
+        made = Detector(name, backbone, cut, fitted[name], bank, calibrations[name], probe)
         shared = None if name == "default" else "../default/bank"
         made.save(output / name, bank_dtype=BANK_TYPE, bank_at=shared, card=card)
         print(f"{output / name}: {made.identity}", file=sys.stderr)

@@ -30,12 +30,12 @@ LEVELS = [
         "search",
         "calibration",
     },
-    {"images", "catalogue", "bank", "collection", "suites"},
+    {"images", "catalogue", "bank", "collection", "suites", "patch_probe"},
     {"weights", "classifiers", "attribution"},
     {"backbones", "recipes", "datasets", "writers"},
     {"embedding", "evaluation", "scan"},
     {"detector", "embeddings_file"},
-    {"building", "calibrating", "official", "runner", "selftest", "samples"},
+    {"building", "calibrating", "official", "runner", "selftest", "samples", "heatmap"},
     {"cli"},
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
@@ -105,6 +105,7 @@ import sys, univfd
 for verdict in univfd.load().detect({str(photo)!r}):
     assert verdict.verdict in ("fake", "real", "unsure"), verdict
 heavy = {{"sklearn", "scipy", "pandas", "matplotlib", "torch", "pyarrow", "huggingface_hub"}}
+assert "univfd.heatmap" not in sys.modules
 print(sorted(heavy & {{m.partition(".")[0] for m in sys.modules}}))
 """
     assert run(code).strip() == "[]"

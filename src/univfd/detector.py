@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 
 from . import registry
-from .backbones import Backbone, open_backbone
+from .backbones import Backbone, feature_space, open_backbone
 from .bank import BankType, FeatureBank
 from .calibration import UNCALIBRATED, Calibration
 from .classifiers import Classifier
 from .downloads import Progress
-from .embedding import Batch, embed_images, space_of
+from .embedding import Batch, OnPixels, embed_images, space_of
 from .errors import FormatError, UnknownNameError
 from .images import DEFAULT_MAX_PIXELS
+from .patch_probe import PatchProbe
 from .sources import Source
 from .storage import new_folder, read_arrays, read_json, write_arrays, write_json
 from .types import Failure, FeatureSpace, Label, Neighbor, Timings, Verdict, VerdictLabel, digest_of
@@ -43,6 +44,7 @@ class Detector:
         classifier: gives the score.
         bank: known images: the evidence (and, for nearest neighbours, the classifier's rows).
         calibration: turns the score into a verdict.
+        patch_probe: what `univfd.heatmap` draws maps with, if any; no verdict depends on it.
     """
 
     name: str
@@ -51,10 +53,14 @@ class Detector:
     classifier: Classifier
     bank: FeatureBank
     calibration: Calibration = UNCALIBRATED
+    patch_probe: PatchProbe | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a bank of another feature space."""
+        """Refuse a bank of another feature space, and a patch probe of another encoder."""
         self.space.require(self.bank.space, "the detector's bank")
+        if self.patch_probe is not None:
+            theirs = self.patch_probe.space
+            feature_space(self.backbone.entry, theirs.taps, theirs.view).require(theirs, "the detector's patch probe")
 
     @cached_property
     def space(self) -> FeatureSpace:
@@ -77,6 +83,7 @@ class Detector:
         batch_size: int | None = None,
         workers: int | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        on_pixels: OnPixels | None = None,
     ) -> Iterator[Verdict | Failure]:
         """Decide about any number of images: the straight line.
 
@@ -87,13 +94,14 @@ class Detector:
             batch_size: images a batch (default: sized for the machine); verdicts do not depend on it.
             workers: decoding threads; default: one per CPU.
             max_pixels: larger images are refused.
+            on_pixels: see `univfd.embedding.embed_images`.
 
         Yields:
             One `Verdict` or `Failure` per image, in order, as they are ready.
         """
         batches = embed_images(
             self.backbone, self.view, images,
-            perturb=perturb, batch_size=batch_size, workers=workers, max_pixels=max_pixels,
+            perturb=perturb, batch_size=batch_size, workers=workers, max_pixels=max_pixels, on_pixels=on_pixels,
         )  # fmt: skip
         for batch in batches:
             verdicts = iter(self._judge(batch, neighbors))
@@ -175,6 +183,8 @@ class Detector:
             record |= {"calibration": self.calibration.to_dict(), "bank": bank_at or BANK}
             if self.backbone.entry.folder is not None:
                 record["backbone_folder"] = str(self.backbone.entry.folder)
+            if self.patch_probe is not None:
+                record["patch_probe"] = self.patch_probe.write(scratch)
             write_json(scratch / MANIFEST, KIND, SCHEMA, record)
             write_arrays(scratch / ARRAYS, self.classifier.state())
             if bank_at is None:
@@ -226,6 +236,7 @@ def load(
         classifier=classifier,
         bank=bank,
         calibration=Calibration.from_dict(manifest["calibration"]),
+        patch_probe=PatchProbe.read(folder, manifest["patch_probe"]) if "patch_probe" in manifest else None,
     )
     opened.space.require(space, f"detector {opened.name}")
     return opened

@@ -25,6 +25,9 @@ from .views import View
 _IMAGES_PER_CPU = 4
 _MAX_BATCH = 32
 
+OnPixels = Callable[[ImageRef, Pixels], None]
+"""Sees the full-size pixels `(H, W, 3)` of an image before they are let go."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -82,6 +85,7 @@ def embed_images(
     batch_size: int | None = None,
     workers: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    on_pixels: OnPixels | None = None,
 ) -> Iterator[Batch]:
     """Embed any number of images; decoding runs in threads while the encoder works, in bounded memory.
 
@@ -93,11 +97,14 @@ def embed_images(
         batch_size: images a batch; default: sized for the machine, see `default_batch`.
         workers: decoding threads; default: one per CPU.
         max_pixels: see `univfd.images.decode`.
+        on_pixels: called in the loading threads with each reference and the pixels that the crops are cut from.
 
     Yields:
         Batches in the order of the inputs. An input that cannot be read is a `Failure` in its place.
     """
-    load = partial(_load, view=view, backbone=backbone, perturb=perturbation(perturb), max_pixels=max_pixels)
+    load = partial(
+        _load, view=view, backbone=backbone, perturb=perturbation(perturb), max_pixels=max_pixels, on_pixels=on_pixels
+    )
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         if value is not None and value < 1:
             raise UsageError(f"{name} is {value}; expected at least 1")
@@ -127,6 +134,7 @@ def _load(
     backbone: Backbone,
     perturb: Callable[[Pixels], Pixels],
     max_pixels: int,
+    on_pixels: OnPixels | None,
 ) -> Loaded | Failure:
     if isinstance(ref, Failure):
         return ref
@@ -137,6 +145,8 @@ def _load(
         crops = view.cut(pixels, backbone.entry.preprocess)
         # A perturbed picture is no longer what the file's tables speak of.
         found = conditions(pixels, decoded.quantisation if pixels is decoded.pixels else ())
+        if on_pixels is not None:
+            on_pixels(ref, pixels)
     except (InputError, MissingExtraError) as error:
         return Failure(ref.name, error.code, str(error))
     except MemoryError:

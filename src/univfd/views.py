@@ -34,6 +34,11 @@ class PreprocessSpec:
         if self.interpolation not in _RESAMPLING:
             raise registry.unknown("interpolation", self.interpolation, _RESAMPLING)
 
+    @property
+    def resampling(self) -> Image.Resampling:
+        """The interpolation as Pillow names it."""
+        return _RESAMPLING[self.interpolation]
+
     def digest(self, recipe: str) -> str:
         """16 hex digits of this specification and the recipe that prepared the graph."""
         return digest_of(asdict(self) | {"recipe": recipe})[:16]
@@ -163,5 +168,5 @@ def _box(h: int, w: int, side: int, y: float, x: float) -> tuple[float, float, f
 
 def _resampled(pixels: Pixels, box: tuple[float, float, float, float], spec: PreprocessSpec) -> Pixels:
     # Only the box is resampled: a 1 x 100,000 strip must not grow to 224 x 22,400,000 on its way to the crop.
-    image = Image.fromarray(pixels).resize((spec.size, spec.size), _RESAMPLING[spec.interpolation], box=box)
+    image = Image.fromarray(pixels).resize((spec.size, spec.size), spec.resampling, box=box)
     return np.asarray(image)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from .. import registry
 from ..catalogue import Entry, entry
@@ -33,6 +33,27 @@ class Backbone(Protocol):
 
         Returns:
             `(N, D)` float32: the taps' values side by side, not normalised. Row i depends on crop i alone.
+        """
+        ...
+
+
+@runtime_checkable
+class PatchBackbone(Backbone, Protocol):
+    """An encoder that also shows its patches. Engines need not have this; whoever wants it checks with `isinstance`."""
+
+    def patch_tokens(self, crops: Pixels, block: int) -> FloatArray:
+        """Encode crops up to a block and keep the patches apart.
+
+        Args:
+            crops: `(N, S, S, 3)` uint8, S = `entry.preprocess.size`.
+            block: counted from 1; the mean of its patch tokens is the tap `mean.block`.
+
+        Returns:
+            `(N, g, g, W)` float32: g x g patches from top left, each a cell of S/g pixels; W values each.
+
+        Raises:
+            UnknownNameError: no such block.
+            UsageError: crops of another size or type, or patches that are no square grid.
         """
         ...
 
@@ -92,4 +113,4 @@ def feature_space(described: Entry, taps: Sequence[str], view: str, crops_side_b
     )
 
 
-__all__ = ["Backbone", "Entry", "PreprocessSpec", "cpus", "feature_space", "open_backbone"]
+__all__ = ["Backbone", "Entry", "PatchBackbone", "PreprocessSpec", "cpus", "feature_space", "open_backbone"]

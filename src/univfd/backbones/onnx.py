@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,36 +27,59 @@ class OnnxBackbone:
     def __init__(self, entry: Entry, taps: tuple[str, ...], threads: int, progress: Progress | None) -> None:
         self.entry = entry
         self.taps = taps
-        folder = ensure(entry, progress=progress)
+        self._folder = ensure(entry, progress=progress)
+        self._threads = threads
+        self._session = self._open(taps)
+        self._patch_sessions: dict[int, onnxruntime.InferenceSession] = {}
+
+    def _open(self, taps: tuple[str, ...]) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = self._threads
         options.log_severity_level = 3
         # Idle encoder threads that spin would take the CPU from the decoding threads.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self._folder))
         try:
-            graph = cut(folder / GRAPH, taps, entry.prefix)
-            self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            graph = cut(self._folder / GRAPH, taps, self.entry.prefix)
+            return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         except Exception as error:
             # Protobuf and ONNX Runtime raise types of their own on a damaged file.
             raise ChecksumError(
-                f"the prepared graph of {entry.name} cannot be opened ({str(error)[:200]}). Run 'univfd models verify "
-                f"{entry.name}'; if it fails, delete {folder} and fetch it again"
+                f"the prepared graph of {self.entry.name} cannot be opened ({str(error)[:200]}). Run 'univfd models "
+                f"verify {self.entry.name}'; if it fails, delete {self._folder} and fetch it again"
             ) from error
 
     def embed(self, crops: Pixels) -> FloatArray:
         """`(N, S, S, 3)` uint8 -> `(N, D)` float32, see `univfd.backbones.Backbone.embed`."""
+        return self.embed_normalised(self._normalised(crops))
+
+    def _normalised(self, crops: Pixels) -> FloatArray:
         size = self.entry.preprocess.size
         if crops.ndim != 4 or crops.shape[1:] != (size, size, 3) or crops.dtype != np.uint8:
             raise UsageError(
                 f"crops of shape {crops.shape} and type {crops.dtype}; expected (N, {size}, {size}, 3) uint8"
             )
-        return self.embed_normalised(self.entry.preprocess.normalise(crops))
+        return self.entry.preprocess.normalise(crops)
 
     def embed_normalised(self, inputs: FloatArray) -> FloatArray:
         """`(N, 3, S, S)` float32, already normalised -> `(N, D)` float32. For parity checks; else use `embed`."""
         outputs = self._session.run(list(self.taps), {"pixels": inputs})
         return np.ascontiguousarray(np.concatenate(outputs, axis=1), dtype=np.float32)
+
+    def patch_tokens(self, crops: Pixels, block: int) -> FloatArray:
+        """`(N, S, S, 3)` uint8 -> `(N, g, g, W)` float32, see `univfd.backbones.PatchBackbone.patch_tokens`.
+
+        The graph that ends behind the block is opened at the first call and kept.
+        """
+        inputs = self._normalised(crops)
+        self.entry.tap_dim(f"mean.{block}")
+        if block not in self._patch_sessions:
+            self._patch_sessions[block] = self._open((f"patches.{block}",))
+        (tokens,) = self._patch_sessions[block].run(None, {"pixels": inputs})
+        side = math.isqrt(tokens.shape[1])
+        if side * side != tokens.shape[1]:
+            raise UsageError(f"{self.entry.name} has {tokens.shape[1]} patch tokens, which are no square grid")
+        return np.ascontiguousarray(tokens.reshape(len(tokens), side, side, -1), dtype=np.float32)
 
 
 def cut(path: Path, taps: tuple[str, ...], prefix: int) -> bytes:
@@ -63,7 +87,7 @@ def cut(path: Path, taps: tuple[str, ...], prefix: int) -> bytes:
 
     Args:
         path: a prepared graph (see `univfd.recipes`); its weights stay in their own file.
-        taps: names as in `univfd.backbones.open_backbone`.
+        taps: names as in `univfd.backbones.open_backbone`, or `patches.i`: the patch tokens `(N, T, W)` after block i.
         prefix: tokens before the patch tokens.
     """
     model = onnx.load(str(path), load_external_data=False)
@@ -73,12 +97,13 @@ def cut(path: Path, taps: tuple[str, ...], prefix: int) -> bytes:
         kind, _, block = name.partition(".")
         if kind == "cls":
             graph.node.append(helper.make_node("Gather", [f"block.{block}", _ints(graph, 0)], [name], axis=1))
-        elif kind == "mean":
-            patches = f"patches.{block}"
+        elif kind in {"mean", "patches"}:
+            patches = f"patches.{block}" if kind == "patches" else f"patches.{block}.of.mean"
             bounds = [_ints(graph, prefix, vector=True), _ints(graph, _INT64_MAX, vector=True)]
             axis = _ints(graph, 1, vector=True)
             graph.node.append(helper.make_node("Slice", [f"block.{block}", *bounds, axis], [patches]))
-            graph.node.append(_mean(graph, patches, name, opset))
+            if kind == "mean":
+                graph.node.append(_mean(graph, patches, name, opset))
     del graph.output[:]
     graph.output.extend(helper.make_tensor_value_info(t, TensorProto.FLOAT, None) for t in dict.fromkeys(taps))
     _prune(graph)

@@ -1,8 +1,8 @@
 """The command line. One file a command; this module finds them, runs one and maps errors to exit codes.
 
-Exit codes: 0 done; 1 something was flagged (with `--fail-on`); 2 usage; 3 some inputs could not be read; 4 weights are
-missing or wrong; 70 a mistake of this program; 130 interrupted. Where both 1 and 3 apply it is 1. Data go to stdout,
-words and progress to stderr.
+Exit codes: 0 done; 1 something was flagged (with `--fail-on`); 2 usage; 3 some inputs could not be read, or heat maps
+not written; 4 weights are missing or wrong; 70 a mistake of this program; 130 interrupted. Where both 1 and 3 apply it
+is 1. Data go to stdout, words and progress to stderr.
 """
 
 from __future__ import annotations

@@ -37,6 +37,13 @@ def _format_options(function: Any) -> Any:
     help="Show the three nearest fake and real bank rows of each image (CSV and Parquet: the nearest).",
 )
 @click.option(
+    "--heatmap",
+    type=PATH,
+    metavar="DIR",
+    help="Write a picture into DIR for each judged image: where the score of the patch probe comes from (not what "
+    "was edited).",
+)
+@click.option(
     "--fail-on", type=click.Choice(["fake", "unsure"]), multiple=True,
     help="Exit with 1 if any image gets this verdict; may be repeated.",
 )  # fmt: skip
@@ -44,8 +51,8 @@ def _format_options(function: Any) -> Any:
 @click.pass_context
 def command(
     ctx: click.Context, images: tuple[str, ...], from_file: str | None, null: bool, format: str | None,
-    output: Path | None, resume: bool, detector: str, explain: bool, fail_on: tuple[str, ...], batch_size: int | None,
-    workers: int | None, threads: int | None, max_pixels: float,
+    output: Path | None, resume: bool, detector: str, explain: bool, heatmap: Path | None, fail_on: tuple[str, ...],
+    batch_size: int | None, workers: int | None, threads: int | None, max_pixels: float,
 ) -> int:  # fmt: skip
     """Say of each image whether it is AI-generated: fake, real or unsure, with the evidence.
 
@@ -54,6 +61,7 @@ def command(
     """
     from .. import runner
     from ..detector import load
+    from ._heatmaps import HeatMaps
 
     inputs = collect(images, from_file, null)
     if resume and output is None:
@@ -64,10 +72,12 @@ def command(
         format = format or runner.format_of(output)
     with download_progress(ctx) as downloading:
         opened = load(detector, threads=threads, progress=downloading)
-    line = partial(
+    judging = partial(
         opened.detect, neighbors=_EVIDENCE if explain else 1, batch_size=batch_size, workers=workers,
         max_pixels=round(max_pixels * 1e6),
     )  # fmt: skip
+    maps = None if heatmap is None else HeatMaps(opened, heatmap)
+    line: runner.Line = maps.beside(judging) if maps else judging
     if output is not None and format is not None:
         rows = runner.run(line, inputs, output, format, detector=opened.identity, resume=resume)
     else:
@@ -84,7 +94,7 @@ def command(
         return UNREADABLE
     if any(counts[verdict] for verdict in fail_on):
         return FLAGGED
-    return UNREADABLE if counts["failed"] else DONE
+    return UNREADABLE if counts["failed"] or (maps and maps.failed) else DONE
 
 
 def _to_stdout(line: Any, inputs: Iterable[Any], format: str | None, explain: bool) -> Iterator[Any]:

@@ -1,0 +1,104 @@
+"""Heat maps beside the rows of `univfd detect`."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import click
+
+from ..detector import Detector
+from ..heatmap import Reduced, draw, reduced, require_probe
+from ..runner import Line
+from ..storage import cannot_write
+from ..types import Failure, ImageRef, Pixels, Verdict
+
+_NAME_LENGTH = 50  # characters, of up to 4 bytes each: file systems take 255 bytes
+
+
+class HeatMaps:
+    """Draws a map of each judged image into a folder, one image at a time.
+
+    Attributes:
+        failed: how many could not be drawn or written; each was named on stderr.
+    """
+
+    def __init__(self, detector: Detector, folder: Path) -> None:
+        """Make the folder.
+
+        Raises:
+            UsageError: the detector cannot draw maps.
+            UnivFDError: the folder cannot be made.
+        """
+        _, backbone = require_probe(detector)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        self.failed = 0
+        self._detector, self._folder, self._spec = detector, folder, backbone.entry.preprocess
+        self._kept: dict[int, Reduced] = {}
+
+    def beside(self, line: partial[Iterator[Verdict | Failure]]) -> Line:
+        """The line (`Detector.detect` with its options bound), with a map written before each verdict is handed on."""
+
+        def drawing(refs: Iterable[ImageRef | Failure]) -> Iterator[Verdict | Failure]:
+            waiting: deque[ImageRef | Failure] = deque()
+
+            def seen() -> Iterator[ImageRef | Failure]:
+                for ref in refs:
+                    waiting.append(ref)
+                    yield ref
+
+            for item in line(seen(), on_pixels=self._keep):
+                ref = waiting.popleft()
+                picture = self._kept.pop(id(ref), None)
+                if isinstance(item, Verdict):
+                    self._write(item, picture)
+                yield item
+
+        return drawing
+
+    def _keep(self, ref: ImageRef, pixels: Pixels) -> None:
+        """In the loading threads; the waiting references live until their verdict, so each id is one of a kind."""
+        try:
+            self._kept[id(ref)] = reduced(pixels, self._spec)
+        except MemoryError:  # the verdict may still be had
+            return
+
+    def _write(self, verdict: Verdict, picture: Reduced | None) -> None:
+        try:
+            if picture is None:
+                raise MemoryError
+            _write_new(self._folder, _stem(verdict.image, verdict.sha256), draw(self._detector, picture).png())
+        except (OSError, MemoryError) as error:
+            self.failed += 1
+            why = cannot_write(self._folder, error) if isinstance(error, OSError) else "not enough memory"
+            click.echo(f"univfd: no heat map of {verdict.image}: {why}", err=True)
+
+
+def _stem(name: str, sha256: str) -> str:
+    safe = re.sub(r"[^\w.-]+", "_", re.split(r"[/\\]", name)[-1].rpartition(".")[0] or name)
+    return f"{safe.strip('._')[-_NAME_LENGTH:] or 'image'}-{sha256[:8]}"
+
+
+def _write_new(folder: Path, stem: str, data: bytes) -> None:
+    """Write under the first free name: `stem.png`, `stem-2.png` ..."""
+    number = 1
+    while True:
+        path = folder / (f"{stem}-{number}.png" if number > 1 else f"{stem}.png")
+        try:
+            file = path.open("xb")
+        except FileExistsError:
+            number += 1
+            continue
+        try:
+            with file:
+                file.write(data)
+        except BaseException:
+            path.unlink(missing_ok=True)  # ours, and cut off
+            raise
+        return
