@@ -122,7 +122,7 @@ def introduction(study: Study) -> list[str]:
         "it out. Each version of the images is laid on both classes alike: *JPEG 85*, *web copy* (long side at most 768",
         "pixels, then JPEG 60). Intervals are 95 %: over generators for means, bootstrap over images for AUROC,",
         "Clopper-Pearson for rates; images of one source are alike, so all are somewhat too narrow. Layers, penalty and",
-        "copies were chosen on these same images among about forty candidates, so expect less elsewhere. Every verdict",
+        "copies were chosen on these same images among about sixty candidates, so expect less elsewhere. Every verdict",
         "below, unless it says *shipped*, is by thresholds and probabilities that were set without the image's own source or",
         "generator, and is `unsure` where a degradation or the distance to the bank makes it so. The limits of those",
         "degradations were set by eye on images of this same collection, and the limit of the distance on these rows.",

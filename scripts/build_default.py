@@ -86,7 +86,8 @@ SHIPPED = ("default", "neighbors")
 ABOUT = f"""\
 Frozen encoder `{BACKBONE}`, CLS tokens after blocks {TAPS[0][4:]} to {TAPS[-1][4:]} of 12 side by side (later blocks are not computed),
 view `{VIEW}` (short side to 224 pixels, centre crop). `default` is a ridge probe trained on every image as it is and on
-three copies that were cropped, scaled, blurred, made noisy and re-encoded at random, both classes alike. `neighbors` is
+three copies that were cropped, scaled, blurred, made noisy and re-encoded at random, both classes alike, and kept from
+scoring the sources of one class differently. `neighbors` is
 the paper's nearest neighbour (k = 1, cosine distance) on the same bank; the bank's nearest rows are the evidence of both.
 It holds the images as they are. `paper-probe` and `paper-nearest` are the paper's two methods with this encoder: its
 projected embedding, the native centre crop, images as they are."""

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from accuracy_tables import Judged, Study
 
 INTRODUCTION = [
-    "On at most {most} images of each generator and real source, strict. *JPEG q*, *WebP q*: one re-encoding; *hard copy*: long",
-    "side at most 512 pixels, JPEG 40; *half size*: scaled by 0.5, JPEG 85; *blur*: Gaussian of 1 pixel, JPEG 85; *chained*:",
-    "scaled by 0.7, JPEG 75, WebP 70, JPEG 60. Thresholds are those of the versions above, set without the image's own",
+    "Strict; the versions that thresholds are set by on all images, the others on at most {most} images of each generator and",
+    "real source. *JPEG q*, *WebP q*: one re-encoding; *hard copy*: long side at most 512 pixels, JPEG 40; *half size*: scaled",
+    "by 0.5, JPEG 85; *blur*: Gaussian of 1 pixel, JPEG 85; *chained*: scaled by 0.7, JPEG 75, WebP 70, JPEG 60. Thresholds are those of the versions above, set without the image's own",
     "origin. *Metadata only*: mean AUROC of the detector that sees format, size and bytes.",
 ]
 
@@ -25,9 +25,9 @@ def robustness_tables(study: Study, judged: dict[str, dict[str, Judged]], versio
     lines = [line.format(most=most) for line in INTRODUCTION]
     return [
         *lines, "", *_methods(study, judged, versions), "",
-        "AUROC of `default` per generator, over all of whose images of the sample:", "",
+        "AUROC of `default` per generator (n in the first versions / in the others):", "",
         *_generators(study, versions), "",
-        "Reals called fake by `default`, per source:", "",
+        "Share of reals called fake by `default`, per source (n likewise):", "",
         *_sources(study, judged, versions),
     ]  # fmt: skip
 
@@ -57,20 +57,28 @@ def _methods(study: Study, judged: dict[str, dict[str, Judged]], versions: list[
 def _generators(study: Study, versions: list[str]) -> list[str]:
     labels = study.bank.labels
     rows = ["| generator | n | " + " | ".join(versions) + " |", "| --- | --- |" + " --- |" * len(versions)]
-    found: dict[str, list[str]] = {}
+    aurocs: dict[str, list[str]] = {}
+    sizes: dict[str, dict[int, None]] = {}
     for version in versions:
         for part in study.held["default"][version]:
-            n = int(labels[part.rows].sum())
-            cells = found.setdefault(part.generator, [f"{part.generator} | {n}"])
-            cells.append(f"{metrics.auroc(labels[part.rows], part.scores):.2f}")
-    return [*rows, *(f"| {' | '.join(cells)} |" for _, cells in sorted(found.items()))]
+            aurocs.setdefault(part.generator, []).append(f"{metrics.auroc(labels[part.rows], part.scores):.2f}")
+            sizes.setdefault(part.generator, {})[int(labels[part.rows].sum())] = None
+    return [*rows, *(f"| {g} | {_sizes(sizes[g])} | {' | '.join(cells)} |" for g, cells in sorted(aurocs.items()))]
 
 
 def _sources(study: Study, judged: dict[str, dict[str, Judged]], versions: list[str]) -> list[str]:
     rows = ["| real source | n | " + " | ".join(versions) + " |", "| --- | --- |" + " --- |" * len(versions)]
-    seen = np.isfinite(judged["default"][versions[0]].scores)
     for source in sorted(study.bank.counts("source", Label.REAL)):
-        of = (study.bank.source == source) & (study.bank.labels == 0) & seen
-        cells = [f"{judged['default'][version].fake[of].mean():.2f}" for version in versions]
-        rows.append(f"| {source} | {int(of.sum())} | {' | '.join(cells)} |")
+        cells, sizes = [], {}
+        for version in versions:
+            j = judged["default"][version]
+            of = (study.bank.source == source) & (study.bank.labels == 0) & np.isfinite(j.scores)
+            cells.append(f"{j.fake[of].mean():.2f}")
+            sizes[int(of.sum())] = None
+        rows.append(f"| {source} | {_sizes(sizes)} | {' | '.join(cells)} |")
     return rows
+
+
+def _sizes(found: dict[int, None]) -> str:
+    """Numbers of images, each once, in order."""
+    return " / ".join(map(str, found))
