@@ -1,4 +1,4 @@
-"""Composites with known truth: a generated image pasted into a photograph, and a photograph in the same place of the same one.
+"""Composites with known truth: a generated image pasted into a photograph, and a real one in the same place of the same.
 
 All three pictures are of generators and sources of one part of the collection, so that a probe that was trained without
 this part has seen none of them.

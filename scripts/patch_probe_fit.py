@@ -118,20 +118,20 @@ def report(rows: NDArray[np.float64]) -> str:
             "",
             f"A map shows where the score of the patch probe (linear, on the patch tokens after block {TAP.partition('.')[2]}) comes from.",
             f"It is not a map of what was edited, and no verdict depends on it. Measured on {n} composites: a generated image",
-            "pasted as a square (13 to 33 % of the area) into a photograph, against a *control*, another photograph pasted in",
+            "pasted as a square (13 to 33 % of the area) into a photograph, against a *control*, a real image pasted in",
             "the same place of the same one; all saved as JPEG 90. The probe of a composite was trained without any generator,",
             f"source or group of a part of the collection, from which all its pictures come ({PARTS} parts). Block, view and",
             "constants were chosen among about 150 variants on 120 other composites of the same images, so expect less elsewhere.",
             "Intervals are 95 %, over composites.",
             "",
-            "| | generated image pasted | photograph pasted | difference |",
+            "| | generated image pasted | real image pasted | difference |",
             "| --- | --- | --- | --- |",
             f"| maps: AUROC inside against outside, mean of {n} composites | {mean(auroc[:, 0])} | {mean(auroc[:, 1])} "
             f"| {mean(auroc[:, 0] - auroc[:, 1])} |",
             f"| the same, as drawn (mean of 3 x 3 cells) | {mean(drawn[:, 0])} | {mean(drawn[:, 1])} | {mean(drawn[:, 0] - drawn[:, 1])} |",
             f"| higher inside than outside, on average | {higher[0]} | {higher[1]} | |",
             "",
-            f"By how much the inside exceeds the outside tells generated from photograph with an AUROC of {apart}.",
+            f"By how much the inside exceeds the outside tells generated from real with an AUROC of {apart}.",
             "",
         ]
     )

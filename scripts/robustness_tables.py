@@ -69,7 +69,8 @@ def _generators(study: Study, versions: list[str]) -> list[str]:
 def _sources(study: Study, judged: dict[str, dict[str, Judged]], versions: list[str]) -> list[str]:
     rows = ["| real source | n | " + " | ".join(versions) + " |", "| --- | --- |" + " --- |" * len(versions)]
     for source in sorted(study.bank.counts("source", Label.REAL)):
-        cells, sizes = [], {}
+        cells: list[str] = []
+        sizes: dict[int, None] = {}
         for version in versions:
             j = judged["default"][version]
             of = (study.bank.source == source) & (study.bank.labels == 0) & np.isfinite(j.scores)
