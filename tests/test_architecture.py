@@ -29,13 +29,14 @@ LEVELS = [
         "metrics",
         "search",
         "calibration",
+        "pairing",
     },
     {"images", "catalogue", "bank", "collection", "suites", "patch_probe"},
-    {"weights", "classifiers", "attribution"},
+    {"weights", "classifiers", "attribution", "metadata"},
     {"backbones", "recipes", "datasets", "writers"},
     {"embedding", "evaluation", "scan"},
-    {"detector", "embeddings_file"},
-    {"building", "calibrating", "official", "runner", "selftest", "samples", "heatmap"},
+    {"detector", "embeddings_file", "metadata_detector", "matching"},
+    {"audit", "building", "calibrating", "official", "runner", "selftest", "samples", "heatmap"},
     {"cli"},
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}

@@ -48,7 +48,7 @@ power below, for there to be a picture that could have detail. Bilinear enlargem
 _TILE, _TILES, _BLOCKS, _PATCH, _PATCHES, _CENTRE = 16, 32, 8, 64, 8, 512
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 # The luminance table of the JPEG standard (ITU-T T.81, annex K.1), row by row.
-_STANDARD = np.array([
+STANDARD_LUMINANCE = np.array([
     16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51,
     87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101,
     72, 92, 95, 98, 112, 100, 103, 99,
@@ -108,7 +108,7 @@ def jpeg_quality(table: Sequence[int]) -> float:
     values = np.asarray(table, np.float64)
     free = values < 255  # 8-bit tables stop there
     use = free if free.any() else np.ones_like(free)
-    scale = 100 * float(np.median(values[use] / _STANDARD[use]))
+    scale = 100 * float(np.median(values[use] / STANDARD_LUMINANCE[use]))
     return max(1.0, 5000 / scale if scale > 100 else 100 - scale / 2)
 
 

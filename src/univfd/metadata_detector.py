@@ -1,0 +1,183 @@
+"""A detector that sees no pixel, trained on what headers say and tested on images held out in two ways.
+
+On generators and real sources that it has not seen: what it learns there carries over to the next collection. On
+images drawn at random: what a split by image gives away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import DataError
+from .evaluation import Cohort, HeldOut, held_out_scores, rounds
+from .metadata import Features, Metadata, features
+from .metrics import Estimate, auroc
+from .types import FloatArray
+
+LEAST = 10
+"""Images of each class to train on, below which nothing is learnt."""
+MIN_N = 5
+"""A generator with fewer images does not count in the mean."""
+
+_FOLDS, _BOOTSTRAPS = 5, 500
+
+Labels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """AUROC of the metadata detector under one way of holding images out.
+
+    Attributes:
+        name: `new generators` or `at random`.
+        protocol: how images were held out, in words.
+        auroc: of the first, the mean over generators; of the second, of all images. With 95 % interval (generators
+            and images redrawn; images redrawn) and n (generators; images).
+        generators: of the first, each generator's, most images first; n is of its images.
+    """
+
+    name: str
+    protocol: str
+    auroc: Estimate
+    generators: tuple[tuple[str, Estimate], ...] = ()
+
+
+def metadata_auroc(
+    cohort: Cohort, files: Sequence[Metadata], *, folds: int = _FOLDS, seed: int = 0, by_source: bool = True
+) -> Estimate:
+    """Mean AUROC over generators left out of a detector that sees only the files' metadata.
+
+    Args:
+        cohort: the N images.
+        files: their N headers.
+        folds: see `univfd.evaluation.rounds`.
+        seed: of folds and interval.
+        by_source: see `univfd.evaluation.rounds`.
+
+    Raises:
+        DataError: too few generators or sources to hold out (see `rounds`), or none with `MIN_N` images.
+    """
+    x = features(files).values
+    held = held_out_scores(cohort, [x], {"": x}, MetadataDetector, folds=folds, seed=seed, by_source=by_source)[""]
+    return _check_of(held, cohort.labels, "", seed).auroc
+
+
+class MetadataDetector:
+    """Log-odds of gradient boosting plus log-odds of logistic regression: the one finds rules, the other trends."""
+
+    def fit(self, X: FloatArray, y: Labels) -> MetadataDetector:
+        """Train on `(N, D)` features (nan: has no such thing) and N labels of both classes."""
+        from sklearn.ensemble import HistGradientBoostingClassifier
+        from sklearn.impute import SimpleImputer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+        self.parts_: list[Any] = []
+        if X.shape[1] and len(np.unique(y)) == 2:
+            logistic = make_pipeline(
+                FunctionTransformer(np.log1p), SimpleImputer(keep_empty_features=True), StandardScaler(),
+                LogisticRegression(C=0.1, max_iter=2000),
+            )  # fmt: skip
+            boosting = HistGradientBoostingClassifier(max_iter=60, max_leaf_nodes=8, random_state=0)
+            self.parts_ = [part.fit(X, y) for part in (boosting, logistic)]
+        return self
+
+    def decision_function(self, X: FloatArray) -> NDArray[np.float64]:
+        """Scores `(N,)`, higher = fake; all 0 where there was nothing to learn."""
+        total = np.zeros(len(X))
+        for part in self.parts_:
+            total += part.decision_function(X)
+        return total
+
+
+def new_generators(cohort: Cohort, table: Features, seed: int) -> Check | None:
+    """Leave one generator out, as strictly as the collection allows; None where it does not."""
+    fake = cohort.labels == 1
+    cohort = replace(cohort, generator=np.where(fake & (cohort.generator == ""), "(unnamed)", cohort.generator))
+    names, counts = np.unique(cohort.generator[fake].astype(str), return_counts=True)
+    sources = len(np.unique(cohort.source[~fake].astype(str)))
+    if len(names) < 2 or counts.max() < MIN_N:
+        return None
+    folds = min(_FOLDS, len(names), sources) if sources > 1 else _FOLDS
+    reals = f"one of {folds} folds of the real sources"
+    if sources < 2:  # the only thing left to hold out is the image
+        fold = np.random.default_rng(seed).integers(0, 4 * folds, len(fake)).astype(str)
+        cohort = replace(cohort, source=np.where(fake, cohort.source, np.char.add("\0fold ", fold).astype(object)))
+        reals = f"one of {min(folds, len(names))} folds of the real images (they are of one source)"
+    for by_source in (True, False):
+        if _can_train(cohort, folds, seed, by_source):
+            x = table.values
+            held = held_out_scores(cohort, [x], {"": x}, MetadataDetector, folds=folds, seed=seed, by_source=by_source)
+            also = "all else of their sources, and their groups" if by_source else "and their groups"
+            protocol = f"held out: one generator, {reals}, {also}"
+            return _check_of(held[""], cohort.labels, protocol, seed)
+    return None
+
+
+def _can_train(cohort: Cohort, folds: int, seed: int, by_source: bool) -> bool:
+    """Whether each round leaves both classes to train on."""
+    each = rounds(cohort, folds=folds, seed=seed, by_source=by_source)
+    return all(np.bincount(cohort.labels[r.train], minlength=2).min() >= LEAST for r in each)
+
+
+def _check_of(held: Sequence[HeldOut], labels: Labels, protocol: str, seed: int) -> Check:
+    redrawn = [_redrawn(labels[p.rows], p.scores, seed + i) for i, p in enumerate(held)]
+    each = []
+    for part, values in zip(held, redrawn, strict=True):
+        mine = labels[part.rows]
+        each.append((part.generator, _estimate(auroc(mine, part.scores), values, int(mine.sum()))))
+    enough = [i for i, (_, estimate) in enumerate(each) if estimate.n >= MIN_N]
+    if not enough:
+        raise DataError(f"no generator has {MIN_N} images; a mean over generators needs some")
+    rng = np.random.default_rng(seed)
+    drawn = np.array([redrawn[i] for i in enough])[
+        rng.integers(0, len(enough), (_BOOTSTRAPS, len(enough))), rng.integers(0, _BOOTSTRAPS, (_BOOTSTRAPS, 1))
+    ]
+    mean = _estimate(float(np.mean([each[i][1].value for i in enough])), drawn.mean(axis=1), len(enough))
+    return Check("new generators", protocol, mean, tuple(sorted(each, key=lambda pair: -pair[1].n)))
+
+
+def _redrawn(labels: Labels, scores: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    """AUROC of `_BOOTSTRAPS` redraws of the images of each class. By counts, so that nothing is sorted again."""
+    rng = np.random.default_rng(seed)
+    places, at = np.unique(scores, return_inverse=True)
+    real, fake = at[labels == 0], at[labels == 1]
+    found = np.empty(_BOOTSTRAPS)
+    for i in range(_BOOTSTRAPS):
+        reals, fakes = (np.bincount(rng.choice(rows, len(rows)), minlength=len(places)) for rows in (real, fake))
+        found[i] = fakes @ (np.cumsum(reals) - reals / 2) / (len(real) * len(fake))
+    return found
+
+
+def _estimate(value: float, redrawn: NDArray[np.float64], n: int) -> Estimate:
+    low, high = np.quantile(redrawn, [0.025, 0.975])
+    return Estimate(value, float(low), float(high), n)
+
+
+def at_random(cohort: Cohort, table: Features, seed: int) -> Check:
+    """Folds of images, each with the classes' shares of the whole; images of one group stay together."""
+    n = len(cohort.labels)
+    groups, first, member = np.unique(
+        [g or f"\0{i}" for i, g in enumerate(cohort.group)], return_index=True, return_inverse=True
+    )
+    how = "; images of one group together" if len(groups) < n else ""
+    if len(groups) < _FOLDS:
+        first = member = np.arange(n)
+        how = f"; their groups apart, for there are only {len(groups)}"
+    order = np.lexsort((np.random.default_rng(seed).permutation(len(first)), cohort.labels[first]))
+    fold = np.empty(len(first), int)
+    fold[order] = np.arange(len(first)) % _FOLDS
+    scores = np.zeros(n)
+    for i in range(_FOLDS):
+        test = fold[member] == i
+        fitted = MetadataDetector().fit(table.values[~test], cohort.labels[~test])
+        scores[test] = fitted.decision_function(table.values[test])
+    protocol = f"held out: one of {_FOLDS} folds of the images, whatever their generator and source{how}"
+    figure = _estimate(auroc(cohort.labels, scores), _redrawn(cohort.labels, scores, seed), n)
+    return Check("at random", protocol, figure)
