@@ -51,7 +51,7 @@ class Study:
     plain: Scored
     forced: dict[str, dict[str, Flags]]
     calibrations: dict[str, Calibration]
-    bias: dict[str, float]
+    bias: dict[str, metrics.Estimate]
     tests: tuple[str, ...]
     post: tuple[str, ...]
     post_images: int
@@ -104,7 +104,7 @@ def introduction(study: Study) -> list[str]:
     bank = study.bank
     n_fake = int(bank.labels.sum())
     generators, sources = bank.counts("generator", Label.FAKE), bank.counts("source", Label.REAL)
-    seen = ", ".join(f"{value:.3f} {name}" for name, value in study.bias.items() if name in study.tests)
+    seen = ", ".join(f"{value} {name}" for name, value in study.bias.items() if name in study.tests)
     return [
         "# Accuracy of the shipped detectors `default` and `neighbors`",
         "",
@@ -112,8 +112,9 @@ def introduction(study: Study) -> list[str]:
         "",
         f"**Data.** {n_fake} generated images of {len(generators)} generators, {len(bank) - n_fake} real images of {len(sources)} sources,",
         f"from public repositories; {study.crops} more, of which only a centre crop is at hand, train the probe and are not",
-        "judged. A detector that sees nothing but format, size and bytes per pixel of the files reaches a mean AUROC over",
-        f"generators of {seen} (above 0.6 a set should not be trusted as it is).",
+        "judged. A detector that sees no pixel, only what the files' headers say (`univfd audit`), reaches a strict mean AUROC",
+        f"over generators of {seen}. Above 0.6 a set is unfit as it is: size and compression",
+        "differ between the classes here, re-encoding does not undo that, and some of what the detectors below find may be it.",
         "",
         "**Protocol.** Leave one generator out: to score a generator's images, a classifier is trained without them,",
         "without one fifth of the real *sources* (the reals it is tested against) and without images of the same group.",

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import math
 import sys
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from accuracy_tables import Flags, Scored, aurocs
+from accuracy_tables import Flags, Scored
 from univfd.backbones import Backbone
-from univfd.classifiers.linear import LinearProbe
 from univfd.conditions import conditions
 from univfd.embedding import Loaded, embed_images, space_of
-from univfd.evaluation import Cohort, HeldOut, held_out_scores
+from univfd.evaluation import Cohort, HeldOut
 from univfd.images import decode
+from univfd.metadata import Metadata, read_metadata
+from univfd.metadata_detector import metadata_auroc
+from univfd.metrics import Estimate
 from univfd.perturbations import perturbation
-from univfd.types import FloatArray, Sample
+from univfd.types import FloatArray, ImageRef, Sample
 from univfd.views import View
 
 TESTS = {"as they are": "clean", "JPEG 85": "jpeg:85", "web copy": "limit:768+jpeg:60"}
@@ -81,48 +81,35 @@ def rounded(vectors: FloatArray) -> FloatArray:
     return vectors.astype(np.float16).astype(np.float32)
 
 
-def looks(samples: list[Sample], some: NDArray[np.intp]) -> tuple[dict[str, float], dict[str, Flags]]:
+def looks(samples: list[Sample], some: NDArray[np.intp]) -> tuple[dict[str, Estimate], dict[str, Flags]]:
     """Per version of the images: AUROC of the metadata-only detector, and `(N,)` which are degraded."""
-    bias, degraded = {}, {}
+    bias: dict[str, Estimate] = {}
+    degraded: dict[str, Flags] = {}
     for name, perturb in (TESTS | POST).items():
         made = some if name in POST else np.arange(len(samples))
         few = [samples[i] for i in made]
-        files, flags = look(few, perturb)
-        bias[name] = metadata_only(few, files)
+        headers, flags = look(few, perturb)
+        bias[name] = metadata_auroc(cohort_of(few, len(few)), headers)
         degraded[name] = np.zeros(len(samples), bool)
         degraded[name][made] = flags
     return bias, degraded
 
 
-def look(samples: list[Sample], perturb: str) -> tuple[list[tuple[str, int, int, int]], Flags]:
-    """What the files are after a perturbation: format, width, height and bytes of each; and which are degraded."""
-    change, files, degraded = perturbation(perturb), [], []
+def look(samples: list[Sample], perturb: str) -> tuple[list[Metadata], Flags]:
+    """Headers of the files after a perturbation, and which pictures are degraded."""
+    change, headers, degraded = perturbation(perturb), [], []
     for s in samples:
         decoded = decode(s.ref)
         pixels = change(decoded.pixels)
         same = pixels is decoded.pixels
         degraded.append(bool(conditions(pixels, decoded.quantisation if same else ())))
-        height, width = pixels.shape[:2]
-        if same:
-            files.append((str(s.extra["format"]), width, height, int(s.extra["bytes"])))
-            continue
-        buffer = io.BytesIO()  # every file is then a JPEG that was just written
-        Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
-        files.append(("JPEG", width, height, buffer.tell()))
-    return files, np.array(degraded)
-
-
-def metadata_only(samples: list[Sample], files: list[tuple[str, int, int, int]]) -> float:
-    """Mean AUROC over generators left out of a probe that sees only format, size and bytes of the files."""
-    formats = sorted({format for format, *_ in files})
-    rows = [
-        [math.log(w), math.log(h), math.log(size / (w * h)), w / h, *(float(format == f) for f in formats)]
-        for format, w, h, size in files
-    ]
-    x = np.array(rows, np.float32)
-    cohort = cohort_of(samples, len(samples))
-    held = held_out_scores(cohort, [x], {"": x}, partial(LinearProbe, C=1.0))[""]
-    return float(np.mean(aurocs(held, cohort.labels)))
+        ref = s.ref
+        if not same:  # every file is then a JPEG that was just written
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
+            ref = ImageRef(ref.name, buffer.getvalue())
+        headers.append(read_metadata(ref))
+    return headers, np.array(degraded)
 
 
 def cohort_of(samples: list[Sample], judged: int) -> Cohort:

@@ -16,7 +16,7 @@ INTRODUCTION = [
     "Strict; the versions that thresholds are set by on all images, the others on at most {most} images of each generator and",
     "real source. *JPEG q*, *WebP q*: one re-encoding; *hard copy*: long side at most 512 pixels, JPEG 40; *half size*: scaled",
     "by 0.5, JPEG 85; *blur*: Gaussian of 1 pixel, JPEG 85; *chained*: scaled by 0.7, JPEG 75, WebP 70, JPEG 60. Thresholds are those of the versions above, set without the image's own",
-    "origin. *Metadata only*: mean AUROC of the detector that sees format, size and bytes.",
+    "origin. *Metadata only*: mean AUROC of the detector that sees only headers.",
 ]
 
 
@@ -50,7 +50,7 @@ def _methods(study: Study, judged: dict[str, dict[str, Judged]], versions: list[
                 f"| {version} | `{name}` | {fake.sum()} / {real.sum()} | {mean} | {pooled} | {called[0]} | {called[1]} "
                 f"| {j.unsure[seen].mean():.3f} |"
             )
-        rows.append(f"| {version} | metadata only | | {study.bias[version]:.3f} | | | | |")
+        rows.append(f"| {version} | metadata only | | {study.bias[version]} | | | | |")
     return rows
 
 
