@@ -11,7 +11,7 @@ import pytest
 from sklearn.datasets import load_sample_images
 
 from conftest import picture
-from univfd import samples
+from univfd import registry, samples
 from univfd.backbones import Backbone, feature_space, open_backbone
 from univfd.catalogue import Entry, HubSource, entry, names
 from univfd.errors import FormatError, UnknownNameError, UsageError
@@ -110,7 +110,14 @@ def test_unknown_names() -> None:
 
 
 def test_every_catalogue_entry_is_complete() -> None:
-    assert names() == ["clip-vit-b-16", "clip-vit-l-14", "toy"]
+    assert names() == [
+        "clip-vit-b-16",
+        "clip-vit-l-14",
+        "dinov2-vit-b-14",
+        "dinov2-vit-l-14",
+        "siglip2-vit-b-16",
+        "toy",
+    ]
     for name in names():
         described = entry(name)
         assert described.name == name
@@ -167,11 +174,15 @@ def test_the_clip_graph_equals_another_implementation(tmp_path: Path, monkeypatc
         {"proj": 23},
         {"width": 16},
         {"recipe_options": {"heads": 4, "patch": 14, "activation": "gelu"}},
+        {"recipe_options": {"patch": 14, "activation": "quick_gelu"}},
+        {"recipe": "siglip-safetensors"},
+        {"recipe": "dinov2-safetensors", "recipe_options": {"heads": 4, "patch": 14, "grid": 2}},
     ],
 )
 def test_a_file_that_is_not_the_network_described(tmp_path: Path, changes: dict[str, object]) -> None:
-    with pytest.raises(FormatError):
-        clip_safetensors(GOLDEN / "tiny_clip.safetensors", tiny(**changes), tmp_path)
+    described = tiny(**changes)
+    with pytest.raises(FormatError, match="tiny"):
+        registry.load("recipes", described.recipe)(GOLDEN / "tiny_clip.safetensors", described, tmp_path)
 
 
 def test_toy_depends_on_each_image_alone(toy: Backbone) -> None:
