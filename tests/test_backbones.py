@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from conftest import picture
 from univfd import registry, samples
 from univfd.backbones import Backbone, feature_space, open_backbone
 from univfd.catalogue import Entry, HubSource, entry, names
-from univfd.errors import FormatError, UnknownNameError, UsageError
+from univfd.errors import FormatError, MissingExtraError, UnknownNameError, UsageError
 from univfd.images import decode
 from univfd.perturbations import perturbation
 from univfd.recipes.clip_safetensors import clip_safetensors
@@ -107,6 +109,28 @@ def test_unknown_names() -> None:
         open_backbone("clip-vit-b-16", taps=("cls.13",))
     with pytest.raises(UsageError, match="no taps"):
         open_backbone("toy", taps=())
+
+
+@pytest.mark.parametrize(("name", "library"), [("timm:resnet18", "timm"), ("openclip:ViT-B-32:openai", "open_clip")])
+def test_a_library_s_encoder_without_its_extra(name: str, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(MissingExtraError, match=rf"needs {library}, .* pip install 'univfd\[timm\]'"):
+        open_backbone(name)
+    with pytest.raises(UsageError, match="no taps"):
+        open_backbone(name, taps=())
+
+
+def test_a_device_is_for_pytorch(toy: Backbone) -> None:
+    with pytest.raises(UsageError, match="toy runs on the CPU alone"):
+        open_backbone("toy", device="cuda")
+    assert open_backbone("toy", device="cpu").entry == toy.entry
+
+
+def test_pytorch_s_engine_has_no_entries(tmp_path: Path) -> None:
+    text = (Path(str(resources.files("univfd"))) / "catalogue" / "toy.toml").read_text()
+    (tmp_path / "backbone.toml").write_text(text.replace('engine = "toy"', 'engine = "torch"'))
+    with pytest.raises(UsageError, match="engine 'torch' has no entries"):
+        open_backbone(tmp_path)
 
 
 def test_every_catalogue_entry_is_complete() -> None:
