@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,10 @@ import pytest
 from sklearn.datasets import load_sample_images
 
 from conftest import picture
-from univfd import samples
+from univfd import registry, samples
 from univfd.backbones import Backbone, feature_space, open_backbone
 from univfd.catalogue import Entry, HubSource, entry, names
-from univfd.errors import FormatError, UnknownNameError, UsageError
+from univfd.errors import FormatError, MissingExtraError, UnknownNameError, UsageError
 from univfd.images import decode
 from univfd.perturbations import perturbation
 from univfd.recipes.clip_safetensors import clip_safetensors
@@ -109,8 +111,37 @@ def test_unknown_names() -> None:
         open_backbone("toy", taps=())
 
 
+@pytest.mark.parametrize(("name", "library"), [("timm:resnet18", "timm"), ("openclip:ViT-B-32:openai", "open_clip")])
+def test_a_library_s_encoder_without_its_extra(name: str, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(MissingExtraError, match=rf"needs {library}, .* pip install 'univfd\[timm\]'"):
+        open_backbone(name)
+    with pytest.raises(UsageError, match="no taps"):
+        open_backbone(name, taps=())
+
+
+def test_a_device_is_for_pytorch(toy: Backbone) -> None:
+    with pytest.raises(UsageError, match="toy runs on the CPU alone"):
+        open_backbone("toy", device="cuda")
+    assert open_backbone("toy", device="cpu").entry == toy.entry
+
+
+def test_pytorch_s_engine_has_no_entries(tmp_path: Path) -> None:
+    text = (Path(str(resources.files("univfd"))) / "catalogue" / "toy.toml").read_text()
+    (tmp_path / "backbone.toml").write_text(text.replace('engine = "toy"', 'engine = "torch"'))
+    with pytest.raises(UsageError, match="engine 'torch' has no entries"):
+        open_backbone(tmp_path)
+
+
 def test_every_catalogue_entry_is_complete() -> None:
-    assert names() == ["clip-vit-b-16", "clip-vit-l-14", "toy"]
+    assert names() == [
+        "clip-vit-b-16",
+        "clip-vit-l-14",
+        "dinov2-vit-b-14",
+        "dinov2-vit-l-14",
+        "siglip2-vit-b-16",
+        "toy",
+    ]
     for name in names():
         described = entry(name)
         assert described.name == name
@@ -167,11 +198,15 @@ def test_the_clip_graph_equals_another_implementation(tmp_path: Path, monkeypatc
         {"proj": 23},
         {"width": 16},
         {"recipe_options": {"heads": 4, "patch": 14, "activation": "gelu"}},
+        {"recipe_options": {"patch": 14, "activation": "quick_gelu"}},
+        {"recipe": "siglip-safetensors"},
+        {"recipe": "dinov2-safetensors", "recipe_options": {"heads": 4, "patch": 14, "grid": 2}},
     ],
 )
 def test_a_file_that_is_not_the_network_described(tmp_path: Path, changes: dict[str, object]) -> None:
-    with pytest.raises(FormatError):
-        clip_safetensors(GOLDEN / "tiny_clip.safetensors", tiny(**changes), tmp_path)
+    described = tiny(**changes)
+    with pytest.raises(FormatError, match="tiny"):
+        registry.load("recipes", described.recipe)(GOLDEN / "tiny_clip.safetensors", described, tmp_path)
 
 
 def test_toy_depends_on_each_image_alone(toy: Backbone) -> None:

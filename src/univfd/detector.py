@@ -183,6 +183,8 @@ class Detector:
             record |= {"calibration": self.calibration.to_dict(), "bank": bank_at or BANK}
             if self.backbone.entry.folder is not None:
                 record["backbone_folder"] = str(self.backbone.entry.folder)
+            if self.backbone.entry.reopen:
+                record["backbone_name"] = self.backbone.entry.reopen
             if self.patch_probe is not None:
                 record["patch_probe"] = self.patch_probe.write(scratch)
             write_json(scratch / MANIFEST, KIND, SCHEMA, record)
@@ -228,7 +230,7 @@ def load(
         classifier = registry.load("classifiers", name).from_state(manifest["classifier"]["params"], state, bank)
     except (TypeError, ValueError) as error:
         raise FormatError(f"{folder}: its classifier {name!r} cannot be restored: {error}") from error
-    encoder = manifest.get("backbone_folder") or space.backbone
+    encoder = manifest.get("backbone_name") or manifest.get("backbone_folder") or space.backbone
     opened = Detector(
         name=manifest["name"],
         backbone=backbone or open_backbone(encoder, taps=space.taps, threads=threads, progress=progress),

@@ -1,15 +1,20 @@
 """Frozen encoders behind one narrow waist: `Backbone.embed`.
 
 An engine is one file of this folder: `(entry, taps, threads, progress) -> Backbone`. What an encoder is comes from
-its catalogue entry, so that a new encoder of a known engine is one TOML file.
+its catalogue entry, so that a new encoder of a known engine is one TOML file. An engine whose encoders have names of
+their own (`SCHEMES`) is `(name, taps, threads, device) -> Backbone`.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from .. import registry
 from ..catalogue import Entry, entry
@@ -17,6 +22,11 @@ from ..downloads import Progress
 from ..errors import UsageError
 from ..types import FeatureSpace, FloatArray, Pixels
 from ..views import PreprocessSpec
+
+SCHEMES = {"timm": "timm", "openclip": "open_clip"}
+"""Names `SCHEME:...` of encoders that a library has, not the catalogue, and the library; their engine is `torch`."""
+
+_LIBRARIES_ENGINE = "torch"
 
 
 class Backbone(Protocol):
@@ -64,27 +74,46 @@ def open_backbone(
     taps: Sequence[str] = ("proj",),
     threads: int | None = None,
     progress: Progress | None = None,
+    device: str | None = None,
 ) -> Backbone:
     """Open an encoder, fetching its weights at first use.
 
     Args:
-        name: catalogue name, or a folder with `backbone.toml`.
+        name: catalogue name, a folder with `backbone.toml`, or, with the extra `timm`, `timm:MODEL[:TAG]` or
+            `openclip:MODEL:TAG`.
         taps: layers to give, side by side: `proj` (the projected embedding, the paper's feature), `cls.i` (CLS token
             after block i, counted from 1), `mean.i` (mean of its patch tokens). Blocks after the last tap are not
             computed.
         threads: for the encoder; default: the CPUs this process may use.
         progress: called while downloading.
+        device: `cpu`, `cuda` or `auto`, for `timm:` and `openclip:`; default: `UNIVFD_DEVICE`, else `auto`. The other
+            engines compute on the CPU.
 
     Raises:
         UnknownNameError: no such backbone or tap.
+        UsageError: no taps, or a device that this backbone cannot use.
+        MissingExtraError: its engine needs a package that is not installed.
         WeightsError: see `univfd.weights.ensure`.
     """
+    scheme, colon, _ = str(name).partition(":")
+    if colon and scheme in SCHEMES:
+        if not taps:
+            raise UsageError(f"no taps were asked for; {name} has proj")
+        if importlib.util.find_spec(SCHEMES[scheme]) is None:
+            raise registry.missing_extra(f"a backbone {scheme}:...", ModuleNotFoundError(name=SCHEMES[scheme]))
+        engine: Any = registry.load("backbones", _LIBRARIES_ENGINE)
+        named: Backbone = engine(str(name), tuple(taps), threads or cpus(), device)
+        return named
     described = entry(name)
     for tap in taps:
         described.tap_dim(tap)
     if not taps:
         raise UsageError(f"no taps were asked for; {described.name} has: {', '.join(described.taps)}")
-    engine: Any = registry.load("backbones", described.engine)
+    if device not in {None, "auto", "cpu"}:
+        raise UsageError(f"{described.name} runs on the CPU alone; device {device!r} is for timm: and openclip: names")
+    if described.engine == _LIBRARIES_ENGINE:
+        raise UsageError(f"{described.name}: the engine {described.engine!r} has no entries; give a name timm:MODEL")
+    engine = registry.load("backbones", described.engine)
     opened: Backbone = engine(described, tuple(taps), threads or cpus(), progress)
     return opened
 
@@ -92,6 +121,29 @@ def open_backbone(
 def cpus() -> int:
     """CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_crops(crops: Pixels, described: Entry) -> None:
+    """Refuse crops of another size or type than the encoder takes.
+
+    Raises:
+        UsageError: says what was got and what was expected.
+    """
+    size = described.preprocess.size
+    if crops.ndim != 4 or crops.shape[1:] != (size, size, 3) or crops.dtype != np.uint8:
+        raise UsageError(f"crops of shape {crops.shape} and type {crops.dtype}; expected (N, {size}, {size}, 3) uint8")
+
+
+def square_grid(tokens: FloatArray, described: Entry) -> FloatArray:
+    """Patch tokens `(N, g * g, W)` -> `(N, g, g, W)`.
+
+    Raises:
+        UsageError: they are no square grid.
+    """
+    side = math.isqrt(tokens.shape[1])
+    if side * side != tokens.shape[1]:
+        raise UsageError(f"{described.name} has {tokens.shape[1]} patch tokens, which are no square grid")
+    return np.ascontiguousarray(tokens.reshape(len(tokens), side, side, -1), dtype=np.float32)
 
 
 def feature_space(described: Entry, taps: Sequence[str], view: str, crops_side_by_side: int = 1) -> FeatureSpace:
@@ -113,4 +165,14 @@ def feature_space(described: Entry, taps: Sequence[str], view: str, crops_side_b
     )
 
 
-__all__ = ["Backbone", "Entry", "PatchBackbone", "PreprocessSpec", "cpus", "feature_space", "open_backbone"]
+__all__ = [
+    "Backbone",
+    "Entry",
+    "PatchBackbone",
+    "PreprocessSpec",
+    "check_crops",
+    "cpus",
+    "feature_space",
+    "open_backbone",
+    "square_grid",
+]

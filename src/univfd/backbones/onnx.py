@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +12,10 @@ from onnx import TensorProto, helper
 
 from ..catalogue import Entry
 from ..downloads import Progress
-from ..errors import ChecksumError, UsageError
+from ..errors import ChecksumError
 from ..types import FloatArray, Pixels
 from ..weights import GRAPH, ensure
+from . import check_crops, square_grid
 
 _INT64_MAX = np.iinfo(np.int64).max
 _AXES_ARE_INPUTS = 18  # opset from which ReduceMean takes its axes as a tensor
@@ -51,15 +51,8 @@ class OnnxBackbone:
 
     def embed(self, crops: Pixels) -> FloatArray:
         """`(N, S, S, 3)` uint8 -> `(N, D)` float32, see `univfd.backbones.Backbone.embed`."""
-        return self.embed_normalised(self._normalised(crops))
-
-    def _normalised(self, crops: Pixels) -> FloatArray:
-        size = self.entry.preprocess.size
-        if crops.ndim != 4 or crops.shape[1:] != (size, size, 3) or crops.dtype != np.uint8:
-            raise UsageError(
-                f"crops of shape {crops.shape} and type {crops.dtype}; expected (N, {size}, {size}, 3) uint8"
-            )
-        return self.entry.preprocess.normalise(crops)
+        check_crops(crops, self.entry)
+        return self.embed_normalised(self.entry.preprocess.normalise(crops))
 
     def embed_normalised(self, inputs: FloatArray) -> FloatArray:
         """`(N, 3, S, S)` float32, already normalised -> `(N, D)` float32. For parity checks; else use `embed`."""
@@ -71,15 +64,12 @@ class OnnxBackbone:
 
         The graph that ends behind the block is opened at the first call and kept.
         """
-        inputs = self._normalised(crops)
+        check_crops(crops, self.entry)
         self.entry.tap_dim(f"mean.{block}")
         if block not in self._patch_sessions:
             self._patch_sessions[block] = self._open((f"patches.{block}",))
-        (tokens,) = self._patch_sessions[block].run(None, {"pixels": inputs})
-        side = math.isqrt(tokens.shape[1])
-        if side * side != tokens.shape[1]:
-            raise UsageError(f"{self.entry.name} has {tokens.shape[1]} patch tokens, which are no square grid")
-        return np.ascontiguousarray(tokens.reshape(len(tokens), side, side, -1), dtype=np.float32)
+        (tokens,) = self._patch_sessions[block].run(None, {"pixels": self.entry.preprocess.normalise(crops)})
+        return square_grid(tokens, self.entry)
 
 
 def cut(path: Path, taps: tuple[str, ...], prefix: int) -> bytes:

@@ -72,6 +72,7 @@ class Entry:
         preprocess: what the encoder wants.
         recipe_options: what the recipe needs to know about this file.
         folder: where a backbone that does not come with the package was read from.
+        reopen: what `open_backbone` takes to open it again, where that is neither the name nor the folder.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Entry:
     preprocess: PreprocessSpec
     recipe_options: Mapping[str, Any]
     folder: Path | None = None
+    reopen: str = ""
 
     @property
     def taps(self) -> tuple[str, ...]:
