@@ -35,7 +35,17 @@ LEVELS = [
     {"backbones", "recipes", "datasets", "writers"},
     {"embedding", "evaluation", "scan"},
     {"detector", "embeddings_file"},
-    {"building", "calibrating", "official", "runner", "selftest", "samples", "heatmap"},
+    {
+        "building",
+        "calibrating",
+        "cnndetection",
+        "official",
+        "runner",
+        "selftest",
+        "samples",
+        "heatmap",
+        "training",
+    },
     {"cli"},
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}

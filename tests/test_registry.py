@@ -13,7 +13,7 @@ from univfd.errors import MissingExtraError, UnivFDError, UnknownNameError
 
 def test_names_are_the_files() -> None:
     assert registry.names("classifiers") == ["knn", "linear", "ridge"]
-    assert registry.names("recipes") == ["clip-safetensors", "dequantise", "onnx-as-is"]
+    assert registry.names("recipes") == ["clip-safetensors", "dequantise", "onnx-as-is", "resnet-safetensors"]
     assert {"csv", "json", "jsonl", "parquet", "text"} <= set(registry.names("writers"))
 
 
