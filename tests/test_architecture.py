@@ -36,7 +36,18 @@ LEVELS = [
     {"backbones", "recipes", "datasets", "writers"},
     {"embedding", "evaluation", "scan"},
     {"detector", "embeddings_file", "metadata_detector", "matching"},
-    {"audit", "building", "calibrating", "official", "runner", "selftest", "samples", "heatmap"},
+    {
+        "audit",
+        "building",
+        "calibrating",
+        "cnndetection",
+        "official",
+        "runner",
+        "selftest",
+        "samples",
+        "heatmap",
+        "training",
+    },
     {"cli"},
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}

@@ -18,6 +18,7 @@ def test_names_are_the_files() -> None:
         "dequantise",
         "dinov2-safetensors",
         "onnx-as-is",
+        "resnet-safetensors",
         "siglip-safetensors",
     ]
     assert {"csv", "json", "jsonl", "parquet", "text"} <= set(registry.names("writers"))

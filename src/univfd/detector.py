@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import registry
 from .backbones import Backbone, feature_space, open_backbone
@@ -20,7 +22,7 @@ from .calibration import UNCALIBRATED, Calibration
 from .classifiers import Classifier
 from .downloads import Progress
 from .embedding import Batch, OnPixels, embed_images, space_of
-from .errors import FormatError, UnknownNameError
+from .errors import FormatError, UnknownNameError, UsageError
 from .images import DEFAULT_MAX_PIXELS
 from .patch_probe import PatchProbe
 from .sources import Source
@@ -30,6 +32,7 @@ from .views import View, view
 
 KIND, SCHEMA = "detector", 1
 MANIFEST, ARRAYS, BANK, CARD = "detector.json", "classifier.safetensors", "bank", "MODEL_CARD.md"
+BACKBONE = "backbone"
 DEFAULT = "default"
 
 
@@ -162,6 +165,7 @@ class Detector:
         bank_dtype: BankType = "float32",
         bank_at: str | None = None,
         card: str | None = None,
+        carry_backbone: bool = False,
     ) -> None:
         """Write the detector as a new folder.
 
@@ -170,6 +174,8 @@ class Detector:
             bank_dtype: of the bank's vectors on disk, see `univfd.bank.BankType`.
             bank_at: do not write the bank; it is there already at this path, relative to the folder.
             card: text of the model card to lay beside it.
+            carry_backbone: copy the folder of an encoder of the user's own into the detector's, which then needs no
+                other place. Otherwise its path is recorded, unless it lies in a detector's folder itself.
 
         Raises:
             OutputExistsError: the folder exists.
@@ -181,8 +187,12 @@ class Detector:
                 "classifier": self._classifier_record(),
             }
             record |= {"calibration": self.calibration.to_dict(), "bank": bank_at or BANK}
-            if self.backbone.entry.folder is not None:
-                record["backbone_folder"] = str(self.backbone.entry.folder)
+            if (own := self.backbone.entry.folder) is not None:
+                carry = carry_backbone or (own.name == BACKBONE and (own.parent / MANIFEST).is_file())
+                record["backbone_folder"] = BACKBONE if carry else str(own)
+                if carry:
+                    shutil.copytree(own, scratch / BACKBONE)
+                    (scratch / BACKBONE).chmod(0o755)  # it may come from a temporary folder
             if self.backbone.entry.reopen:
                 record["backbone_name"] = self.backbone.entry.reopen
             if self.patch_probe is not None:
@@ -230,7 +240,8 @@ def load(
         classifier = registry.load("classifiers", name).from_state(manifest["classifier"]["params"], state, bank)
     except (TypeError, ValueError) as error:
         raise FormatError(f"{folder}: its classifier {name!r} cannot be restored: {error}") from error
-    encoder = manifest.get("backbone_name") or manifest.get("backbone_folder") or space.backbone
+    carried = manifest.get("backbone_folder")  # absolute, or inside the detector's folder
+    encoder = manifest.get("backbone_name") or (folder / carried if carried else space.backbone)
     opened = Detector(
         name=manifest["name"],
         backbone=backbone or open_backbone(encoder, taps=space.taps, threads=threads, progress=progress),
@@ -242,6 +253,29 @@ def load(
     )
     opened.space.require(space, f"detector {opened.name}")
     return opened
+
+
+def linear_detector(name: str, backbone: Backbone, cut: View, coef: NDArray[np.float64], intercept: float) -> Detector:
+    """A detector whose linear layer was trained elsewhere: no bank, hence no neighbours as evidence.
+
+    It decides at score 0 (probability 0.5), as the paper does.
+
+    Args:
+        name: the detector's name.
+        backbone: the encoder that the layer was trained on.
+        cut: how crops are cut.
+        coef: `(D,)` weights of the layer.
+        intercept: its bias.
+
+    Raises:
+        UsageError: the encoder's embeddings do not fit the layer.
+    """
+    space = space_of(backbone, cut)
+    if space.dim != len(coef):
+        raise UsageError(f"the head has {len(coef)} weights; {backbone.entry.name} gives {space.dim} values")
+    empty = FeatureBank.empty(space)
+    state = {"coef": coef, "intercept": np.array([intercept])}
+    return Detector(name, backbone, cut, registry.load("classifiers", "linear").from_state({}, state, empty), empty)
 
 
 def shipped() -> list[str]:

@@ -7,13 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from . import registry
 from .backbones import Backbone, open_backbone
-from .bank import FeatureBank
-from .detector import Detector
+from .detector import Detector, linear_detector
 from .downloads import Progress, sha256_of
-from .embedding import space_of
-from .errors import FormatError, UsageError
+from .errors import FormatError
 from .torchfile import read_tensors
 from .views import view
 
@@ -39,15 +36,8 @@ def official(head: Path, *, progress: Progress | None = None, backbone: Backbone
     """
     coef, intercept = read_head(head)
     encoder = backbone or open_backbone(BACKBONE, taps=TAPS, progress=progress)
-    cut = view(VIEW)
-    space = space_of(encoder, cut)
-    if space.dim != len(coef):
-        raise UsageError(f"the head has {len(coef)} weights; {encoder.entry.name} gives {space.dim} values")
-    empty = FeatureBank.empty(space)
-    state = {"coef": coef, "intercept": np.array([intercept])}
-    classifier = registry.load("classifiers", "linear").from_state({}, state, empty)
     name = "univfd-official" if sha256_of(head) == PUBLISHED_SHA256 else f"head-{sha256_of(head)[:8]}"
-    return Detector(name, encoder, cut, classifier, empty)
+    return linear_detector(name, encoder, view(VIEW), coef, intercept)
 
 
 def read_head(path: Path) -> tuple[NDArray[np.float64], float]:

@@ -6,17 +6,16 @@ When the last row is there the output is written in its own format and moved int
 
 from __future__ import annotations
 
-import errno
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from . import registry
 from .errors import FormatError, OutputExistsError, UsageError
 from .sources import Source, expand
-from .storage import cannot_write, replace_file
+from .storage import cannot_write, locked, replace_file
 from .types import Failure, ImageRef
 from .writers import Row, Writer
 
@@ -82,7 +81,7 @@ def run(
     format_writer = writer(format)
     journal = output.with_name(output.name + ".partial")
     try:
-        with _locked(journal), _open_journal(journal, output, format_writer, detector, resume) as file:
+        with locked(journal), _open_journal(journal, output, format_writer, detector, resume) as file:
             named: Counter[str] = Counter()
             for row in _checked(writer(_JOURNAL).read(journal), journal):
                 _same_detector(row, detector, output)
@@ -97,26 +96,6 @@ def run(
             _finish(journal, output, format_writer)
     except OSError as error:
         raise cannot_write(output, error) from error
-
-
-@contextmanager
-def _locked(journal: Path) -> Iterator[None]:
-    """Keep a second process off the same output."""
-    import filelock
-
-    if not journal.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "no such folder", str(journal.parent))
-    place = journal.with_name(f".{journal.name}.lock")
-    lock = filelock.FileLock(place)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise OutputExistsError(f"another process is writing {journal}; wait for it or choose another output") from None
-    try:
-        yield
-    finally:
-        place.unlink(missing_ok=True)
-        lock.release()
 
 
 def _open_journal(journal: Path, output: Path, format_writer: type[Writer], detector: str, resume: bool) -> IO[bytes]:

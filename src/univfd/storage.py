@@ -70,6 +70,30 @@ def cannot_write(target: Path, error: OSError) -> UnivFDError:
     return UnivFDError(f"{target} cannot be written: {why}. Choose another place or make room")
 
 
+@contextmanager
+def locked(work: Path) -> Iterator[None]:
+    """Keep a second process off the same unfinished work (a journal, a folder of checkpoints).
+
+    Raises:
+        OutputExistsError: another process is at it.
+    """
+    import filelock
+
+    if not work.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(work.parent))
+    place = work.with_name(f".{work.name}.lock")
+    lock = filelock.FileLock(place)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise OutputExistsError(f"another process is writing {work}; wait for it or choose another output") from None
+    try:
+        yield
+    finally:
+        place.unlink(missing_ok=True)
+        lock.release()
+
+
 def write_json(path: Path, kind: str, schema: int, data: Mapping[str, Any]) -> None:
     """A manifest: what it is, its schema version, its data."""
     text = json.dumps({"kind": kind, "schema": schema} | dict(data), indent=1, ensure_ascii=False)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -141,6 +143,26 @@ def entry(name: str | Path) -> Entry:
     if (folder / ENTRY_FILE).is_file():
         return _parse((folder / ENTRY_FILE).read_text("utf-8"), folder.resolve())
     raise registry.unknown("backbone", str(name), names())
+
+
+def to_toml(made: Entry, file: str) -> str:
+    """The text of a `backbone.toml` for weights that lie beside it.
+
+    Args:
+        made: the entry; its sources and folder are left out.
+        file: name of the weights file, in the same folder.
+    """
+    text = partial(json.dumps, ensure_ascii=False)  # TOML writes strings, numbers and lists as JSON does
+    top = {name: getattr(made, name) for name in ("name", "title", "engine", "recipe", "sha256", "licence")}
+    lines = [f"{key} = {text(value)}" for key, value in top.items()]
+    lines += [f"{name} = {getattr(made, name)}" for name in ("blocks", "width", "prefix", "proj")]
+    spec = made.preprocess
+    lines += ["", "[preprocess]", f"size = {spec.size}", f"mean = {list(spec.mean)}", f"std = {list(spec.std)}"]
+    lines += [f"interpolation = {text(spec.interpolation)}"]
+    lines += ["", "[[source]]", 'kind = "folder"', f"path = {text(file)}"]
+    if made.recipe_options:
+        lines += ["", "[recipe_options]", *(f"{key} = {text(value)}" for key, value in made.recipe_options.items())]
+    return "\n".join(lines) + "\n"
 
 
 def _parse(text: str, folder: Path | None) -> Entry:

@@ -65,3 +65,17 @@ def import_official(ctx: click.Context, head: Path, output: Path) -> None:
     with download_progress(ctx) as downloading:
         official(head, progress=downloading).save(output)
     click.echo(str(output))
+
+
+@command.command("import-cnndetection")
+@click.argument("file", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="Folder to make.")
+def import_cnndetection(file: Path, output: Path) -> None:
+    """Make a detector of a network published by Wang et al. 2020 (blur_jpg_prob0.5.pth): a trained ResNet-50.
+
+    The file is read without PyTorch, and nothing in it is run.
+    """
+    from ..cnndetection import import_cnndetection as make
+
+    make(file, output)
+    click.echo(str(output))

@@ -1,0 +1,223 @@
+"""One training from a collection to a detector's folder, with its checkpoints in `FOLDER.partial` meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import registry
+from .._version import __version__
+from ..backbones import cpus
+from ..catalogue import entry
+from ..downloads import Progress, sha256_of
+from ..errors import OutputExistsError, UsageError
+from ..images import DEFAULT_MAX_PIXELS
+from ..perturbations import perturbation
+from ..storage import locked, require_new
+from ..types import Failure, Label, Sample
+from ..views import view as named_view
+from ..weights import ensure
+from . import CLIP
+from .crops import SHORT_SIDE
+from .pictures import Pictures
+from .schedule import Plateau
+from .splits import Split
+from .state import Checkpoints, Epoch, State
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides the outcome of a training, beside the pictures.
+
+    Attributes:
+        arch: see `univfd.training.networks.build`.
+        pretrained: likewise.
+        epochs: at most.
+        batch_size: pictures a step; Wang et al. have 64.
+        lr: None: what the paper gives for such a network.
+        patience: epochs without a gain until the rate falls, see `univfd.training.schedule`.
+        augment: probability of blur, and of JPEG; Wang et al. have 0.5 and 0.1.
+        short_side: pictures are scaled to it; 0: they are not.
+        perturb: laid on every picture first.
+        view: how the detector will cut crops.
+        seed: of all chance.
+    """
+
+    arch: str = "resnet50"
+    pretrained: str | None = None
+    epochs: int = 100
+    batch_size: int = 64
+    lr: float | None = None
+    patience: int = 5
+    augment: float = 0.5
+    short_side: int = SHORT_SIDE
+    perturb: str = "clean"
+    view: str = "native"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of it: the epochs, which of them was kept, and the pictures that could not be read."""
+
+    epochs: tuple[Epoch, ...]
+    best: Epoch
+    failures: tuple[Failure, ...]
+
+
+def fetch(arch: str, pretrained: str | None, progress: Progress | None = None) -> None:
+    """Have the weights that CLIP begins with in the cache; other networks fetch none here.
+
+    Raises:
+        UnknownNameError: no such backbone.
+        WeightsError: see `univfd.weights.ensure`.
+    """
+    kind, _, name = arch.partition(":")
+    if kind == "clip" and pretrained is None:
+        ensure(entry(name or CLIP), progress=progress)
+
+
+def train(
+    parts: Split,
+    output: Path,
+    plan: Plan,
+    *,
+    resume: bool = False,
+    device: str = "auto",
+    workers: int | None = None,
+    threads: int | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+    on_done: Callable[[int], None] = lambda _: None,
+) -> Trained:
+    """Train a network and save it as a detector.
+
+    Args:
+        parts: the pictures.
+        output: folder of the detector.
+        plan: how.
+        resume: go on behind the last whole epoch of an unfinished run, if there is one.
+        device: `cpu`, `cuda`, or `auto`: a GPU where there is one.
+        workers: decoding threads.
+        threads: of PyTorch; default: the CPUs this process may use.
+        max_pixels: larger images are refused.
+        on_epoch: called after each epoch, those of an earlier run included.
+        on_done: called after each batch with its number of pictures.
+
+    Raises:
+        OutputExistsError: the output, or an unfinished run of it, is there and `resume` was not asked for.
+        UsageError: the unfinished run has other settings.
+        MissingExtraError: PyTorch is not installed.
+        DataError: the pictures do not allow it.
+    """
+    require_new(output)
+    named_view(plan.view), perturbation(plan.perturb)
+    loop, export, networks, torch = _torch()
+    where = _device(torch, device)
+    torch.set_num_threads(threads or cpus())
+    folder = output.with_name(output.name + ".partial")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder), torch.random.fork_rng():
+        checkpoints = Checkpoints(folder)
+        torch.manual_seed(plan.seed)
+        network = networks.build(plan.arch, plan.pretrained)
+        lr = plan.lr or network.lr
+        settings = _settings(plan, parts, lr)
+        state = _begin(checkpoints, folder, settings, resume) or State(Plateau(lr, plan.patience))
+        network.whole().to(where)
+        optimiser = loop.adam(network, lr)
+        if state.epochs:
+            loop.from_arrays(network, optimiser, checkpoints.arrays("last"))
+            for epoch in state.epochs:
+                on_epoch(epoch)
+        train_on, validate_on = (
+            Pictures(part, short_side=plan.short_side, perturb=plan.perturb, max_pixels=max_pixels, workers=workers)
+            for part in (parts.train, parts.validation)
+        )
+        state = loop.run(
+            network, loop.Material(train_on, validate_on, plan.augment), state, epochs=plan.epochs,
+            batch_size=plan.batch_size, seed=plan.seed, device=where, optimiser=optimiser,
+            keep=lambda now, best: checkpoints.write(now, loop.to_arrays(network, optimiser), best=best),
+            on_epoch=on_epoch, on_done=on_done,
+        )  # fmt: skip
+        network.whole().to("cpu")
+        loop.from_arrays(network, None, checkpoints.arrays("best"))
+        record = _record(parts, settings, state, torch.__version__)
+        export.save(network, output, view_name=plan.view, record=record)
+        shutil.rmtree(folder)
+    failures = (*train_on.failures.values(), *validate_on.failures.values())
+    return Trained(state.epochs, state.best, tuple(sorted(failures, key=lambda f: f.image)))
+
+
+def _torch() -> tuple[Any, Any, Any, Any]:
+    try:
+        import torch
+
+        from . import export, loop, networks
+    except ModuleNotFoundError as error:
+        raise registry.missing_extra("training", error) from error
+    return loop, export, networks, torch
+
+
+def _device(torch: Any, device: str) -> str:
+    if device not in DEVICES:
+        raise registry.unknown("device", device, DEVICES)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("no CUDA device can be used by PyTorch here; take --device cpu")
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _begin(checkpoints: Checkpoints, folder: Path, settings: Mapping[str, Any], resume: bool) -> State | None:
+    """The state of the run to go on with; None for a new one."""
+    if not checkpoints.begun:
+        checkpoints.begin(settings)
+        return None
+    if not resume:
+        raise OutputExistsError(
+            f"{folder} is an unfinished run; go on with --resume, or remove it or take another name"
+        )
+    checkpoints.require(settings)
+    return checkpoints.read()
+
+
+def _settings(plan: Plan, parts: Split, lr: float) -> dict[str, Any]:
+    """All that decides the outcome; the number of epochs may be raised."""
+    kept = {k: v for k, v in asdict(plan).items() if k != "epochs"} | {"lr": lr}
+    if plan.pretrained and Path(plan.pretrained).is_file():
+        kept["pretrained"] = f"{Path(plan.pretrained).name}, sha256 {sha256_of(Path(plan.pretrained))}"
+    data = {name: _digest(part) for name, part in (("train", parts.train), ("validation", parts.validation))}
+    return kept | {"split": parts.how, "data": data}
+
+
+def _digest(samples: Iterable[Sample]) -> str:
+    hashed = hashlib.sha256()
+    for sample in samples:
+        hashed.update(f"{sample.label.word} {sample.ref.name}\n".encode())
+    return hashed.hexdigest()[:16]
+
+
+def _record(parts: Split, settings: Mapping[str, Any], state: State, torch_version: str) -> dict[str, Any]:
+    contents = {
+        name: {
+            "images": len(part),
+            "real by source": dict(sorted(Counter(s.source for s in part if s.label is Label.REAL).items())),
+            "fake by generator": dict(sorted(Counter(s.generator for s in part if s.label is Label.FAKE).items())),
+        }
+        for name, part in (("train", parts.train), ("validation", parts.validation))
+    }
+    return {
+        "univfd": __version__,
+        "torch": torch_version,
+        "settings": dict(settings),
+        "images": contents | {"left out by the data's split": parts.left_out},
+        "kept": state.best.number,
+        "note": "the epoch was chosen by the validation accuracy, which is therefore too good for it",
+        "epochs": [asdict(e) for e in state.epochs],
+    }

@@ -1,0 +1,139 @@
+"""Where a training stands, and its checkpoints on disk: safetensors beside JSON, whole after a kill at any moment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ..errors import FormatError, UsageError
+from ..storage import read_arrays, read_json, replace_file, write_arrays, write_json
+from .schedule import Plateau
+
+KIND, SCHEMA = "training", 1
+_RUN, _STATE = "run.json", "state.json"
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """What came of one epoch.
+
+    Attributes:
+        number: from 1.
+        loss: mean over the training pictures.
+        accuracy: on the validation part, mean of the two classes'.
+        real: share of its reals called real.
+        fake: share of its fakes called fake.
+        lr: learning rate.
+        seconds: wall time.
+    """
+
+    number: int
+    loss: float
+    accuracy: float
+    real: float
+    fake: float
+    lr: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Epochs so far, and the rule's state after them."""
+
+    plateau: Plateau
+    epochs: tuple[Epoch, ...] = ()
+
+    @property
+    def best(self) -> Epoch:
+        """The epoch of the highest validation accuracy, the first of equals."""
+        return max(self.epochs, key=lambda e: e.accuracy)
+
+
+class Checkpoints:
+    """The folder of an unfinished run.
+
+    `state.json` names the files that belong together and is replaced by one rename, after they are written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Make the folder.
+
+        Args:
+            settings: all that decides the run's outcome, as plain JSON values.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._replace(_RUN, lambda path: write_json(path, KIND, SCHEMA, {"settings": dict(settings)}))
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run to go on with."""
+        return (self._folder / _RUN).exists()
+
+    def require(self, settings: Mapping[str, Any]) -> None:
+        """Check that this is the run of these settings.
+
+        Raises:
+            UsageError: names what differs.
+            FormatError: not such a folder.
+        """
+        mine = read_json(self._folder / _RUN, KIND, SCHEMA).get("settings", {})
+        theirs = json.loads(json.dumps(dict(settings)))
+        differing = [f"{k}: {theirs.get(k)!r} instead of {mine.get(k)!r}" for k in sorted({*mine, *theirs})
+                     if mine.get(k) != theirs.get(k)]  # fmt: skip
+        if differing:
+            raise UsageError(f"{self._folder} is a run of other settings ({'; '.join(differing)}); it is not continued")
+
+    def write(self, state: State, arrays: Arrays, *, best: bool) -> None:
+        """Keep an epoch; of earlier ones only the best remains."""
+        files = {"last": f"epoch-{len(state.epochs)}.safetensors"}
+        before = self._files()
+        files["best"] = files["last"] if best or not before else before["best"]
+        self._replace(files["last"], lambda path: write_arrays(path, arrays))
+        record = {"files": files, "plateau": asdict(state.plateau), "epochs": [asdict(e) for e in state.epochs]}
+        self._replace(_STATE, lambda path: write_json(path, KIND, SCHEMA, record))
+        for file in self._folder.glob("*.safetensors"):
+            if file.name not in files.values():
+                file.unlink()
+
+    def read(self) -> State | None:
+        """Where the run stands; None before the end of its first epoch.
+
+        Raises:
+            FormatError: damaged.
+        """
+        if not (self._folder / _STATE).exists():
+            return None
+        record = read_json(self._folder / _STATE, KIND, SCHEMA)
+        try:
+            return State(Plateau(**record["plateau"]), tuple(Epoch(**e) for e in record["epochs"]))
+        except (KeyError, TypeError) as error:
+            raise FormatError(f"{self._folder / _STATE} cannot be read: {error}") from error
+
+    def arrays(self, which: str) -> dict[str, NDArray[Any]]:
+        """The arrays of the `last` or the `best` epoch.
+
+        Raises:
+            FormatError: missing or damaged.
+        """
+        return read_arrays(self._folder / self._files()[which], {})
+
+    def _files(self) -> dict[str, str]:
+        if not (self._folder / _STATE).exists():
+            return {}
+        files: dict[str, str] = read_json(self._folder / _STATE, KIND, SCHEMA)["files"]
+        return files
+
+    def _replace(self, name: str, write: Any) -> None:
+        scratch = self._folder / f".{name}"
+        write(scratch)
+        replace_file(scratch, self._folder / name)

@@ -1,0 +1,173 @@
+"""`univfd train`: learning, resuming exactly, and detectors that need no PyTorch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import toy_samples
+from univfd.errors import DataError, OutputExistsError, UsageError
+from univfd.storage import read_arrays
+from univfd.training.run import Plan, Trained, train
+from univfd.training.splits import parted
+
+PLAN = Plan(arch="small", epochs=4, batch_size=8, lr=1e-3, augment=0.1, short_side=0)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIVFD_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy collection as files: 6 real sources, 4 generators that leave a grid."""
+    root = tmp_path_factory.mktemp("data")
+    for sample in toy_samples():
+        place = root / sample.label.word / (sample.generator or sample.source)
+        place.mkdir(parents=True, exist_ok=True)
+        (place / sample.ref.name).write_bytes(sample.ref.source)  # type: ignore[arg-type]
+    return root
+
+
+def univfd(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "univfd", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def weights(output: Path) -> dict[str, Any]:
+    return read_arrays(output / "backbone" / "weights.safetensors", {}) | read_arrays(
+        output / "classifier.safetensors", {}
+    )
+
+
+def short(output: Path, plan: Plan = PLAN, **options: Any) -> Trained:
+    return train(parted(toy_samples()[:24]), output, plan, threads=1, **options)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trained, dict[str, Any]]:
+    """Three epochs without a break."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNIVFD_HOME", str(tmp_path_factory.mktemp("home")))
+        output = tmp_path_factory.mktemp("run") / "straight"
+        return short(output, replace(PLAN, epochs=3)), weights(output)
+
+
+def test_from_the_command_line_to_verdicts_without_pytorch(data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "mine"
+    done = univfd("train", data, "-o", output, "--arch", "small", "--epochs", 4, "--batch-size", 8, "--lr", 1e-3,
+                  "--short-side", 0, "--augment", 0.1, "--threads", 1)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "epoch 4: loss" in done.stderr
+    assert "validation: by source" in done.stderr
+    assert not Path(f"{output}.partial").exists()
+    record = json.loads((output / "backbone" / "training.json").read_text())
+    assert len(record["epochs"]) == 4
+    assert record["epochs"][record["kept"] - 1]["accuracy"] == max(e["accuracy"] for e in record["epochs"]) > 0.9
+    seen = record["images"]
+    for kind in ("real by source", "fake by generator"):
+        assert not set(seen["train"][kind]) & set(seen["validation"][kind])
+    code = (
+        "import sys; sys.modules['torch'] = None; import univfd\n"
+        f"for v in univfd.load({str(output)!r}).detect({str(data)!r}): print(v.verdict, 'fake' in v.image)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    right = [line in {"fake True", "real False"} for line in out.splitlines()]
+    assert len(right) == 48
+    assert np.mean(right) > 0.9
+    again = univfd("train", data, "-o", output, "--arch", "small")
+    assert again.returncode == 2
+    assert "never overwritten" in again.stderr
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [1, 4, 7, 10])
+def test_a_killed_run_goes_on_exactly(after: int, straight: tuple[Trained, dict[str, Any]], tmp_path: Path) -> None:
+    """Killed after so many batches, of four an epoch: in the first, after it, in the second's validation, later."""
+    batches = 0
+
+    def kill(n: int) -> None:
+        nonlocal batches
+        batches += 1
+        if batches > after:
+            raise KilledError
+
+    output = tmp_path / "killed"
+    with pytest.raises(KilledError):
+        short(output, replace(PLAN, epochs=3), on_done=kill)
+    assert not output.exists()
+    with pytest.raises(OutputExistsError, match="--resume"):
+        short(output, replace(PLAN, epochs=3))
+    resumed = short(output, replace(PLAN, epochs=3), resume=True)
+    assert [replace(e, seconds=0) for e in resumed.epochs] == [replace(e, seconds=0) for e in straight[0].epochs]
+    mine, theirs = weights(output), straight[1]
+    assert mine.keys() == theirs.keys()
+    for name in mine:
+        np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
+
+
+def test_an_unfinished_run_of_other_settings_is_not_continued(tmp_path: Path) -> None:
+    def kill(n: int) -> None:
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        short(tmp_path / "out", on_done=kill)
+    with pytest.raises(UsageError, match=r"seed: 1 instead of 0"):
+        short(tmp_path / "out", replace(PLAN, seed=1), resume=True)
+    fewer = parted(toy_samples()[:20])
+    with pytest.raises(UsageError, match=r"data: "):
+        train(fewer, tmp_path / "out", PLAN, threads=1, resume=True)
+
+
+def test_training_ends_where_the_rule_says_and_keeps_the_best_epoch(tmp_path: Path) -> None:
+    done = short(tmp_path / "out", replace(PLAN, epochs=100, patience=1, lr=1e-3))
+    rates = [e.lr for e in done.epochs]
+    assert len(rates) < 40
+    assert sorted({round(r, 9) for r in rates}, reverse=True) == [1e-3, 1e-4, 1e-5, 1e-6]
+    assert done.best.accuracy == max(e.accuracy for e in done.epochs)
+
+
+def test_an_unreadable_image_is_named_and_the_others_train(tmp_path: Path) -> None:
+    samples = toy_samples()[:24]
+    samples[1] = replace(samples[1], ref=replace(samples[1].ref, source=b"xx"))
+    done = train(parted(samples), tmp_path / "out", replace(PLAN, epochs=1), threads=1)
+    assert [f.image for f in done.failures] == ["1.png"]
+
+
+def test_nothing_of_one_class_to_validate_on(tmp_path: Path) -> None:
+    samples = [replace(s, ref=replace(s.ref, source=b"xx")) if s.label else s for s in toy_samples()[:24]]
+    with pytest.raises(DataError, match="0 fake validation images"):
+        train(parted(samples), tmp_path / "out", replace(PLAN, epochs=1), threads=1)
+
+
+def test_both_classes_weigh_the_same() -> None:
+    """With one fake among many reals a network that says the same of all settles at even odds."""
+    from univfd.training import loop
+    from univfd.training.networks import Network
+    from univfd.training.pictures import Pictures
+    from univfd.views import PreprocessSpec
+
+    class Blind(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.ones(len(x), 1)
+
+    samples = [s for s in toy_samples() if not s.label][:15] + [s for s in toy_samples() if s.label][:1]
+    pictures = Pictures(samples, short_side=0)
+    head = torch.nn.Linear(1, 1)
+    network = Network("blind", "", Blind(), head, PreprocessSpec(32, (0.5,) * 3, (0.5,) * 3), "")
+    optimiser = torch.optim.SGD(network.whole().parameters(), lr=1.0)
+    for number in range(1, 30):
+        loop._train(network, loop.Material(pictures, pictures, 0.0), number, 16, 0, "cpu", optimiser, lambda _: None)
+    assert abs(head.weight.item() + head.bias.item()) < 1e-3
