@@ -68,11 +68,12 @@ def missing_extra(what: str, error: ModuleNotFoundError) -> MissingExtraError:
 
 def _extra_of(module: str) -> str:
     wanted = module.replace("_", "-").lower()
+    extras = []
     for requirement in importlib.metadata.requires("univfd") or []:
         found = re.match(r"([A-Za-z0-9._-]+).*extra\s*==\s*['\"]([^'\"]+)['\"]", requirement)
         if found and found[2] != "dev" and found[1].lower().replace("_", "-").startswith(wanted):
-            return found[2]
-    return ""
+            extras.append(found[2])
+    return wanted if wanted in extras else next(iter(extras), "")  # torch is in several, and has one of its own
 
 
 def _public(name: str) -> str:
