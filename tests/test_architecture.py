@@ -35,8 +35,8 @@ LEVELS = [
     {"weights", "classifiers", "attribution", "metadata"},
     {"backbones", "recipes", "datasets", "writers"},
     {"embedding", "evaluation", "scan"},
-    {"detector", "embeddings_file", "metadata_detector", "matching"},
-    {"audit", "building", "calibrating", "official", "runner", "selftest", "samples", "heatmap"},
+    {"detector", "embeddings_file", "metadata_detector", "matching", "embedding_cache"},
+    {"audit", "building", "calibrating", "official", "runner", "selftest", "samples", "heatmap", "benchmark"},
     {"cli"},
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
