@@ -136,7 +136,9 @@ def build(data: Path, cache: Path, output: Path) -> None:
         "default": fit_probe(samples, list(copies.values())),
         "neighbors": NearestNeighbor.from_bank(bank, METHODS["neighbors"].params),
     }
-    probe, maps = patch_probe_fit.build(BACKBONE, samples, ("clean",), cache)  # tap and view of its own; no verdict uses it
+    probe, maps = patch_probe_fit.build(
+        BACKBONE, samples, ("clean",), cache
+    )  # tap and view of its own; no verdict uses it
     save(backbone, cut, bank, fitted, calibrations, probe, f"{card}\n{maps}", output)
 
 

@@ -35,9 +35,10 @@ LEVELS = [
     {"weights", "classifiers", "attribution", "metadata"},
     {"backbones", "recipes", "datasets", "writers"},
     {"embedding", "evaluation", "scan"},
-    {"detector", "embeddings_file", "metadata_detector", "matching"},
+    {"detector", "embeddings_file", "metadata_detector", "matching", "embedding_cache"},
     {
         "audit",
+        "benchmark",
         "building",
         "calibrating",
         "cnndetection",

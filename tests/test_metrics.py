@@ -1,13 +1,26 @@
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
+from scipy.optimize import brentq
+from scipy.stats import binomtest
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    brier_score_loss,
+    roc_auc_score,
+    roc_curve,
+)
 
 from univfd import metrics
 from univfd.errors import DataError
+from univfd.metrics import resampled
 
 
 def data(seed: int, n: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -83,3 +96,183 @@ def test_one_class_is_refused() -> None:
     for figure in (metrics.auroc, metrics.average_precision, lambda y, s: metrics.tpr_at_fpr(y, s, 0.1)):
         with pytest.raises(DataError, match="needs both classes"):
             figure(np.zeros(5, int), np.arange(5.0))
+
+
+# Every figure for many weightings at once, against scikit-learn and plain Python on the redrawn images themselves.
+
+
+def weighted(labels: np.ndarray, scores: np.ndarray, chances: np.ndarray | None, weights: np.ndarray) -> resampled.Pair:
+    flags = {
+        "half": scores > 0 if chances is None else chances > 0.5,
+        "above": scores > 0.7,
+        "fake": scores > 0.7,
+        "real": scores < -0.2,
+    }
+    classes = []
+    for label in (0, 1):
+        own = labels == label
+        given = None if chances is None else chances[own]
+        classes.append(resampled.one_class(scores[own], {k: v[own] for k, v in flags.items()}, given, label))
+    contest = resampled.Contest(*classes)
+    sides = [known.weighted(weights[:, labels == label]) for label, known in enumerate(classes)]
+    return resampled.Pair(contest, *sides)
+
+
+def value(name: str, pair: resampled.Pair) -> np.ndarray:
+    found = metrics.FIGURES[name].compute(pair)
+    return found[0] / found[1] if isinstance(found, tuple) else found
+
+
+def slow_figures(labels: list[int], scores: list[float], chances: list[float]) -> dict[str, float]:
+    """By going over the images, as the definitions say."""
+    images = list(zip(labels, scores, chances, strict=True))
+    fakes, reals = ([i for i in images if i[0] == label] for label in (1, 0))
+
+    def accuracies(rule: Callable[[float, float], bool]) -> tuple[float, float, float, float]:
+        real = sum(not rule(s, p) for _, s, p in reals) / len(reals)
+        fake = sum(rule(s, p) for _, s, p in fakes) / len(fakes)
+        both = (real * len(reals) + fake * len(fakes)) / len(images)
+        return both, real, fake, (real + fake) / 2
+
+    def named(at: str, rule: Callable[[float, float], bool]) -> dict[str, float]:
+        kinds = ("accuracy", "real_accuracy", "fake_accuracy", "balanced_accuracy")
+        return dict(zip((f"{kind}_{at}" for kind in kinds), accuracies(rule), strict=True))
+
+    thresholds = [*{s for _, s, _ in images}, math.inf]
+    any_threshold = [accuracies(lambda s, p, t=t: s >= t) for t in thresholds]
+    found = named("half", lambda s, p: p > 0.5) | named("threshold", lambda s, p: s > 0.7)
+    found |= {"accuracy_oracle": max(a[0] for a in any_threshold)}
+    found |= {"balanced_accuracy_oracle": max(a[3] for a in any_threshold)}
+    calls = {"fake": lambda s: s > 0.7, "real": lambda s: s < -0.2}
+    found["recall"] = sum(calls["fake"](s) for _, s, _ in fakes) / len(fakes)
+    found["misses"] = sum(calls["real"](s) for _, s, _ in fakes) / len(fakes)
+    found["false_alarms"] = sum(calls["fake"](s) for _, s, _ in reals) / len(reals)
+    decided = [(y, calls["fake"](s)) for y, s, _ in images if calls["fake"](s) or calls["real"](s)]
+    found["unsure"] = 1 - len(decided) / len(images)
+    found["risk_decided"] = sum(y != called for y, called in decided) / len(decided) if decided else math.nan
+    gaps = 0.0
+    for b in range(10):
+        inside = [(y, p) for y, _, p in images if min(int(p * 10), 9) == b]
+        gaps += abs(sum(y for y, _ in inside) - sum(p for _, p in inside))
+    found["ece"] = gaps / len(images)
+    return found
+
+
+def slow_equal_error(labels: list[int], scores: list[float]) -> float:
+    """Down the ROC curve from above all scores, step by step, to where it meets the other diagonal."""
+    fakes, reals = labels.count(1), labels.count(0)
+    last = (0.0, 1.0)
+    for t in sorted(set(scores), reverse=True):
+        called = [y for y, s in zip(labels, scores, strict=True) if s >= t]
+        alarms, misses = called.count(0) / reals, 1 - called.count(1) / fakes
+        if alarms >= misses:
+            (x0, y0), (x1, y1) = last, (alarms, misses)
+            along = (y0 - x0) / ((y0 - x0) + (x1 - y1))
+            return x0 + along * (x1 - x0)
+        last = (alarms, misses)
+    raise AssertionError("the curve ends at 1, 0")
+
+
+@given(seed=st.integers(0, 10_000), coarse=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_figures_of_weighted_images_are_those_of_the_images_drawn_so_often(seed: int, coarse: bool) -> None:
+    labels, scores = data(seed, 40)
+    scores = scores if coarse else scores + np.random.default_rng(seed).normal(0, 0.01, len(scores))
+    chances = 1 / (1 + np.exp(-2 * scores))
+    weights = np.random.default_rng(seed).integers(0, 3, (3, len(labels))).astype(float)
+    weights[0] = 1
+    weights[:, [0, 1]] = 1  # one of each class at least
+    pair = weighted(labels, scores, chances, weights)
+    for row, times in enumerate(weights.astype(int)):
+        y, s, p = (np.repeat(x, times) for x in (labels, scores, chances))
+        expected = slow_figures(y.tolist(), s.tolist(), p.tolist())
+        expected |= {"auroc": roc_auc_score(y, s), "ap": average_precision_score(y, s)}
+        expected |= {"brier": brier_score_loss(y, p), "accuracy_half": accuracy_score(y, p > 0.5)}
+        expected |= {"balanced_accuracy_threshold": balanced_accuracy_score(y, s > 0.7)}
+        expected |= {f"tpr_at_{k}_oracle": metrics.tpr_at_fpr(y, s, k / 100) for k in (1, 5)}
+        expected["eer_oracle"] = slow_equal_error(y.tolist(), s.tolist())
+        assert expected.keys() == metrics.FIGURES.keys()
+        for name, wanted in expected.items():
+            assert value(name, pair)[row] == pytest.approx(wanted, abs=1e-9, nan_ok=True), name
+
+
+@given(seed=st.integers(0, 10_000))
+@settings(max_examples=30, deadline=None)
+def test_the_equal_error_rate_is_where_scikit_learns_curve_meets_the_diagonal(seed: int) -> None:
+    labels, scores = data(seed)
+    alarms, found, _ = roc_curve(labels, scores)
+    at = brentq(lambda x: 1 - x - np.interp(x, alarms, found), 0, 1, xtol=1e-13)
+    error = value("eer_oracle", weighted(labels, scores, None, np.ones((1, len(labels)))))[0]
+    assert error == pytest.approx(at, abs=1e-9)
+
+
+@given(seed=st.integers(0, 10_000), coverage=st.sampled_from([1.0, 0.9, 0.5, 0.33, 0.1]))
+@settings(max_examples=40, deadline=None)
+def test_risk_at_coverage_by_taking_image_after_image(seed: int, coverage: float) -> None:
+    rng = np.random.default_rng(seed)
+    confidence, wrong = np.round(rng.random(30), 1), rng.random(30) < 0.3
+    weights = rng.integers(0, 3, (2, 30)).astype(float)
+    weights[0], weights[:, 0] = 1, 1
+    risks = metrics.confident(confidence, wrong).risks(weights, [coverage])[:, 0]
+    for times, risk in zip(weights, risks, strict=True):
+        left, errors = coverage * times.sum(), 0.0
+        for level in sorted(set(confidence), reverse=True):
+            tied = confidence == level
+            share = min(1.0, left / times[tied].sum()) if times[tied].sum() else 0.0
+            errors += share * (times * wrong)[tied].sum()
+            left -= share * times[tied].sum()
+        assert risk == pytest.approx(errors / (coverage * times.sum()), abs=1e-9)
+
+
+@given(n=st.integers(1, 400), share=st.floats(0, 1))
+@settings(max_examples=50, deadline=None)
+def test_the_exact_interval_is_scipys(n: int, share: float) -> None:
+    hits = round(share * n)
+    ours, theirs = metrics.proportion(hits, n), binomtest(hits, n).proportion_ci(0.95, method="exact")
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
+
+
+def test_a_share_of_nothing_is_refused() -> None:
+    with pytest.raises(DataError, match="a share of 0 images"):
+        metrics.proportion(0, 0)
+
+
+def test_redrawn_sets_keep_clusters_whole_and_strata_full() -> None:
+    """Three generators and reals; images in pairs; the last pair is a real and the fake made of it."""
+    kinds = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 3, 3, 0, 1])
+    clusters = np.repeat(np.arange(7), 2)
+    plan = metrics.design(kinds, clusters)
+    drawn = np.concatenate(list(metrics.weightings(plan, 500, seed=3)))
+    assert drawn.shape == (501, 14)
+    assert (drawn[0] == 1).all()
+    assert (drawn[:, ::2] == drawn[:, 1::2]).all(), "a cluster is drawn as a whole"
+    assert (drawn[:, :4].sum(axis=1) == 4).all()
+    assert (drawn[:, 8:10] == 1).all(), "one cluster of its kind is always there"
+    assert (drawn[:, 12:] == 1).all(), "so is the only one that holds a real image and a fake"
+    assert abs(drawn[1:, 0].mean() - 1) < 0.15
+    assert len(np.unique(drawn[1:, 0])) == 3
+
+
+def test_redrawn_sets_do_not_depend_on_how_many_are_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = metrics.design(np.arange(40) % 3, np.arange(40) // 2)
+    at_once = np.concatenate(list(metrics.weightings(plan, 50)))
+    monkeypatch.setattr("univfd.metrics.intervals._BLOCK", 200)
+    assert np.array_equal(np.concatenate(list(metrics.weightings(plan, 50))), at_once)
+
+
+def test_the_interval_over_clusters_covers_the_truth_where_single_images_do_not() -> None:
+    """Each image ten times over: as many as they seem, a tenth of what they tell."""
+    whole, single = 0, 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        labels = np.repeat([0, 1], 40)
+        scores = np.repeat(rng.normal(labels, 1), 10)
+        y = np.repeat(labels, 10)
+        for by_cluster in (True, False):
+            clusters = np.repeat(np.arange(80), 10) if by_cluster else np.arange(800)
+            weights = np.concatenate(list(metrics.weightings(metrics.design(y, clusters), 200, seed)))
+            found = metrics.interval(value("auroc", weighted(y, scores, None, weights)), 800)
+            covers = found.low <= 0.760 <= found.high
+            whole, single = whole + (by_cluster and covers), single + (not by_cluster and covers)
+    assert whole >= 52
+    assert single <= 40

@@ -107,12 +107,23 @@ class Detector:
             perturb=perturb, batch_size=batch_size, workers=workers, max_pixels=max_pixels, on_pixels=on_pixels,
         )  # fmt: skip
         for batch in batches:
-            verdicts = iter(self._judge(batch, neighbors))
+            verdicts = iter(self.judge(batch, neighbors=neighbors))
             for item in batch.items:
                 yield item if isinstance(item, Failure) else next(verdicts)
 
-    def _judge(self, batch: Batch, neighbors: int) -> list[Verdict]:
-        """Score, calibrate and explain the embeddings of a batch."""
+    def judge(self, batch: Batch, *, neighbors: int = 1) -> list[Verdict]:
+        """Score, calibrate and explain the embeddings of a batch: the second half of the line.
+
+        Args:
+            batch: from `univfd.embedding.embed_images`, or out of the embedding cache.
+            neighbors: rows of evidence of each class.
+
+        Returns:
+            One verdict per loaded item, in order.
+
+        Raises:
+            FeatureSpaceError: the batch was embedded in another space.
+        """
         loaded, vectors = batch.loaded, batch.embeddings.vectors
         if not loaded:
             return []

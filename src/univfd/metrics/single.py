@@ -1,34 +1,16 @@
-"""Figures of merit with intervals. SciPy and scikit-learn compute; this module fixes the conventions.
-
-Scores: higher = fake. Labels: 0 real, 1 fake. Every rate is of its own class.
-"""
+"""One figure of one set of scores. SciPy and scikit-learn compute; this module fixes the conventions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DataError
+from ..errors import DataError
 
 Scores = NDArray[np.float64]
 Labels = NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A figure with its interval and the number of images behind it."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 def auroc(labels: Labels, scores: Scores) -> float:
@@ -90,34 +72,6 @@ def expected_calibration_error(labels: Labels, probabilities: Scores, bins: int 
         if inside.any():
             total += inside.sum() * abs(labels[inside].mean() - probabilities[inside].mean())
     return total / len(labels)
-
-
-def proportion(hits: int, n: int, confidence: float = 0.95) -> Estimate:
-    """A share with its exact (Clopper-Pearson) binomial interval."""
-    from scipy.stats import binomtest
-
-    interval = binomtest(hits, n).proportion_ci(confidence, method="exact")
-    return Estimate(hits / n, float(interval.low), float(interval.high), n)
-
-
-def bootstrap(
-    figure: Callable[[Labels, Scores], float],
-    labels: Labels,
-    scores: Scores,
-    *,
-    rounds: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Estimate:
-    """A figure with its percentile bootstrap interval; images are redrawn within each class."""
-    rng = np.random.default_rng(seed)
-    real, fake = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
-    values = []
-    for _ in range(rounds):
-        drawn = np.concatenate([rng.choice(real, len(real)), rng.choice(fake, len(fake))])
-        values.append(figure(labels[drawn], scores[drawn]))
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Estimate(figure(labels, scores), float(low), float(high), len(labels))
 
 
 def _both(labels: Labels) -> None:

@@ -1,0 +1,1 @@
+"""Detectors on labelled images: score rows first (`run`), figures from the rows alone second (`figures`, `tables`)."""

@@ -1,0 +1,174 @@
+"""Figures of groups of images, in the set itself and in every redrawn set; and the intervals that come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..metrics import FIGURES, Absent, Design, Estimate, confident, interval, proportion, weightings
+from ..metrics.resampled import Confident, Contest, OneClass, Pair, one_class
+from .groups import Group
+from .rows import Cell, Flags, Floats, Images
+
+MIN_FAKES = 5
+"""Generators with fewer images are listed, but neither averaged nor named as the worst."""
+
+Places = NDArray[np.intp]
+
+
+@dataclass(eq=False)
+class Drawn:
+    """Figures of some groups in the set itself and in every redrawn set.
+
+    Attributes:
+        values: by group and figure, `(1 + R,)`.
+        counts: by group and share, hits and images in the set itself.
+        absent: by group and figure, why there is none.
+        risks: `(1 + R,)` for each coverage asked for.
+        origins: of each group, how many independent reals and fakes were judged.
+    """
+
+    values: dict[tuple[int, str], Floats] = field(default_factory=dict)
+    counts: dict[tuple[int, str], tuple[int, int]] = field(default_factory=dict)
+    absent: dict[tuple[int, str], str] = field(default_factory=dict)
+    risks: dict[float, Floats] = field(default_factory=dict)
+    origins: list[tuple[int, int]] = field(default_factory=list)
+
+
+def draw(
+    cell: Cell,
+    images: Images,
+    about: Sequence[Group],
+    names: Sequence[str],
+    plan: Design,
+    *,
+    rounds: int,
+    seed: int = 0,
+    coverages: Sequence[float] = (),
+) -> Drawn:
+    """Compute figures of groups in the set itself and in every redrawn set.
+
+    Args:
+        cell: a detector under a perturbation.
+        images: of the run.
+        about: G groups.
+        names: of `univfd.metrics.FIGURES`.
+        plan: from `redrawing`.
+        rounds: R.
+        seed: the same seed and plan give the same redrawn sets, whatever the cell.
+        coverages: of which to compute the risk over all images.
+    """
+    found = Drawn()
+    members = [(np.flatnonzero(g.real & cell.judged), np.flatnonzero(g.fake & cell.judged)) for g in about]
+    found.origins = [(len(np.unique(images.origin[r])), len(np.unique(images.origin[f]))) for r, f in members]
+    wanted = []
+    for i, (real, fake) in enumerate(members):
+        for name in names:
+            reason = _why_absent(name, cell, len(real), len(fake))
+            if reason:
+                found.absent[i, name] = reason
+            else:
+                wanted.append((i, name))
+    classes, contests = _contests(cell, members)
+    answers = _answers(cell, images)
+    parts: dict[tuple[int, str], list[Floats]] = {key: [] for key in wanted}
+    risks = []
+    for weights in weightings(plan, rounds, seed):
+        sides = {key: known.weighted(np.take(weights, rows, axis=1)) for key, (rows, known) in classes.items()}
+        pairs = [Pair(c, sides[r], sides[f]) for c, r, f in contests]
+        for i, name in wanted:
+            value = FIGURES[name].compute(pairs[i])
+            if isinstance(value, tuple):
+                hits, base = value
+                found.counts.setdefault((i, name), (round(float(hits[0])), round(float(base[0]))))
+                value = np.divide(hits, base, out=np.full(len(base), np.nan), where=base > 0)
+            parts[i, name].append(value)
+        if coverages and cell.judged.any():
+            risks.append(answers.risks(np.take(weights, np.flatnonzero(cell.judged), axis=1), coverages))
+    found.values = {key: np.concatenate(values) for key, values in parts.items()}
+    found.risks = dict(zip(coverages, np.concatenate(risks).T, strict=True)) if risks else {}
+    return found
+
+
+def estimate(
+    drawn: Drawn, key: tuple[int, str], group: Group, cell: Cell, confidence: float = 0.95
+) -> Estimate | Absent:
+    """A figure with its interval: exact binomial for a share, of the redrawn sets for any other."""
+    if key in drawn.absent:
+        return Absent(drawn.absent[key])
+    if key in drawn.counts:
+        hits, n = drawn.counts[key]
+        return proportion(hits, n, confidence) if n else Absent("no image was decided")
+    values = drawn.values[key]
+    if min(drawn.origins[key[0]]) < 2:
+        values = values[:1]  # one source image says nothing about how others would do
+    return interval(values, sum(int((mask & cell.judged).sum()) for mask in (group.real, group.fake)), confidence)
+
+
+def mean_over_generators(
+    drawn: Drawn, name: str, about: Sequence[Group], cell: Cell, confidence: float = 0.95
+) -> Estimate | Absent:
+    """The mean of a figure over the generators with enough images; n counts generators.
+
+    The interval is over the images of these generators; it says nothing of other generators.
+    """
+    values = [
+        drawn.values[i, name]
+        for i, g in enumerate(about)
+        if g.kind == "generator" and (g.fake & cell.judged).sum() >= MIN_FAKES and (i, name) in drawn.values
+    ]
+    if not values or np.isnan([v[0] for v in values]).any():
+        return Absent(
+            f"no generator has {MIN_FAKES} images and this figure" if not values else "not of every generator"
+        )
+    return interval(np.mean(values, axis=0), len(values), confidence)
+
+
+def decisions(cell: Cell) -> dict[str, Flags]:
+    """`(N,)` for each of `univfd.metrics.resampled.FLAGS`."""
+    with np.errstate(invalid="ignore"):
+        half = cell.score > 0 if cell.probability is None else cell.probability > 0.5
+        above = cell.score > cell.fake_above
+    return {"half": half, "above": above, "fake": cell.verdict.are("fake"), "real": cell.verdict.are("real")}
+
+
+def _why_absent(name: str, cell: Cell, n_real: int, n_fake: int) -> str:
+    figure = FIGURES[name]
+    if figure.probability and cell.probability is None:
+        return "no probability: the detector is not calibrated"
+    if name.endswith("_threshold") and np.isnan(cell.fake_above):
+        return "the detector has no threshold"
+    if figure.needs in {"both", "fake"} and not n_fake:
+        return "no fake was judged"
+    if figure.needs in {"both", "real"} and not n_real:
+        return "no real was judged"
+    return "" if n_real or n_fake else "no image was judged"
+
+
+def _contests(
+    cell: Cell, members: Sequence[tuple[Places, Places]]
+) -> tuple[dict[bytes, tuple[Places, OneClass]], list[tuple[Contest, bytes, bytes]]]:
+    """Every distinct set of one class's images once, and which two meet in each group."""
+    flags = decisions(cell)
+    classes: dict[bytes, tuple[Places, OneClass]] = {}
+
+    def key_of(rows: Places, label: int) -> bytes:
+        key = bytes([label]) + rows.tobytes()
+        if key not in classes:
+            chances = None if cell.probability is None else cell.probability[rows]
+            of_rows = {name: flag[rows] for name, flag in flags.items()}
+            classes[key] = (rows, one_class(cell.score[rows], of_rows, chances, label))
+        return key
+
+    keys = [(key_of(real, 0), key_of(fake, 1)) for real, fake in members]
+    return classes, [(Contest(classes[r][1], classes[f][1]), r, f) for r, f in keys]
+
+
+def _answers(cell: Cell, images: Images) -> Confident:
+    """The answers at 0.5, or at score 0, of the judged images."""
+    sure = np.abs(cell.score if cell.probability is None else cell.probability - 0.5)
+    wrong = decisions(cell)["half"] != images.fake
+    return confident(sure[cell.judged], wrong[cell.judged])

@@ -1,0 +1,153 @@
+"""How sure a figure is: exact binomial intervals, and the bootstrap over source images.
+
+Images that come from one another (the same input, the same identity, the same file) say less than as many independent
+ones. They form a *cluster*, and clusters are redrawn whole, within *strata* (a generator, the reals of a subset): which
+generators a benchmark has is fixed, only their images are a sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError
+
+Floats = NDArray[np.float64]
+Codes = NDArray[np.intp]
+
+CONFIDENCE = 0.95
+_BLOCK = 1_000_000  # weights held at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its interval and the number of images behind it; an interval of nan: there is none."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f}" if np.isnan(self.low) else f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """A figure that cannot be computed, and why."""
+
+    reason: str
+    n: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """How N images are redrawn.
+
+    Attributes:
+        cluster: `(N,)` number of each image's cluster, 0..C-1.
+        strata: the clusters of each stratum.
+    """
+
+    cluster: Codes
+    strata: tuple[Codes, ...]
+
+
+def proportion(hits: int, n: int, confidence: float = CONFIDENCE) -> Estimate:
+    """A share with its exact (Clopper-Pearson) binomial interval.
+
+    Raises:
+        DataError: of nothing.
+    """
+    from scipy.special import betaincinv
+
+    if n < 1:
+        raise DataError(f"a share of {n} images; expected at least 1")
+    tail = (1 - confidence) / 2
+    low = float(betaincinv(hits, n - hits + 1, tail)) if hits else 0.0
+    high = float(betaincinv(hits + 1, n - hits, 1 - tail)) if hits < n else 1.0
+    return Estimate(hits / n, low, high, n)
+
+
+def interval(values: Floats, n: int, confidence: float = CONFIDENCE) -> Estimate:
+    """A figure with its percentile interval.
+
+    Args:
+        values: `(1 + R,)` the figure, then its values of R redrawn sets; nan where a set has none.
+        n: images.
+        confidence: of the interval.
+    """
+    tail = (1 - confidence) / 2
+    drawn = values[1:][~np.isnan(values[1:])]
+    low, high = np.quantile(drawn, [tail, 1 - tail]) if len(drawn) else (np.nan, np.nan)
+    return Estimate(float(values[0]), float(low), float(high), n)
+
+
+def bootstrap(
+    figure: Callable[[NDArray[Any], Floats], float],
+    labels: NDArray[Any],
+    scores: Floats,
+    *,
+    rounds: int = 1000,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> Estimate:
+    """Any figure with its percentile bootstrap interval; images are redrawn one by one within each class."""
+    rng = np.random.default_rng(seed)
+    real, fake = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
+    values = [figure(labels, scores)]
+    for _ in range(rounds):
+        drawn = np.concatenate([rng.choice(real, len(real)), rng.choice(fake, len(fake))])
+        values.append(figure(labels[drawn], scores[drawn]))
+    return interval(np.array(values), len(labels), confidence)
+
+
+def design(kinds: Codes, clusters: Codes) -> Design:
+    """Clusters and strata of N images.
+
+    Args:
+        kinds: `(N,)` what must keep its share of the images: its class, its generator.
+        clusters: `(N,)` equal where images belong together.
+
+    Returns:
+        A design whose strata are the clusters that hold the same kinds: where one holds a real image and the fake made
+        of it, such clusters are redrawn among themselves. So no kind that is there can vanish from a redrawn set.
+    """
+    _, cluster = np.unique(clusters, return_inverse=True)
+    pairs = np.unique(np.stack([cluster, kinds], axis=1), axis=0) if len(kinds) else np.empty((0, 2), np.intp)
+    starts = np.flatnonzero(np.diff(pairs[:, 0], prepend=-1))
+    strata: dict[tuple[int, ...], list[int]] = {}
+    for number, held in enumerate(np.split(pairs[:, 1], starts[1:])):
+        strata.setdefault(tuple(held.tolist()), []).append(number)
+    named = {held: np.array(strata[held], np.intp) for held in sorted(strata)}
+    return Design(cluster.astype(np.intp), tuple(named.values()) if len(pairs) else ())
+
+
+def weightings(plan: Design, rounds: int, seed: int = 0) -> Iterator[Floats]:
+    """How often each image is in the set itself (once), and in each of `rounds` sets redrawn with replacement.
+
+    Yields:
+        `(B, N)` float64, in blocks of bounded size; the first row of the first block is all ones.
+    """
+    n = len(plan.cluster)
+    count = sum(len(s) for s in plan.strata)
+    streams = [np.random.default_rng([seed, i]) for i in range(len(plan.strata))]
+    size = max(1, _BLOCK // max(n, 1))
+    yield np.ones((1, n))
+    for start in range(0, rounds, size):
+        block = min(size, rounds - start)
+        weights = np.empty((block, count))
+        for stratum, rng in zip(plan.strata, streams, strict=True):
+            weights[:, stratum] = _counts(rng, block, len(stratum))
+        yield np.take(weights, plan.cluster, axis=1)  # in C order, unlike what indexing gives
+
+
+def _counts(rng: np.random.Generator, block: int, n: int) -> NDArray[np.intp]:
+    """`(block, n)` how often each of n things is drawn in n draws with replacement."""
+    drawn = rng.integers(0, n, (block, n))
+    drawn += np.arange(block)[:, None] * n
+    return np.bincount(drawn.ravel(), minlength=block * n).reshape(block, n)
