@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, brier_score
 
 from conftest import toy_samples
 from univfd import metrics
+from univfd.backbones import open_backbone
 from univfd.benchmark import compare as comparing
 from univfd.benchmark import rendering, tables
 from univfd.benchmark.figures import CellFigures, Part, figures, worst
@@ -32,7 +34,8 @@ from univfd.building import assemble, build_bank
 from univfd.calibration import Calibration
 from univfd.cli import group
 from univfd.datasets import open_dataset
-from univfd.detector import Detector
+from univfd.detector import Detector, linear_detector
+from univfd.embedding import space_of
 from univfd.errors import (
     DataError,
     FormatError,
@@ -669,3 +672,20 @@ def test_a_suite_is_run_subset_by_subset(data: Path, detectors: list[str], tmp_p
     ]  # fmt: skip
     with pytest.raises(UsageError, match="genimage is a suite"):
         group.main(["bench", "run", "genimage", "-o", str(tmp_path / "x")], standalone_mode=False)
+
+
+def test_a_detector_that_carries_its_encoder_is_opened_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named by a relative path, with the encoder's folder inside the detector's."""
+    monkeypatch.chdir(tmp_path)
+    own = Path("encoder")
+    own.mkdir()
+    text = (resources.files("univfd.catalogue") / "toy.toml").read_text("utf-8")
+    (own / "backbone.toml").write_text(text, "utf-8")
+    encoder = open_backbone(own)
+    space = space_of(encoder, view("native"))
+    linear_detector("mine", encoder, view("native"), np.zeros(space.dim), 0.5).save("carrier", carry_backbone=True)
+    (found,) = open_detectors(["carrier"])
+    assert found.backbone.entry.folder is not None
+    assert found.backbone.entry.folder.resolve() == (tmp_path / "carrier" / "backbone").resolve()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -251,11 +251,12 @@ def load(
         classifier = registry.load("classifiers", name).from_state(manifest["classifier"]["params"], state, bank)
     except (TypeError, ValueError) as error:
         raise FormatError(f"{folder}: its classifier {name!r} cannot be restored: {error}") from error
-    carried = manifest.get("backbone_folder")  # absolute, or inside the detector's folder
-    encoder = manifest.get("backbone_name") or (folder / carried if carried else space.backbone)
+    encoder = backbone or open_backbone(
+        encoder_of(folder, manifest), taps=space.taps, threads=threads, progress=progress
+    )
     opened = Detector(
         name=manifest["name"],
-        backbone=backbone or open_backbone(encoder, taps=space.taps, threads=threads, progress=progress),
+        backbone=encoder,
         view=view(space.view),
         classifier=classifier,
         bank=bank,
@@ -264,6 +265,19 @@ def load(
     )
     opened.space.require(space, f"detector {opened.name}")
     return opened
+
+
+def encoder_of(folder: Path, manifest: Mapping[str, Any]) -> str | Path:
+    """What `open_backbone` takes to open the encoder of a detector.
+
+    Args:
+        folder: the detector's.
+        manifest: of the folder.
+    """
+    if manifest.get("backbone_name"):
+        return str(manifest["backbone_name"])
+    own = manifest.get("backbone_folder")  # absolute, or inside the detector's folder
+    return folder / own if own else str(manifest["space"]["backbone"])
 
 
 def linear_detector(name: str, backbone: Backbone, cut: View, coef: NDArray[np.float64], intercept: float) -> Detector:

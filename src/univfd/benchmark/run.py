@@ -19,7 +19,7 @@ from typing import Any
 
 from .._version import __version__
 from ..backbones import Backbone, open_backbone
-from ..detector import Detector, load, locate, read_manifest
+from ..detector import Detector, encoder_of, load, locate, read_manifest
 from ..downloads import Progress
 from ..embedding_cache import SHARD, Keyed, embed_missing, keyed, software
 from ..errors import OutputExistsError, UsageError
@@ -61,11 +61,13 @@ def open_detectors(
     opened: list[Detector] = []
     encoders: dict[tuple[str, tuple[str, ...]], Backbone] = {}
     for name in names:
-        manifest = read_manifest(locate(name))
+        folder = locate(name)
+        manifest = read_manifest(folder)
         space = FeatureSpace.from_dict(manifest["space"])
-        key = (manifest.get("backbone_folder") or space.backbone, space.taps)
+        encoder = encoder_of(folder, manifest)
+        key = (str(encoder), space.taps)
         if key not in encoders:
-            encoders[key] = open_backbone(key[0], taps=space.taps, threads=threads, progress=progress)
+            encoders[key] = open_backbone(encoder, taps=space.taps, threads=threads, progress=progress)
         opened.append(load(name, backbone=encoders[key]))
     _require_distinct([d.name for d in opened], "detectors of the name")
     return opened
