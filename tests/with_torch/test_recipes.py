@@ -170,4 +170,4 @@ def test_positions_are_interpolated_as_torch_does_it(wanted: int) -> None:
 
 def test_every_recipe_for_safetensors_is_compared_here() -> None:
     recipes = {r for r in registry.names("recipes") if r.endswith("-safetensors")}
-    assert {entry(name).recipe for name in NAMES} == recipes
+    assert {entry(name).recipe for name in NAMES} == recipes - {"resnet-safetensors"}  # that one: test_networks
