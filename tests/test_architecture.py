@@ -49,10 +49,12 @@ LEVELS = [
         "heatmap",
         "training",
     },
+    {"study"},
+    {"experiments"},
     {"cli"},
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
-PLUGIN_FOLDERS = {"backbones", "recipes", "classifiers", "datasets", "writers"}
+PLUGIN_FOLDERS = {"backbones", "recipes", "classifiers", "datasets", "writers", "experiments"}
 
 
 def modules() -> list[Path]:

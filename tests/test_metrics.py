@@ -187,6 +187,8 @@ def test_figures_of_weighted_images_are_those_of_the_images_drawn_so_often(seed:
         y, s, p = (np.repeat(x, times) for x in (labels, scores, chances))
         expected = slow_figures(y.tolist(), s.tolist(), p.tolist())
         expected |= {"auroc": roc_auc_score(y, s), "ap": average_precision_score(y, s)}
+        share = np.where(y == 1, 1 / (y == 1).sum(), 1 / (y == 0).sum())
+        expected["ap_equal"] = average_precision_score(y, s, sample_weight=share)
         expected |= {"brier": brier_score_loss(y, p), "accuracy_half": accuracy_score(y, p > 0.5)}
         expected |= {"balanced_accuracy_threshold": balanced_accuracy_score(y, s > 0.7)}
         expected |= {f"tpr_at_{k}_oracle": metrics.tpr_at_fpr(y, s, k / 100) for k in (1, 5)}

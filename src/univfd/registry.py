@@ -17,7 +17,7 @@ from typing import Any
 
 from .errors import MissingExtraError, UnknownNameError
 
-KINDS = ("backbones", "recipes", "classifiers", "datasets", "writers")
+KINDS = ("backbones", "recipes", "classifiers", "datasets", "writers", "experiments")
 
 
 def names(kind: str) -> list[str]:

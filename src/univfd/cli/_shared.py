@@ -6,12 +6,15 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ..errors import UsageError
 from ..sources import Source
+
+if TYPE_CHECKING:
+    from ..types import Sample
 
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
@@ -32,6 +35,17 @@ images_options = option_group(
     click.argument("images", nargs=-1),
     click.option("--from-file", metavar="FILE", help="Read more paths from FILE, one a line; - is standard input."),
     click.option("--null", is_flag=True, help="Paths in --from-file end in a NUL byte, not in a newline."),
+)
+data_options = option_group(
+    click.argument("data"),
+    click.option("--root", type=PATH, help="DATA is a suite (see `univfd suites`), and this the folder of its images."),
+    click.option(
+        "--subset", "subsets", multiple=True, metavar="NAME", help="Only this subset of the suite; repeatable."
+    ),
+    click.option("--partial", is_flag=True, help="Take other numbers of images than the suite was published with."),
+)
+rounds_option = click.option(
+    "--rounds", type=click.IntRange(1), default=1000, show_default=True, help="Redrawn sets of the bootstrap."
 )
 work_options = option_group(
     click.option("--batch-size", type=click.IntRange(1), help="Images a batch.  [default: four per CPU]"),
@@ -161,3 +175,52 @@ def settings(pairs: tuple[str, ...]) -> dict[str, Any]:
         except ValueError:
             values[name] = text
     return values
+
+
+def samples_of(source: str, root: Path | None, subsets: tuple[str, ...], partial: bool) -> list[Sample]:
+    """The images of a suite (where a root is given) or of a data set; the one place that tells them apart.
+
+    Raises:
+        UsageError: a suite without a root, or options of a suite without one.
+    """
+    from ..datasets import open_dataset
+    from ..suites import names, open_suite
+
+    if root is not None:
+        return list(open_suite(source).samples(root, only=subsets, partial=partial))
+    if subsets or partial:
+        raise UsageError("--subset and --partial are of a suite; give the folder of its images with --root")
+    if source in names() and not Path(source).exists():
+        raise UsageError(f"{source} is a suite: give the folder of its images with --root")
+    return list(open_dataset(source))
+
+
+@contextmanager
+def watching(ctx: click.Context) -> Iterator[Callable[[str, int, int], None]]:
+    """Say on stderr how far it is: bars on a terminal, else a line at the beginning of each piece of work."""
+    if ctx.obj["quiet"]:
+        yield lambda *_: None
+        return
+    if not sys.stderr.isatty():
+        said: set[str] = set()
+
+        def say(what: str, done: int, total: int) -> None:
+            if what not in said:
+                said.add(what)
+                remark(ctx, f"{what}: {total} images")
+
+        yield say
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        tasks: dict[str, object] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done)  # type: ignore[arg-type]
+
+        yield show

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,15 +9,19 @@ import click
 
 from ..errors import UsageError
 from . import DONE, UNREADABLE
-from ._shared import PATH, download_progress, remark, work_options
+from ._shared import (
+    PATH,
+    data_options,
+    download_progress,
+    remark,
+    rounds_option,
+    samples_of,
+    watching,
+    work_options,
+)
 
 if TYPE_CHECKING:
     from ..benchmark.rows import Scores
-    from ..types import Sample
-
-rounds_option = click.option(
-    "--rounds", type=click.IntRange(1), default=1000, show_default=True, help="Redrawn sets of the bootstrap."
-)
 
 
 @click.group()
@@ -29,10 +30,7 @@ def command() -> None:
 
 
 @command.command()
-@click.argument("data")
-@click.option("--root", type=PATH, help="DATA is a suite (see `univfd suites`), and this the folder of its images.")
-@click.option("--subset", "subsets", multiple=True, metavar="NAME", help="Only this subset of the suite; repeatable.")
-@click.option("--partial", is_flag=True, help="Take other numbers of images than the suite was published with.")
+@data_options
 @click.option("--detectors", default="default", show_default=True, metavar="A,B,...", help="Names or folders.")
 @click.option(
     "--perturb", default="clean", show_default=True, metavar="P,Q,...",
@@ -58,11 +56,11 @@ def run(
     from ..benchmark.run import open_detectors
     from ..benchmark.run import run as run_benchmark
 
-    samples = _samples(data, root, subsets, partial)
+    samples = samples_of(data, root, subsets, partial)
     with download_progress(ctx) as downloading:
         opened = open_detectors(_listed(detectors), threads=threads, progress=downloading)
     try:
-        with _watching(ctx) as watch:
+        with watching(ctx) as watch:
             finished = run_benchmark(
                 samples, opened, output, data=str(root or data), suite=data if root else "",
                 perturbations=_listed(perturb), cache=cache, resume=resume, batch_size=batch_size, workers=workers,
@@ -132,20 +130,6 @@ def compare(
     return DONE
 
 
-def _samples(source: str, root: Path | None, subsets: tuple[str, ...], partial: bool) -> list[Sample]:
-    """The images of a suite (where a root is given) or of a data set; the one place that tells them apart."""
-    from ..datasets import open_dataset
-    from ..suites import names, open_suite
-
-    if root is not None:
-        return list(open_suite(source).samples(root, only=subsets, partial=partial))
-    if subsets or partial:
-        raise UsageError("--subset and --partial are of a suite; give the folder of its images with --root")
-    if source in names() and not Path(source).exists():
-        raise UsageError(f"{source} is a suite: give the folder of its images with --root")
-    return list(open_dataset(source))
-
-
 def _rows(folder: Path) -> Scores:
     from ..benchmark.rows import read_rows
     from ..benchmark.run import KIND, MANIFEST, SCHEMA, SCORES
@@ -159,34 +143,3 @@ def _rows(folder: Path) -> Scores:
 
 def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
-
-
-@contextmanager
-def _watching(ctx: click.Context) -> Iterator[Callable[[str, int, int], None]]:
-    """Say on stderr how far it is: bars on a terminal, else a line at the beginning of each piece of work."""
-    if ctx.obj["quiet"]:
-        yield lambda *_: None
-        return
-    if not sys.stderr.isatty():
-        said: set[str] = set()
-
-        def say(what: str, done: int, total: int) -> None:
-            if what not in said:
-                said.add(what)
-                remark(ctx, f"{what}: {total} images")
-
-        yield say
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        tasks: dict[str, object] = {}
-
-        def show(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bar.add_task(what, total=total)
-            bar.update(tasks[what], completed=done)  # type: ignore[arg-type]
-
-        yield show

@@ -195,6 +195,14 @@ def average_precision(pair: Pair) -> Floats:
     return np.asarray(np.einsum("bf,bf->b", pair.fake.weights, precision) / pair.fake.total)
 
 
+def average_precision_equal(pair: Pair) -> Floats:
+    """AP if both classes weighed the same: as with equal numbers of both, which the paper's test sets have."""
+    found = pair.fakes_from * (pair.real.total / pair.fake.total)[:, None]
+    called = found + pair.real.total[:, None] - pair.reals_below
+    precision = np.divide(found, called, out=np.zeros_like(called), where=called > 0)
+    return np.asarray(np.einsum("bf,bf->b", pair.fake.weights, precision) / pair.fake.total)
+
+
 def tpr_at_fpr(pair: Pair, fpr: float) -> Floats:
     """Share of the fakes above the threshold that at most `fpr` of these reals exceed: of the ranking, an oracle."""
     place = np.searchsorted(pair.fake.scores, pair.real.limit(fpr), "right")
@@ -313,6 +321,7 @@ def _decision(name: str, at: str, flag: str) -> dict[str, Figure]:
 
 FIGURES: dict[str, Figure] = {
     "ap": Figure("AP", average_precision),
+    "ap_equal": Figure("AP (classes of equal weight)", average_precision_equal),
     "auroc": Figure("AUROC", auroc),
     "tpr_at_1_oracle": Figure("TPR at 1 % FPR (oracle threshold)", partial(tpr_at_fpr, fpr=0.01)),
     "tpr_at_5_oracle": Figure("TPR at 5 % FPR (oracle threshold)", partial(tpr_at_fpr, fpr=0.05)),

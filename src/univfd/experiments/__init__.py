@@ -1,0 +1,1 @@
+"""The paper's experiments: one file each, reached by name; `PLUGIN` is a `univfd.study.experiment.Experiment`."""

@@ -1,0 +1,225 @@
+"""Run an experiment: give it what it uses, and write what comes out."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from .. import registry
+from .._version import __version__
+from ..backbones import open_backbone
+from ..catalogue import entry
+from ..detector import load
+from ..downloads import Progress
+from ..embedding_cache import software
+from ..errors import UsageError
+from ..storage import require_new
+from ..types import Failure, Sample
+from ..views import view as named_view
+from ..weights import ensure
+from . import plots
+from .data import Data, read
+from .experiment import Experiment, Result
+from .features import Encoder, Work, pictures
+from .methods import Network
+from .published import published
+from .split import Split, split
+from .writing import write
+
+BACKBONE, TAPS, VIEW = "clip-vit-b-16", ("proj",), "native"
+"""The paper's own feature: the projected embedding of the centre crop at the picture's own resolution."""
+
+SHARED: Mapping[str, str] = {
+    "data": "the images",
+    "split": "their parts, by the training generators that were named",
+    "split_by": "makes other parts: `(families, generators) -> Split`",
+    "encoder": "the frozen encoder, under the view and perturbation asked for",
+    "open_encoder": "makes other encoders: `(name, taps) -> Encoder`",
+    "layers": "the frozen encoder, opened for the class token after each block and the projected embedding",
+    "network": "the trained network, or None",
+    "pictures": "decodes pictures: `(rows) -> Iterator`",
+    "perturb": "what is laid on every picture",
+    "seed": "of all chance",
+    "rounds": "redrawn sets of the bootstrap",
+}
+"""What an experiment can ask for by a parameter's name."""
+
+
+@dataclass(eq=False)
+class Study:
+    """What a study was asked to be made on; each experiment is given the parts that it uses.
+
+    Attributes:
+        samples: the images.
+        data_name: what they are, for the record.
+        suite: name of their suite, for the record.
+        train_families: generators of these families train.
+        train_generators: these generators train too.
+        backbone: the encoder.
+        taps: its layers.
+        view: how crops are cut.
+        network: folder of a trained network's detector.
+        perturb: laid on every picture first, of both classes.
+        limit: at most so many images of each generator and real source.
+        seed: of all chance.
+        rounds: redrawn sets of the bootstrap.
+        cache: folder of kept embeddings.
+        threads: of encoders.
+        work: how images are worked on.
+    """
+
+    samples: Sequence[Sample]
+    data_name: str
+    suite: str = ""
+    train_families: Sequence[str] = ()
+    train_generators: Sequence[str] = ()
+    backbone: str | Path = BACKBONE
+    taps: Sequence[str] = TAPS
+    view: str = VIEW
+    network: str | Path | None = None
+    perturb: str = "clean"
+    limit: int | None = None
+    seed: int = 0
+    rounds: int = 1000
+    cache: Path | None = None
+    threads: int | None = None
+    work: Work = field(default_factory=Work)
+
+    def __post_init__(self) -> None:
+        self._splits: dict[str, Split] = {}
+        self._encoders: dict[tuple[str, tuple[str, ...]], Encoder] = {}
+
+    def run(self, name: str, output: Path, options: Mapping[str, Any] | None = None) -> tuple[Failure, ...]:
+        """Run one experiment and write its folder.
+
+        Args:
+            name: of `univfd.experiments`.
+            output: must not exist.
+            options: of the experiment's own.
+
+        Returns:
+            The images that could not be used.
+
+        Raises:
+            UnknownNameError: no such experiment or option.
+            OutputExistsError: the folder is there already.
+            MissingExtraError: without the extra `study`.
+            DataError: the data do not allow this experiment; says why.
+        """
+        require_new(output)
+        plots.require()
+        experiment: Experiment = registry.load("experiments", name)
+        chosen = experiment.own | dict(options or {})
+        for option in chosen:
+            if option not in experiment.own:
+                raise registry.unknown(f"option of {name}", option, experiment.own)
+        asked = [part for part in experiment.uses if part in SHARED]
+        data = self._usable(asked)
+        given = {part: data if part == "data" else self._give(part, data) for part in asked}
+        result: Result = experiment.run(**given, **chosen)
+        record = self._record(name, asked, chosen, data)
+        write(output, experiment, result, published(name), record, data, self._splits)
+        return data.failures
+
+    def fetch(self, name: str, options: Mapping[str, Any] | None = None, progress: Progress | None = None) -> None:
+        """Fetch the weights that an experiment needs, where they are not there yet."""
+        uses = registry.load("experiments", name).uses
+        encoders = [str(b) for b in (options or {}).get("backbones", ())] if "open_encoder" in uses else []
+        encoders += [str(self.backbone)] if {"encoder", "layers"} & set(uses) else []
+        for described in map(entry, encoders):
+            if described.recipe:
+                ensure(described, progress=progress)
+
+    @cached_property
+    def readable(self) -> Data:
+        """The images whose files can be read."""
+        return read(self.samples, limit=self.limit, workers=self.work.workers, watch=self.work.watch)
+
+    def parts(self, data: Data) -> Split:
+        """The study's split."""
+        return self._split_by(data, "split", self.train_families, self.train_generators)
+
+    def _usable(self, asked: Sequence[str]) -> Data:
+        """Without the images that cannot be decoded, where they are embedded; what fails, fails for every encoder."""
+        if "encoder" in asked:
+            encoder = self.encoder(self.backbone, self.taps)
+        elif "layers" in asked:
+            encoder = self._layers()
+        elif "open_encoder" in asked:
+            encoder = self.encoder("toy")
+        else:
+            return self.readable
+        return self.readable.without(encoder.failures(self.readable))
+
+    def _give(self, part: str, data: Data) -> Any:
+        makers: dict[str, Callable[[], Any]] = {
+            "split": lambda: self.parts(data),
+            "split_by": lambda: partial(self._split_by, data),
+            "encoder": lambda: self.encoder(self.backbone, self.taps),
+            "open_encoder": lambda: self.encoder,
+            "layers": self._layers,
+            "network": self._network,
+            "pictures": lambda: partial(pictures, data, perturb=self.perturb, work=self.work),
+        }
+        return makers[part]() if part in makers else getattr(self, part)
+
+    def _split_by(self, data: Data, name: str, families: Sequence[str], generators: Sequence[str] = ()) -> Split:
+        made = split(data, families=families, generators=generators, seed=self.seed)
+        self._splits[name] = made
+        return made
+
+    def encoder(self, name: str | Path, taps: Sequence[str] = TAPS) -> Encoder:
+        """An encoder under the study's view and perturbation."""
+        key = (str(name), tuple(taps))
+        if key not in self._encoders:
+            opened = open_backbone(name, taps=taps, threads=self.threads)
+            self._encoders[key] = Encoder(opened, named_view(self.view), self.perturb, self.cache, self.work)
+        return self._encoders[key]
+
+    def _layers(self) -> Encoder:
+        known = entry(self.backbone).taps
+        taps = [tap for tap in known if tap.startswith("cls.")] or [tap for tap in known if tap.startswith("mean.")]
+        if not taps:
+            raise UsageError(f"{self.backbone} has no blocks to compare; choose another with --backbone")
+        return self.encoder(self.backbone, (*taps, "proj"))
+
+    def _network(self) -> Network | None:
+        if self.network is None:
+            return None
+        opened = load(self.network, threads=self.threads)
+        return Network(opened, Encoder(opened.backbone, opened.view, self.perturb, self.cache, self.work))
+
+    def _record(self, name: str, asked: Sequence[str], chosen: Mapping[str, Any], data: Data) -> dict[str, Any]:
+        record: dict[str, Any] = {
+            "experiment": name, "data": self.data_name, "suite": self.suite, "data_digest": data.digest,
+            "images": {"given": data.given, "used": len(data), "failed": [f.to_dict() for f in data.failures]},
+            "limit": self.limit, "options": dict(chosen), "perturb": self.perturb, "univfd": __version__,
+            "software": f"{software()}, {_versions()}",
+        }  # fmt: skip
+        if "encoder" in asked:
+            record["space"] = self.encoder(self.backbone, self.taps).space.to_dict()
+        if "network" in asked and self.network is not None:
+            record["network"] = load(self.network).identity
+        for key in ("seed", "rounds"):
+            record[key] = getattr(self, key)
+        record["splits"] = {
+            key: {"seen": list(made.seen), "train_digest": made.digest,
+                  "images": {m.name: dict(m.counts) for m in made.members if m.label == "fake"},
+                  "reals": {m.name: dict(m.counts) for m in made.members if m.label == "real"}}
+            for key, made in self._splits.items()
+        }  # fmt: skip
+        return record
+
+
+def experiments() -> dict[str, Experiment]:
+    """Every experiment, by name."""
+    return {name: registry.load("experiments", name) for name in registry.names("experiments")}
+
+
+def _versions() -> str:
+    names = ("sklearn", "scipy", "matplotlib")
+    return ", ".join(f"{n} {importlib.import_module(n).__version__}" for n in names)
