@@ -117,6 +117,7 @@ CHAINS = [
     "blur:1.5",
     "scale:0.5",
     "limit:100",
+    "square:96",
     "noise:4",
     "reencode:1",
     "augment:1",

@@ -63,6 +63,16 @@ def limit(pixels: Pixels, seed: int, side: float) -> Pixels:
     return scale(pixels, seed, min(1.0, side / max(pixels.shape[:2])))
 
 
+@_perturbation(4096, whole=True)
+def square(pixels: Pixels, seed: int, side: float) -> Pixels:
+    """The largest square in the middle, scaled to `side` x `side` pixels, up or down: no size or shape tells then."""
+    h, w = pixels.shape[:2]
+    least = min(h, w)
+    top, left = (h - least) // 2, (w - least) // 2
+    middle = Image.fromarray(np.ascontiguousarray(pixels[top : top + least, left : left + least]))
+    return np.asarray(middle.resize((int(side), int(side)), Image.Resampling.BICUBIC))
+
+
 @_perturbation(255)
 def noise(pixels: Pixels, seed: int, sigma: float) -> Pixels:
     """Plus Gaussian noise of standard deviation `sigma` (of 255)."""
