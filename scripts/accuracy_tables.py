@@ -23,7 +23,7 @@ PARTS = 5  # for probabilities that were fitted without an image's own source or
 MIN_REALS = 20  # real sources with fewer images are not named as the worst
 MIN_N = 5  # generators with fewer images are listed, and left out of the mean
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-REENCODED = "JPEG 85"  # the version that single columns are of
+REENCODED = "same size"  # the version that single columns are of
 
 
 @dataclass(frozen=True)
@@ -113,17 +113,19 @@ def introduction(study: Study) -> list[str]:
         f"**Data.** {n_fake} generated images of {len(generators)} generators, {len(bank) - n_fake} real images of {len(sources)} sources,",
         f"from public repositories; {study.crops} more, of which only a centre crop is at hand, train the probe and are not",
         "judged. A detector that sees no pixel, only what the files' headers say (`univfd audit`), reaches a strict mean AUROC",
-        f"over generators of {seen}. Above 0.6 a set is unfit as it is: size and compression",
-        "differ between the classes here, re-encoding does not undo that, and some of what the detectors below find may be it.",
+        f"over generators of {seen}. Above 0.6 a set is unfit: size and compression differ between the classes here,",
+        "re-encoding alone does not undo that, and some of what the detectors find in such versions may be it. *Same size*",
+        "does undo it; that version is what single columns are of.",
         "",
         "**Protocol.** Leave one generator out: to score a generator's images, a classifier is trained without them,",
         "without one fifth of the real *sources* (the reals it is tested against) and without images of the same group.",
         "*Strict* adds: without any image, real or fake, of the sources of either, so that no other generator of the same",
         "web site trains. All columns but the first are strict. A real image's score is the mean over the rounds that hold",
-        "it out. Each version of the images is laid on both classes alike: *JPEG 85*, *web copy* (long side at most 768",
-        "pixels, then JPEG 60). Intervals are 95 %: over generators for means, bootstrap over images for AUROC,",
+        "it out. Each version of the images is laid on both classes alike: *same size* (the largest square in the middle,",
+        "scaled to 512 pixels, then JPEG 85), *JPEG 85*, *web copy* (long side at most 768 pixels, then JPEG 60); `default` is",
+        "trained on these versions too, of other images; on the further ones under *After processing* it is not. Intervals are 95 %: over generators for means, bootstrap over images for AUROC,",
         "Clopper-Pearson for rates; images of one source are alike, so all are somewhat too narrow. Layers, penalty and",
-        "copies were chosen on these same images among about sixty candidates, so expect less elsewhere. Every verdict",
+        "copies were chosen on these same images among about a hundred candidates, so expect less elsewhere. Every verdict",
         "below, unless it says *shipped*, is by thresholds and probabilities that were set without the image's own source or",
         "generator, and is `unsure` where a degradation or the distance to the bank makes it so. The limits of those",
         "degradations were set by eye on images of this same collection, and the limit of the distance on these rows.",

@@ -62,7 +62,11 @@ from univfd.views import View, view
 BACKBONE = "clip-vit-b-16"
 TAPS, VIEW = ("cls.6", "cls.7", "cls.8", "cls.9"), "resize"
 PAPER = (("proj",), "native")  # taps and view of the paper's own feature
-COPIES = ("clean", "augment:1", "augment:2", "augment:3")  # what the probe is trained on
+# The probe is the mean of two: hard random copies make it sure-footed, mild ones, alike for all images, sharp.
+PROBES = (
+    (1, ("clean", "augment:1", "augment:2", "augment:3")),
+    (2, ("clean", *(p for p in TESTS.values() if p != "clean"))),
+)  # weight, copies that it is trained on
 BANK_TYPE: BankType = "int8"
 ADDED = "2026-11-24"
 UNKNOWN_SHARE = 0.01  # of images like the known ones that are called unlike them, at most
@@ -83,11 +87,15 @@ METHODS = {
     "paper-nearest": Method(NearestNeighbor, {"k": 1}),
 }
 SHIPPED = ("default", "neighbors")
+Parts = list[tuple[float, list[FloatArray]]]
+Features = dict[str, tuple[Parts, dict[str, FloatArray]]]
+"""Per method: its parts (weight, training sets), and its test sets by version of the images."""
 ABOUT = f"""\
 Frozen encoder `{BACKBONE}`, CLS tokens after blocks {TAPS[0][4:]} to {TAPS[-1][4:]} of 12 side by side (later blocks are not computed),
-view `{VIEW}` (short side to 224 pixels, centre crop). `default` is a ridge probe trained on every image as it is and on
-three copies that were cropped, scaled, blurred, made noisy and re-encoded at random, both classes alike, and kept from
-scoring the sources of one class differently. `neighbors` is
+view `{VIEW}` (short side to 224 pixels, centre crop). `default` is the mean of two ridge probes (the second counts twice),
+both kept from scoring the sources of one class differently: one trained on every image as it is and on three copies that
+were cropped, scaled, blurred, made noisy and re-encoded at random, both classes alike; one on every image as it is
+and in the other versions below that have all images (*same size*, *JPEG 85*, *web copy*). `neighbors` is
 the paper's nearest neighbour (k = 1, cosine distance) on the same bank; the bank's nearest rows are the evidence of both.
 It holds the images as they are. `paper-probe` and `paper-nearest` are the paper's two methods with this encoder: its
 projected embedding, the native centre crop, images as they are."""
@@ -112,13 +120,14 @@ def build(data: Path, cache: Path, output: Path) -> None:
     samples = sorted(open_dataset(data), key=lambda s: s.extra["crop"] is not None)
     whole = [s for s in samples if s.extra["crop"] is None]
     backbone, cut = open_backbone(BACKBONE, taps=TAPS), view(VIEW)
-    copies = {p: rounded(embedded(backbone, cut, samples, p, cache)) for p in COPIES}
+    made = {p: rounded(embedded(backbone, cut, samples, p, cache)) for _, copies in PROBES for p in copies}
+    probes: Parts = [(weight, [made[p] for p in copies]) for weight, copies in PROBES]
     some = first_of_each(whole, POST_IMAGES)
     tests = versions(backbone, cut, whole, some, cache)
     bank = bank_of(whole, tests["as they are"], space_of(backbone, cut))
     papers = versions(open_backbone(BACKBONE, taps=PAPER[0]), view(PAPER[1]), whole, some, cache)
-    features = {"default": (list(copies.values()), tests), "neighbors": ([bank.vectors], tests)}
-    features |= dict.fromkeys(("paper-probe", "paper-nearest"), ([papers["as they are"]], papers))
+    features: Features = {"default": (probes, tests), "neighbors": ([(1, [bank.vectors])], tests)}
+    features |= dict.fromkeys(("paper-probe", "paper-nearest"), ([(1, [papers["as they are"]])], papers))
 
     held, plain = (only_made(scored(samples, features, by_source=strict), some) for strict in (True, False))
     kinds = [s.extra["content"] for s in whole]
@@ -133,7 +142,7 @@ def build(data: Path, cache: Path, output: Path) -> None:
     )  # fmt: skip
     card = accuracy(study)
     fitted: dict[str, Classifier] = {
-        "default": fit_probe(samples, list(copies.values())),
+        "default": fit_probe(samples, probes).beside(bank),
         "neighbors": NearestNeighbor.from_bank(bank, METHODS["neighbors"].params),
     }
     probe, maps = patch_probe_fit.build(
@@ -142,11 +151,15 @@ def build(data: Path, cache: Path, output: Path) -> None:
     save(backbone, cut, bank, fitted, calibrations, probe, f"{card}\n{maps}", output)
 
 
-def fit_probe(samples: list[Sample], copies: list[FloatArray]) -> RidgeProbe:
-    """The default's classifier, on all copies of all images."""
+def fit_probe(samples: list[Sample], probes: Parts) -> RidgeProbe:
+    """The default's classifier: the weighted mean of probes, each on its copies of all images."""
     cohort = cohort_of(samples, len(samples))
-    labels, places = (np.tile(c, len(copies)) for c in (cohort.labels, origins(cohort.generator, cohort.source)))
-    return RidgeProbe(**METHODS["default"].params).fit(np.concatenate(copies), labels, groups=places)
+    fitted = []
+    for _, copies in probes:
+        labels, places = (np.tile(c, len(copies)) for c in (cohort.labels, origins(cohort.generator, cohort.source)))
+        made = RidgeProbe(**METHODS["default"].params)
+        fitted.append(made.fit(np.concatenate(copies), labels, groups=places))
+    return RidgeProbe.mean(fitted, [weight for weight, _ in probes])
 
 
 def bank_of(samples: list[Sample], vectors: FloatArray, space: FeatureSpace) -> FeatureBank:
@@ -162,25 +175,34 @@ def bank_of(samples: list[Sample], vectors: FloatArray, space: FeatureSpace) -> 
     )
 
 
-def scored(
-    samples: list[Sample], features: dict[str, tuple[list[FloatArray], dict[str, FloatArray]]], *, by_source: bool
-) -> Scored:
+def scored(samples: list[Sample], features: Features, *, by_source: bool) -> Scored:
     """Held-out scores of each method and version of the images; all methods have the same rounds.
 
     Args:
         samples: whole images first.
-        features: per method its training sets (rows as samples, or only the whole ones) and its test sets (whole ones).
+        features: per method its parts (weight, training sets: rows as samples, or only the whole ones) and its test sets
+            (whole ones). A method's score is the weighted mean of its parts'.
         by_source: see `univfd.evaluation.rounds`.
     """
     n = sum(s.extra["crop"] is None for s in samples)
     held = {}
-    for name, (train, tests) in features.items():
+    for name, (parts, tests) in features.items():
         print(f"leaving generators out: {name}", file=sys.stderr)
-        cohort = cohort_of(samples[: len(train[0])], n)
-        padded = {t: np.concatenate([x, np.zeros((len(train[0]) - n, x.shape[1]), x.dtype)]) for t, x in tests.items()}
+        rows = len(parts[0][1][0])
+        cohort = cohort_of(samples[:rows], n)
+        padded = {t: np.concatenate([x, np.zeros((rows - n, x.shape[1]), x.dtype)]) for t, x in tests.items()}
         make = partial(METHODS[name].make, **METHODS[name].params)
-        held[name] = held_out_scores(cohort, train, padded, make, by_source=by_source)
+        found = [held_out_scores(cohort, train, padded, make, by_source=by_source) for _, train in parts]
+        held[name] = {t: mean_of([f[t] for f in found], [weight for weight, _ in parts]) for t in tests}
     return held
+
+
+def mean_of(parts: list[list[HeldOut]], weights: list[float]) -> list[HeldOut]:
+    """The weighted mean of several classifiers' scores in the same rounds."""
+    return [
+        dataclasses.replace(same[0], scores=np.average([h.scores for h in same], axis=0, weights=weights))
+        for same in zip(*parts, strict=True)
+    ]
 
 
 def calibration_of(

@@ -25,7 +25,9 @@ from univfd.perturbations import perturbation
 from univfd.types import FloatArray, ImageRef, Sample
 from univfd.views import View
 
-TESTS = {"as they are": "clean", "JPEG 85": "jpeg:85", "web copy": "limit:768+jpeg:60"}
+TESTS = {
+    "as they are": "clean", "same size": "square:512+jpeg:85", "JPEG 85": "jpeg:85", "web copy": "limit:768+jpeg:60",
+}  # fmt: skip
 # What else is measured, on some images of each generator and source; no threshold is set by these.
 POST = {
     "JPEG 95": "jpeg:95", "JPEG 80": "jpeg:80", "JPEG 60": "jpeg:60", "JPEG 40": "jpeg:40",

@@ -263,3 +263,12 @@ def test_ridge_refuses_groups_that_do_not_fit() -> None:
         RidgeProbe().fit(X, y, groups=["a", "b", "c"])
     with pytest.raises(ValueError, match="between is -1"):
         RidgeProbe(between=-1).fit(X, y)
+
+
+def test_the_mean_of_linear_layers_is_the_mean_of_their_scores() -> None:
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(80, 6)).astype(np.float32), rng.integers(0, 2, 80)
+    parts = [RidgeProbe().fit(x[::2], y[::2]), RidgeProbe().fit(x[1::2], y[1::2])]
+    made = RidgeProbe.mean(parts, [1, 2])
+    expected = (parts[0].decision_function(x) + 2 * parts[1].decision_function(x)) / 3
+    np.testing.assert_allclose(made.decision_function(x), expected, atol=1e-12)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -49,6 +49,20 @@ class LinearScore(Estimator):
         made.classes_ = np.array([Label.REAL, Label.FAKE])
         made.n_features_in_ = dim
         made._set(state["coef"].astype(np.float64), float(state["intercept"][0]))
+        return made
+
+    @classmethod
+    def mean(cls, parts: Sequence[Self], weights: Sequence[float]) -> Self:
+        """The classifier whose score is the weighted mean of the parts' scores: a linear layer again.
+
+        Args:
+            parts: fitted, of the same features; the first gives the parameters.
+            weights: one each, not all 0.
+        """
+        made = cls(**parts[0].get_params())
+        made.classes_, made.n_features_in_ = parts[0].classes_, parts[0].n_features_in_
+        coef = np.average([p.coef_ for p in parts], axis=0, weights=weights)
+        made._set(coef, float(np.average([p.intercept_ for p in parts], weights=weights)))
         return made
 
     def state(self) -> dict[str, NDArray[Any]]:

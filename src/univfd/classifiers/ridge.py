@@ -14,6 +14,9 @@ places of one class differently, since a new place is what it will meet: S becom
     B_c = mean over the places g of class c of  n_g / (n_g + 20)  (m_g - m_c) (m_g - m_c)^T
 
 the scatter of their means. Places of few rows count less, for their means are mostly noise.
+
+A probe that knows the bank it was learned beside takes in rows that are added to it later, without training:
+`_correction.py`.
 """
 
 from __future__ import annotations
@@ -25,6 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bank import FeatureBank
+from ..errors import FormatError
+from . import Arrays
+from ._correction import Correction, Origin, correction
 from ._linear import LinearScore
 
 # Up to so many values all is in float64; beyond, products are in float32, the error of which is far below alpha.
@@ -45,6 +51,9 @@ class RidgeProbe(LinearScore):
         intercept_: b.
     """
 
+    _origin: Origin | None = None
+    _correction: Correction | None = None
+
     def __init__(self, alpha: float = 0.3, balanced: bool = True, between: float = 1.0) -> None:
         self.alpha = alpha
         self.balanced = balanced
@@ -53,7 +62,51 @@ class RidgeProbe(LinearScore):
     @classmethod
     def from_bank(cls, bank: FeatureBank, params: Mapping[str, Any] | None = None) -> Self:
         """Train on a bank's rows; it knows where they come from."""
-        return cls(**(params or {})).fit(bank.vectors, bank.labels, groups=bank.origin)
+        return cls(**(params or {})).fit(bank.vectors, bank.labels, groups=bank.origin).beside(bank)
+
+    @classmethod
+    def from_state(cls, params: Mapping[str, Any], state: Arrays, bank: FeatureBank) -> Self:
+        """From `coef` `(D,)`, `intercept` `(1,)` and, where it is known, the bank it was learned beside.
+
+        Raises:
+            FormatError: arrays that are missing or do not fit the bank's space.
+            ValueError: see `_correction.correction`.
+        """
+        made = super().from_state(params, state, bank)
+        if "known" in state:
+            dim = bank.space.dim
+            parts = [state.get(name, np.empty(0)) for name in ("known", "centre", "spread")]
+            if parts[0].ndim != 2 or parts[0].shape[1] != 9 or any(p.shape != (dim,) for p in parts[1:]):
+                raise FormatError(
+                    f"a corrected probe needs known (N, 9), centre and spread ({dim},); got {[p.shape for p in parts]}"
+                )
+            made._origin = Origin(parts[0].astype(np.uint8), parts[1].astype(np.float32), parts[2].astype(np.float32))
+            made._correction = correction(made._origin, bank, made.decision_function)
+        return made
+
+    def beside(self, bank: FeatureBank) -> Self:
+        """This probe, with the bank remembered: rows that a later bank has beyond it correct the score."""
+        self._origin = Origin.of(bank)
+        return self
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """`coef` `(D,)`, `intercept` `(1,)`; and `known` `(N, 9)`, `centre`, `spread` `(D,)` of the bank, if any."""
+        state = super().state()
+        if self._origin is not None:
+            state |= {"known": self._origin.known, "centre": self._origin.centre, "spread": self._origin.spread}
+        return state
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Score `w . x + b`, plus the correction where the bank has rows that the probe was not learned beside.
+
+        Args:
+            X: `(N, D)` embeddings.
+
+        Returns:
+            `(N,)` float64; above 0 = fake.
+        """
+        score = super().decision_function(X)
+        return score if self._correction is None else score + self._correction(self._check(X))
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:
         """Solve.
@@ -93,6 +146,7 @@ class RidgeProbe(LinearScore):
         coef = solve(covariance, moment, assume_a="pos", overwrite_a=True) / spread
         half_way = np.mean([coef @ np.average(X[coded == c], axis=0, weights=weight[coded == c]) for c in (0, 1)])
         self._set(coef, float(-half_way))
+        self._origin = self._correction = None
         return self
 
 
