@@ -35,7 +35,7 @@ def _cut(data: bytearray, rng: random.Random, files: Sequence[bytes]) -> bytes:
 
 
 def _hole(data: bytearray, rng: random.Random, files: Sequence[bytes]) -> bytes:
-    start = rng.randrange(len(data))
+    start = rng.randrange(1, len(data))
     return bytes(data[:start] + data[start + rng.randrange(1, 2000) :])
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
 import hashlib
 import io
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +24,8 @@ from PIL import Image
 
 import provenance_files as make
 from conftest import picture
-from univfd.errors import EmptyFileError, FileAccessError, FormatError, UnsupportedImageError
+from univfd.detector import Detector
+from univfd.errors import EmptyFileError, FileAccessError, FormatError, MissingExtraError, UnsupportedImageError
 from univfd.provenance import Finding, Provenance, ProvenanceReader, read_provenance
 from univfd.provenance import _watermark as watermark
 from univfd.types import ImageRef
@@ -324,3 +328,67 @@ def test_what_is_no_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_text("nothing")
     with pytest.raises(FormatError, match="no certificate"):
         ProvenanceReader(trust=[tmp_path / "empty.pem"])
+
+
+def run(*arguments: str | Path, code: int = 0) -> str:
+    command = [sys.executable, "-m", "univfd", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def folder(tmp_path: Path, signers: make.Signers) -> Path:
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "a-signed.jpg").write_bytes(signers.sign(make.plain("JPEG"), "JPEG"))
+    (images / "b-text.png").write_bytes(make.with_text("PNG", *make.GENERATORS["SwarmUI"][:2]))
+    (images / "c-plain.webp").write_bytes(make.plain("WEBP"))
+    (tmp_path / "root.pem").write_text(signers.root)
+    return images
+
+
+def test_the_command(folder: Path) -> None:
+    text = run("provenance", folder, "--trust", folder.parent / "root.pem")
+    assert "intact Content Credentials by a trusted signer; the file says: made by AI" in text
+    assert "who can forge it: Who holds the signer's key" in text
+    assert "text of SwarmUI [PNG text chunk 'parameters']" in text
+    assert "no Content Credentials; no claim about its origin found" in text
+    (folder / "d-no-image.jpg").write_bytes(b"nothing")
+    rows = [json.loads(line) for line in run("provenance", folder, folder / "gone.jpg", "--jsonl", code=3).splitlines()]
+    assert [row["status"] for row in rows] == ["ok", "ok", "ok", "ok", "failed"]
+    assert [row.get("c2pa") for row in rows] == ["valid-unknown-signer", "none", "none", "not-read", None]
+
+
+def test_detect_puts_it_beside_the_verdict(folder: Path, toy_detector: Detector, tmp_path: Path) -> None:
+    toy_detector.save(tmp_path / "toy")
+    (folder / "d-broken.jpg").write_bytes((folder / "a-signed.jpg").read_bytes()[:-300])
+    detect = ("detect", folder, "--detector", tmp_path / "toy")
+    plain = [json.loads(line) for line in run(*detect, "--jsonl", code=3).splitlines()]
+    beside = [json.loads(line) for line in run(*detect, "--jsonl", "--provenance", code=3).splitlines()]
+    assert [row["status"] for row in plain] == ["ok", "ok", "ok", "failed"]
+    outcomes = []
+    for without, with_it in zip(plain, beside, strict=True):
+        assert "provenance" not in without
+        read = with_it.pop("provenance")
+        outcomes.append(read["c2pa"])
+        assert read["image"] == with_it["image"]
+        assert {**without, "timings": 0} == {**with_it, "timings": 0}  # score, verdict and all else untouched
+    assert outcomes == ["valid-unknown-signer", "none", "none", "invalid"]
+    run(*detect, "--provenance", "-o", tmp_path / "rows.csv", code=3)
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["provenance_claims"] for row in rows] == ["ai", "ai", "", "ai"]
+    assert rows[1]["provenance_findings"] == "text of SwarmUI"
+    (folder / "e-late.png").write_bytes(make.plain())
+    run(*detect, "--provenance", "-o", tmp_path / "rows.csv", "--resume", code=3)
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        assert list(csv.DictReader(file))[:4] == rows
+    assert "provenance (not in the verdict): intact" in run(*detect, "--provenance", "--explain", code=3)
+    run(*detect, "--trust", folder.parent / "root.pem", code=2)
+
+
+def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'univfd\[provenance\]'"):
+        read_provenance(make.plain())

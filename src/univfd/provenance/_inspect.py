@@ -15,6 +15,8 @@ from .findings import NOT_CHECKED, Finding, Kind, unreadable_file
 
 MOST_PIXELS = 25_000_000  # of a picture that a watermark is looked for in; generators make far smaller ones
 
+MOST_FINDINGS = 100
+
 
 def inspect(data: bytes, trust: Sequence[Mapping[str, str]]) -> dict[str, Any]:
     """All findings about a file, as plain JSON values: `c2pa`, `findings`, `not_checked`.
@@ -38,8 +40,21 @@ def inspect(data: bytes, trust: Sequence[Mapping[str, str]]) -> dict[str, Any]:
 
 
 def answer(outcome: str, findings: Sequence[Finding], skipped: Sequence[str]) -> dict[str, Any]:
-    """What goes back to the parent process."""
-    return {"c2pa": outcome, "findings": [f.to_dict() for f in findings], "not_checked": [*NOT_CHECKED, *skipped]}
+    """What goes back to the parent process: no more findings than a person would read, and text that can be encoded."""
+    said = [f.to_dict() for f in findings[:MOST_FINDINGS]]
+    if len(findings) > MOST_FINDINGS:
+        said.append(_metadata.unread("part of the file", f"more than {MOST_FINDINGS} findings").to_dict())
+    whole: dict[str, Any] = _encodable({"c2pa": outcome, "findings": said, "not_checked": [*NOT_CHECKED, *skipped]})
+    return whole
+
+
+def _encodable(value: Any) -> Any:
+    """Lone surrogates, which JSON of a file can bring in and no output can take, become question marks."""
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_encodable(item) for item in value]
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def _blocks(data: bytes, format: str, findings: list[Finding]) -> Blocks:

@@ -205,7 +205,7 @@ def declared(texts: list[Text]) -> Iterator[Finding]:
                 "iptc", "ai", f"{name}: {text.value[:200]}", text.where,
                 "IPTC's field for pictures made or edited with a generative model is filled in.", ANYONE,
             )  # fmt: skip
-        elif name == "Credit" or text.key == "Credit":
+        elif "Credit" in {name, text.key} and text.value.strip():
             google = _GOOGLE.search(text.value)
             claim = "" if google is None else "ai-part" if google[1].lower() == "edited" else "ai"
             meaning = "The credit line that Google's generators write." if google else "Who asks to be credited."
