@@ -22,7 +22,6 @@ from mutations import chunk, mutated
 from univfd.provenance import Provenance, ProvenanceReader, _process, read_provenance
 from univfd.types import ImageRef
 
-
 _HANG = 60.0  # seconds; files take milliseconds, but a test machine may be busy
 
 
