@@ -32,7 +32,7 @@ LEVELS = [
         "pairing",
     },
     {"images", "catalogue", "bank", "collection", "suites", "patch_probe"},
-    {"weights", "classifiers", "attribution", "metadata"},
+    {"weights", "classifiers", "attribution", "metadata", "provenance"},
     {"backbones", "recipes", "datasets", "writers"},
     {"embedding", "evaluation", "scan"},
     {"detector", "embeddings_file", "metadata_detector", "matching", "embedding_cache"},
@@ -119,8 +119,8 @@ def test_deciding_imports_no_heavy_library(photo: Path) -> None:
 import sys, univfd
 for verdict in univfd.load().detect({str(photo)!r}):
     assert verdict.verdict in ("fake", "real", "unsure"), verdict
-heavy = {{"sklearn", "scipy", "pandas", "matplotlib", "torch", "pyarrow", "huggingface_hub"}}
-assert "univfd.heatmap" not in sys.modules
+heavy = {{"sklearn", "scipy", "pandas", "matplotlib", "torch", "pyarrow", "huggingface_hub", "c2pa", "defusedxml"}}
+assert not {{"univfd.heatmap", "univfd.provenance"}} & set(sys.modules)
 print(sorted(heavy & {{m.partition(".")[0] for m in sys.modules}}))
 """
     assert run(code).strip() == "[]"

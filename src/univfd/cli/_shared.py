@@ -44,6 +44,10 @@ data_options = option_group(
     ),
     click.option("--partial", is_flag=True, help="Take other numbers of images than the suite was published with."),
 )
+trust_option = click.option(
+    "--trust", type=PATH, multiple=True, metavar="FILE",
+    help="Certificates (PEM) of signers of Content Credentials to trust beside the official list; repeatable.",
+)  # fmt: skip
 rounds_option = click.option(
     "--rounds", type=click.IntRange(1), default=1000, show_default=True, help="Redrawn sets of the bootstrap."
 )

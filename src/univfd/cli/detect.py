@@ -13,7 +13,7 @@ import click
 
 from ..errors import UsageError
 from . import DONE, FLAGGED, UNREADABLE
-from ._shared import PATH, collect, download_progress, images_options, progress, remark, work_options
+from ._shared import PATH, collect, download_progress, images_options, progress, remark, trust_option, work_options
 
 FORMATS = ("json", "jsonl", "csv", "parquet")
 _EVIDENCE = 3
@@ -44,6 +44,13 @@ def _format_options(function: Any) -> Any:
     "was edited).",
 )
 @click.option(
+    "--provenance",
+    is_flag=True,
+    help="Add what each file says of its own origin (Content Credentials, metadata, generator text, open "
+    "watermarks). It never changes verdict or score.",
+)
+@trust_option
+@click.option(
     "--fail-on", type=click.Choice(["fake", "unsure"]), multiple=True,
     help="Exit with 1 if any image gets this verdict; may be repeated.",
 )  # fmt: skip
@@ -51,8 +58,9 @@ def _format_options(function: Any) -> Any:
 @click.pass_context
 def command(
     ctx: click.Context, images: tuple[str, ...], from_file: str | None, null: bool, format: str | None,
-    output: Path | None, resume: bool, detector: str, explain: bool, heatmap: Path | None, fail_on: tuple[str, ...],
-    batch_size: int | None, workers: int | None, threads: int | None, max_pixels: float,
+    output: Path | None, resume: bool, detector: str, explain: bool, heatmap: Path | None, provenance: bool,
+    trust: tuple[Path, ...], fail_on: tuple[str, ...], batch_size: int | None, workers: int | None, threads: int | None,
+    max_pixels: float,
 ) -> int:  # fmt: skip
     """Say of each image whether it is AI-generated: fake, real or unsure, with the evidence.
 
@@ -68,6 +76,8 @@ def command(
         raise UsageError("--resume needs -o/--output: there must be a file to go on with")
     if format == "parquet" and output is None:
         raise UsageError("--parquet is binary; give it a file with -o FILE")
+    if trust and not provenance:
+        raise UsageError("--trust is of --provenance")
     if output is not None:
         format = format or runner.format_of(output)
     with download_progress(ctx) as downloading:
@@ -78,6 +88,11 @@ def command(
     )  # fmt: skip
     maps = None if heatmap is None else HeatMaps(opened, heatmap)
     line: runner.Line = maps.beside(judging) if maps else judging
+    if provenance:
+        from ..provenance import ProvenanceReader
+        from ._provenance import beside
+
+        line = beside(line, ProvenanceReader(trust=trust))
     if output is not None and format is not None:
         rows = runner.run(line, inputs, output, format, detector=opened.identity, resume=resume)
     else:

@@ -35,6 +35,9 @@ FLAT_COLUMNS: tuple[tuple[str, type], ...] = (
     ("notes", str),
     ("error", str),
     ("message", str),
+    ("provenance_c2pa", str),
+    ("provenance_claims", str),
+    ("provenance_findings", str),
 )
 """Columns of the flat formats (CSV, Parquet), with their types."""
 _LISTS = ("reasons", "notes")
@@ -60,7 +63,7 @@ class Writer(Protocol):
 
 
 def flat(row: Row) -> dict[str, Any]:
-    """A row with the nearest neighbours spread into columns, as `FLAT_COLUMNS`; absent values are None."""
+    """A row with neighbours and provenance spread into columns, as `FLAT_COLUMNS`; absent values are None."""
     values = {name: row.get(name) for name, _ in FLAT_COLUMNS}
     for side in ("nearest_fake", "nearest_real"):
         for nearest in row.get(side, [])[:1]:
@@ -69,12 +72,16 @@ def flat(row: Row) -> dict[str, Any]:
                     values[f"{side}_{part}"] = nearest[part]
     for name in _LISTS:
         values[name] = "; ".join(row[name]) if name in row else None
+    if provenance := row.get("provenance"):
+        values["provenance_c2pa"] = provenance["c2pa"]
+        values["provenance_claims"] = "; ".join(provenance["claims"])
+        values["provenance_findings"] = "; ".join(f["found"] for f in provenance["findings"])
     return values
 
 
 def unflat(values: Row) -> dict[str, Any]:
     """Inverse of `flat`, as far as it goes."""
-    row = {k: v for k, v in values.items() if v is not None and not k.startswith("nearest_")}
+    row = {k: v for k, v in values.items() if v is not None and not k.startswith(("nearest_", "provenance_"))}
     if row.get("status") == "ok":
         row |= {name: row[name].split("; ") if row.get(name) else [] for name in _LISTS}
         row.setdefault("probability", None)
@@ -83,6 +90,13 @@ def unflat(values: Row) -> dict[str, Any]:
             parts = {p: values.get(f"{side}_{p}") or "" for p in ("generator", "source")}
             distance = values.get(f"{side}_distance")
             row[side] = [] if distance is None else [{"distance": distance, **parts}]
+    if c2pa := values.get("provenance_c2pa"):
+        claims, found = values.get("provenance_claims"), values.get("provenance_findings")
+        row["provenance"] = {
+            "c2pa": c2pa,
+            "claims": claims.split("; ") if claims else [],
+            "findings": [{"found": found}] if found else [],
+        }
     return row
 
 

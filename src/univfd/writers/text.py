@@ -47,6 +47,8 @@ class TextWriter:
         else:
             for below in _explanation(row, self._explain):
                 self._console.print(Text(f"       {below}", style="dim"))
+        for below in _provenance(row.get("provenance"), self._explain):
+            self._console.print(Text(f"       {below}", style="cyan"))
 
     def close(self) -> None:
         """Leave the stream to its owner."""
@@ -70,6 +72,18 @@ def _explanation(row: Row, neighbors: bool) -> Iterator[str]:
             yield f"unsure: {printable(reason)}"
     for note in row["notes"]:
         yield f"note: {printable(note)}"
+
+
+def _provenance(read: Any, explain: bool) -> Iterator[str]:
+    """What the file says of itself: apart from the verdict, which knows nothing of it."""
+    if not read:
+        return
+    yield f"provenance (not in the verdict): {read['headline']}"
+    for finding in read["findings"]:
+        yield f"  {printable(finding['found'])} [{printable(finding['where'])}]"
+        if explain:
+            yield f"    means: {printable(finding['meaning'])}"
+            yield f"    who can forge it: {printable(finding['forgery'])}"
 
 
 PLUGIN = TextWriter
