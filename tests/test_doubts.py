@@ -21,8 +21,10 @@ def texture(height: int, width: int) -> np.ndarray:
 
 def test_a_degradation_makes_a_promise_unsure_and_says_why(toy_detector: Detector) -> None:
     promising = replace(toy_detector, calibration=CALIBRATED)
-    small, good = promising.detect([texture(40, 40), texture(240, 240)])
+    small, thumbnail, good = promising.detect([texture(40, 40), texture(255, 400), texture(256, 400)])
     assert isinstance(small, Verdict)
+    assert isinstance(thumbnail, Verdict)
+    assert thumbnail.reasons == ("small: 400 x 255 pixels, below 256 on the short side",)
     assert isinstance(good, Verdict)
     assert (small.verdict, small.reasons) == ("unsure", ("tiny: 40 x 40 pixels",))
     assert (good.verdict, good.reasons) == ("real", ())
@@ -33,7 +35,7 @@ def test_a_degradation_makes_a_promise_unsure_and_says_why(toy_detector: Detecto
 
 
 def test_what_is_unlike_the_bank_is_unsure(toy_detector: Detector) -> None:
-    strange = texture(240, 240)
+    strange = texture(260, 260)
     (free,) = toy_detector.detect([strange])
     assert isinstance(free, Verdict)
     nearest = min(n.distance for n in (*free.nearest_fake, *free.nearest_real))
