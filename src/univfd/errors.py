@@ -138,6 +138,12 @@ class FormatError(UnivFDError):
     code = "format"
 
 
+class StaleIndexError(UnivFDError):
+    """An index was built for other rows than the bank has now."""
+
+    code = "stale-index"
+
+
 class FeatureSpaceError(UnivFDError):
     """Embeddings of two different feature spaces were about to be mixed."""
 
