@@ -32,8 +32,8 @@ LEVELS = [
         "pairing",
     },
     {"images", "catalogue", "bank", "collection", "suites", "patch_probe"},
-    {"weights", "classifiers", "attribution", "metadata", "provenance"},
-    {"backbones", "recipes", "datasets", "writers"},
+    {"weights", "index", "attribution", "metadata", "provenance"},
+    {"backbones", "recipes", "classifiers", "datasets", "writers"},
     {"embedding", "evaluation", "scan"},
     {"detector", "embeddings_file", "metadata_detector", "matching", "embedding_cache"},
     {
@@ -54,7 +54,7 @@ LEVELS = [
     {"cli"},
 ]
 LEVEL = {name: i for i, names in enumerate(LEVELS) for name in names}
-PLUGIN_FOLDERS = {"backbones", "recipes", "classifiers", "datasets", "writers", "experiments"}
+PLUGIN_FOLDERS = {"backbones", "recipes", "classifiers", "datasets", "writers", "experiments", "index"}
 
 
 def modules() -> list[Path]:
@@ -120,6 +120,7 @@ import sys, univfd
 for verdict in univfd.load().detect({str(photo)!r}):
     assert verdict.verdict in ("fake", "real", "unsure"), verdict
 heavy = {{"sklearn", "scipy", "pandas", "matplotlib", "torch", "pyarrow", "huggingface_hub", "c2pa", "defusedxml"}}
+heavy |= {{"faiss", "lancedb"}}
 assert not {{"univfd.heatmap", "univfd.provenance"}} & set(sys.modules)
 print(sorted(heavy & {{m.partition(".")[0] for m in sys.modules}}))
 """

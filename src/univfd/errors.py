@@ -21,6 +21,7 @@ what was expected and what to do::
     │   ├── ChecksumError           checksum         a file is not the one that the catalogue names
     │   └── CacheError              cache            the cache folder cannot be written (read-only, full)
     ├── FormatError                 format           a bank, detector or catalogue file that cannot be read
+    ├── StaleIndexError             stale-index      an index was built for other rows than the bank has now
     ├── FeatureSpaceError           feature-space    two different feature spaces were mixed
     └── DataError                   data             a data set that does not fit what was asked of it
 """
@@ -136,6 +137,12 @@ class FormatError(UnivFDError):
     """A bank, detector or catalogue file that cannot be read."""
 
     code = "format"
+
+
+class StaleIndexError(UnivFDError):
+    """An index was built for other rows than the bank has now."""
+
+    code = "stale-index"
 
 
 class FeatureSpaceError(UnivFDError):

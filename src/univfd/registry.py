@@ -17,7 +17,7 @@ from typing import Any
 
 from .errors import MissingExtraError, UnknownNameError
 
-KINDS = ("backbones", "recipes", "classifiers", "datasets", "writers", "experiments")
+KINDS = ("backbones", "recipes", "classifiers", "datasets", "writers", "experiments", "index")
 
 
 def names(kind: str) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -47,8 +49,39 @@ def _search_block(unit: FloatArray, base: FloatArray, k: int) -> tuple[Distances
         near, rows = np.take_along_axis(near, order, 1), np.take_along_axis(rows, order, 1)
     distances = np.empty(rows.shape)
     for i, query in enumerate(unit):
-        distances[i] = 1 - np.einsum("kd,d->k", base[rows[i]], query, dtype=np.float64)
-    np.clip(distances, 0, 2, out=distances)
+        distances[i] = pair_distances(query, base[rows[i]])
+    return _sorted(distances, rows, k)
+
+
+def pair_distances(query: FloatArray, base: FloatArray) -> Distances:
+    """Cosine distances `(n,)` float64, 0..2, of a query `(D,)` and rows `(n, D)`, all of length 1."""
+    distances = np.asarray(1 - np.einsum("kd,d->k", base, query, dtype=np.float64))
+    return distances.clip(0, 2)
+
+
+def nearest_in_blocks(
+    unit: FloatArray, blocks: Iterable[tuple[NDArray[np.intp], FloatArray]], k: int
+) -> tuple[Distances, NDArray[np.intp]]:
+    """Exact search in rows that come in parts, as from a disk; memory is that of one part.
+
+    Args:
+        unit: queries `(Q, D)` of length 1.
+        blocks: row numbers `(n,)`, ascending, and rows `(n, D)` of length 1; no number comes twice.
+        k: neighbours.
+
+    Returns:
+        As `nearest_rows`, with the given numbers.
+    """
+    distances, rows = np.empty((len(unit), 0)), np.empty((len(unit), 0), np.intp)
+    for numbers, base in blocks:
+        near, found = nearest_rows(unit, base, k)
+        distances, rows = _sorted(
+            np.concatenate([distances, near], axis=1), np.concatenate([rows, numbers[found]], axis=1), k
+        )
+    return distances, rows
+
+
+def _sorted(distances: Distances, rows: NDArray[np.intp], k: int) -> tuple[Distances, NDArray[np.intp]]:
     order = np.lexsort((rows, distances), axis=1)[:, :k]
     return np.take_along_axis(distances, order, 1), np.take_along_axis(rows, order, 1)
 

@@ -34,7 +34,8 @@ from numpy.typing import NDArray
 
 from ..bank import FeatureBank
 from ..errors import FormatError
-from ..search import nearest_rows, to_unit
+from ..index import NeighborIndex, Where
+from ..search import Distances, nearest_rows, to_unit
 from ..types import FloatArray, Label
 from . import Arrays
 from ._estimator import Estimator
@@ -52,10 +53,13 @@ class NearestNeighbor(Estimator):
 
     Attributes:
         classes_: the two labels of y, sorted; the second is the positive (fake) one.
-        real_, fake_: unit rows `(n, D)` of each class.
+        real_, fake_: unit rows `(n, D)` of each class; empty where an index holds the rows.
+        index_: what finds the nearest rows; None: exact search among `real_` and `fake_`.
         scale_: factors on the distances to real and fake rows, `(2,)`; one of them is 1.
         n_features_in_: D.
     """
+
+    index_: NeighborIndex | None = None
 
     def __init__(self, k: int = 1, balanced: bool = True) -> None:
         self.k = k
@@ -82,6 +86,30 @@ class NearestNeighbor(Estimator):
         return cls._of(bank, params or {}, None)
 
     @classmethod
+    def from_index(
+        cls,
+        index: NeighborIndex,
+        params: Mapping[str, Any] | None = None,
+        scale: NDArray[np.float64] | None = None,
+    ) -> Self:
+        """Find neighbours through an index, for banks too large for exact search.
+
+        Args:
+            index: of the bank's rows.
+            params: of the constructor.
+            scale: what `scale_` was before; estimated through the index if None.
+        """
+        made = cls(**(params or {}))
+        made.classes_ = np.array([Label.REAL, Label.FAKE])
+        made.n_features_in_ = index.source.dim
+        made.index_ = index
+        made.real_ = made.fake_ = np.empty((0, index.source.dim), np.float32)
+        rows = [index.source.fitting(Where(label)) for label in Label]
+        made._require(len(rows[0]), len(rows[1]))
+        made.scale_ = scale if scale is not None else made._scale((len(rows[0]), len(rows[1])))
+        return made
+
+    @classmethod
     def from_state(cls, params: Mapping[str, Any], state: Arrays, bank: FeatureBank) -> Self:
         """The bank's rows, and `scale` `(2,)`.
 
@@ -105,15 +133,31 @@ class NearestNeighbor(Estimator):
         return made
 
     def _keep(self, real: FloatArray, fake: FloatArray, scale: NDArray[np.float64] | None = None) -> None:
+        self._require(len(real), len(fake))
+        self.real_, self.fake_, self.index_ = real, fake, None
+        self.scale_ = scale if scale is not None else self._scale((len(real), len(fake)))
+
+    def _require(self, real: int, fake: int) -> None:
+        """Refuse a pool that the rows of a class cannot fill."""
         if self.k < 1 or self.k % 2 == 0:
             raise ValueError(f"k is {self.k}; expected an odd number, so that a vote cannot tie")
         m = (self.k + 1) // 2
-        if min(len(real), len(fake)) < m:
-            raise ValueError(
-                f"k={self.k} needs at least {m} rows of each class; got {len(real)} real and {len(fake)} fake"
-            )
-        self.real_, self.fake_ = real, fake
-        self.scale_ = scale if scale is not None else self._scale(real, fake)
+        if min(real, fake) < m:
+            raise ValueError(f"k={self.k} needs at least {m} rows of each class; got {real} real and {fake} fake")
+
+    def _near(self, vectors: FloatArray, label: Label, k: int) -> Distances:
+        """Distances `(N, k)` from vectors, of length 1 where there is no index, to the nearest rows of a class."""
+        if self.index_ is not None:
+            return self.index_.search(vectors, k, Where(label))[0]
+        return nearest_rows(vectors, (self.real_, self.fake_)[label], k)[0]
+
+    def _sample(self, label: Label) -> FloatArray:
+        """Some rows of a class, evenly spaced."""
+        if self.index_ is None:
+            base = (self.real_, self.fake_)[label]
+            return base[:: max(1, len(base) // _SAMPLE)]
+        rows = self.index_.source.fitting(Where(label))
+        return self.index_.source.take(rows[:: max(1, len(rows) // _SAMPLE)])
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
         """Score r_m - f_m, -2..2.
@@ -124,21 +168,23 @@ class NearestNeighbor(Estimator):
         Returns:
             `(N,)` float64; above 0 exactly where the paper's vote says fake (equal class sizes).
         """
-        unit = to_unit(self._check(X))
+        vectors = self._check(X)
+        vectors = to_unit(vectors) if self.index_ is None else vectors
         m = (self.k + 1) // 2
-        real, fake = (nearest_rows(unit, base, m)[0][:, m - 1] for base in (self.real_, self.fake_))
+        real, fake = (self._near(vectors, label, m)[:, m - 1] for label in Label)
         return np.asarray(self.scale_[0] * real - self.scale_[1] * fake, dtype=np.float64)
 
-    def _scale(self, real: FloatArray, fake: FloatArray) -> NDArray[np.float64]:
-        """The factors of this module's docstring, from a sample of the larger class's rows."""
+    def _scale(self, sizes: tuple[int, int]) -> NDArray[np.float64]:
+        """The factors of this module's docstring, from a sample of the larger class's rows; `sizes` of both."""
         scale = np.ones(2)
-        if not self.balanced or len(real) == len(fake):
+        real, fake = sizes
+        if not self.balanced or real == fake:
             return scale
-        larger, ratio = (0, len(real) / len(fake)) if len(real) > len(fake) else (1, len(fake) / len(real))
-        base, m = (real, fake)[larger], (self.k + 1) // 2
-        rank = min(1 / 3 + (m - 1 / 3) * ratio, len(base) - 1)
+        larger, ratio = (Label.REAL, real / fake) if real > fake else (Label.FAKE, fake / real)
+        m = (self.k + 1) // 2
+        rank = min(1 / 3 + (m - 1 / 3) * ratio, sizes[larger] - 1)
         below = int(rank)
-        near = nearest_rows(base[:: max(1, len(base) // _SAMPLE)], base, below + 2)[0][:, 1:]  # not the row itself
+        near = self._near(self._sample(larger), larger, below + 2)[:, 1:]  # not the row itself
         near = near[near[:, m - 1] > _SAME]  # copies of one image say nothing about density
         if len(near) and below >= m:
             at_rank = near[:, below - 1] + (rank - below) * (
