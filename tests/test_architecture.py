@@ -30,6 +30,7 @@ LEVELS = [
         "search",
         "calibration",
         "pairing",
+        "spectra",
     },
     {"images", "catalogue", "bank", "collection", "suites", "patch_probe"},
     {"weights", "classifiers", "attribution", "metadata", "provenance"},
@@ -49,7 +50,7 @@ LEVELS = [
         "heatmap",
         "training",
     },
-    {"study"},
+    {"study", "report"},
     {"experiments"},
     {"cli"},
 ]
