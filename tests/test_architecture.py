@@ -16,7 +16,7 @@ ROOT = Path(univfd.__file__).parent
 # A module imports only from lower levels (docs/architecture.md draws them).
 LEVELS = [
     {"errors", "_version"},
-    {"types", "registry"},
+    {"types", "registry", "palette"},
     {
         "sources",
         "views",
@@ -31,6 +31,7 @@ LEVELS = [
         "calibration",
         "pairing",
         "spectra",
+        "projection",
     },
     {"images", "catalogue", "bank", "collection", "suites", "patch_probe"},
     {"weights", "classifiers", "attribution", "metadata", "provenance"},

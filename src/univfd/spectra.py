@@ -1,7 +1,7 @@
-"""What generators leave in the frequencies: the mean spectrum of what a median filter takes away from their pictures.
+"""What generators leave in the frequencies: the spectrum of what a median filter takes away from a picture.
 
-Upsampling inside a generator shows as a grid of bright points (the paper, section 3 and figure 3). A pure function of
-pixels, and its mean over many.
+Upsampling inside a generator shows as a grid of bright points (the paper, section 3.2 and figure 3). Pure functions of
+pixels and of spectra.
 """
 
 from __future__ import annotations
@@ -13,42 +13,67 @@ from .types import Pixels
 
 Floats = NDArray[np.float64]
 
-SIDE = 256
-"""Pixels of the centre that is looked at; smaller pictures have no spectrum of this size."""
-_LUMA = np.array([0.299, 0.587, 0.114])
+SIDE = 128
+"""Pixels of the centre that is looked at, unless asked otherwise; smaller pictures have no spectrum of this size."""
+PERIODS = (2, 4, 8, 16)
+"""Of grids, in pixels."""
+_NEAR = 3  # bins around a peak that its surroundings are taken from
 
 
-def residual_power(pixels: Pixels) -> Floats | None:
-    """Power spectrum of a picture's residual: its luma less the median of each 3 x 3 neighbourhood.
+def residual_spectrum(pixels: Pixels, side: int = SIDE) -> Floats | None:
+    """Log power spectrum of a picture's residual: its grey values less the median of each 3 x 3 neighbourhood.
 
     Args:
         pixels: RGB `(H, W, 3)` uint8.
+        side: of the centre crop, in pixels.
 
     Returns:
-        `(SIDE, SIDE)`, frequency 0 in the middle; None for a picture with a side below `SIDE`.
+        `(side, side)` in dB, frequency 0 in the middle; None for a picture with a smaller side.
     """
     from scipy.ndimage import median_filter
 
-    height, width = pixels.shape[:2]
-    if min(height, width) < SIDE:
+    if min(pixels.shape[:2]) < side:
         return None
-    top, left = (height - SIDE) // 2, (width - SIDE) // 2
-    luma = pixels[top : top + SIDE, left : left + SIDE] @ _LUMA
-    residual = luma - median_filter(luma, 3)
-    return np.asarray(np.fft.fftshift(np.abs(np.fft.fft2(residual)) ** 2) / SIDE**2)
+    top, left = ((length - side) // 2 for length in pixels.shape[:2])
+    grey = pixels[top : top + side, left : left + side].astype(np.float64).mean(axis=2)
+    residual = grey - median_filter(grey, size=3, mode="reflect")
+    power = np.abs(np.fft.fftshift(np.fft.fft2(residual))) ** 2 / side**2
+    return np.asarray(10 * np.log10(power + 1e-3))
 
 
-def by_frequency(power: Floats) -> Floats:
-    """Mean power in rings about frequency 0.
+def grid_peak(mean: Floats, period: int) -> float:
+    """How far a mean spectrum stands out where a grid of this period would show, in dB.
+
+    The mean over the grid's frequencies (multiples of 1/period in both directions, without those of a grid of half the
+    period, and without zero) of the spectrum minus the median of its surroundings.
+    """
+    size = len(mean)
+    middle, step = size // 2, size // period
+    steps = np.arange(-(period // 2), period // 2)
+    excess = []
+    for i in steps:
+        for j in steps:
+            if i % 2 == 0 and j % 2 == 0:
+                continue  # zero, and what a grid of half the period has too
+            rows, columns = ((middle + k * step + np.arange(-_NEAR, _NEAR + 1)) % size for k in (i, j))
+            patch = mean[np.ix_(rows, columns)].copy()
+            peak = patch[_NEAR, _NEAR]
+            patch[_NEAR, :], patch[:, _NEAR] = np.nan, np.nan  # axes of the spectrum have energy of their own
+            excess.append(peak - np.nanmedian(patch))
+    return float(np.mean(excess))
+
+
+def by_frequency(spectrum: Floats) -> Floats:
+    """The mean of a spectrum in rings about frequency 0.
 
     Args:
-        power: `(SIDE, SIDE)`, from `residual_power` or a mean of such.
+        spectrum: `(S, S)`, from `residual_spectrum` or a mean of such.
 
     Returns:
-        `(SIDE / 2 + 1,)` from frequency 0 to half a cycle a pixel.
+        `(S / 2 + 1,)` from frequency 0 to half a cycle a pixel.
     """
-    middle = SIDE // 2
-    rows, columns = np.indices(power.shape) - middle
+    middle = len(spectrum) // 2
+    rows, columns = np.indices(spectrum.shape) - middle
     ring = np.rint(np.hypot(rows, columns)).astype(int).ravel()
-    total, count = (np.bincount(ring, weights) for weights in (power.ravel(), None))
+    total, count = (np.bincount(ring, weights) for weights in (spectrum.ravel(), None))
     return np.asarray((total / count)[: middle + 1])

@@ -88,7 +88,7 @@ def run(
     metavar="N",
     help="Show the N worst false alarms and misses of each detector; 0: none.",
 )
-@click.option("--spectra", is_flag=True, help="Mean spectra per generator; reads up to 50 images of each.")
+@click.option("--spectra/--no-spectra", default=True, show_default=True, help="Mean spectra; reads up to 600 images.")
 @click.option(
     "--maps",
     default="pca,tsne",

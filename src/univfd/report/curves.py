@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,13 @@ Floats = NDArray[np.float64]
 POINTS = 400
 """Of a curve, at most; more cannot be seen."""
 BINS = 10
-_COVERAGES = 200
+ALARMS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+"""Shares of reals above the threshold at which a ROC curve is read."""
+RECALLS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
+"""At which precision is read."""
+COVERAGES = (0.25, 0.5, 0.75, 0.9, 1.0)
+"""At which risk is read."""
+_STEPS = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +35,14 @@ class Curve:
         y: `(P,)`.
         n_fake: judged fakes.
         n_real: judged reals.
+        read: y at some x, from all points.
     """
 
     x: Floats
     y: Floats
     n_fake: int
     n_real: int
+    read: Mapping[float, float]
 
 
 @dataclass(frozen=True)
@@ -41,10 +50,12 @@ class Bin:
     """The images whose probability lies in one tenth.
 
     Attributes:
+        tenth: which one, from 0.
         probability: their mean probability.
         fakes: the share of fakes among them.
     """
 
+    tenth: int
     probability: float
     fakes: Estimate
 
@@ -57,7 +68,7 @@ def roc(cell: Cell, images: Images) -> Curve | None:
     if not _both(fake):
         return None
     alarms, found, _ = roc_curve(fake, score)
-    return _curve(alarms, found, fake)
+    return _curve(alarms, found, fake, {at: float(found[alarms <= at].max()) for at in ALARMS})
 
 
 def precision_recall(cell: Cell, images: Images) -> Curve | None:
@@ -68,7 +79,7 @@ def precision_recall(cell: Cell, images: Images) -> Curve | None:
     if not _both(fake):
         return None
     precision, recall, _ = precision_recall_curve(fake, score, drop_intermediate=True)
-    return _curve(recall[::-1], precision[::-1], fake)
+    return _curve(recall[::-1], precision[::-1], fake, {at: float(precision[recall >= at].max()) for at in RECALLS})
 
 
 def risk_coverage(cell: Cell, images: Images) -> Curve | None:
@@ -79,8 +90,9 @@ def risk_coverage(cell: Cell, images: Images) -> Curve | None:
     chance = None if cell.probability is None else cell.probability[cell.judged]
     sure = np.abs(score if chance is None else chance - 0.5)
     answers = confident(sure, decisions(cell)["half"][cell.judged] != fake)
-    coverages = np.linspace(0, 1, min(_COVERAGES, len(fake)) + 1)[1:]
-    return _curve(coverages, answers.risks(np.ones((1, len(fake))), coverages.tolist())[0], fake)
+    every = np.linspace(0, 1, min(_STEPS, len(fake)) + 1)[1:]
+    risks = answers.risks(np.ones((1, len(fake))), [*every.tolist(), *COVERAGES])[0]
+    return _curve(every, risks[: len(every)], fake, dict(zip(COVERAGES, risks[len(every) :].tolist(), strict=True)))
 
 
 def reliability(cell: Cell, images: Images) -> list[Bin]:
@@ -89,8 +101,12 @@ def reliability(cell: Cell, images: Images) -> list[Bin]:
         return []
     fake, chance = images.fake[cell.judged], cell.probability[cell.judged]
     which = np.clip((chance * BINS).astype(int), 0, BINS - 1)
-    inside = [which == b for b in range(BINS)]
-    return [Bin(float(chance[i].mean()), proportion(int(fake[i].sum()), int(i.sum()))) for i in inside if i.any()]
+    inside = [(tenth, which == tenth) for tenth in range(BINS)]
+    return [
+        Bin(tenth, float(chance[own].mean()), proportion(int(fake[own].sum()), int(own.sum())))
+        for tenth, own in inside
+        if own.any()
+    ]
 
 
 def thinned(x: Floats, y: Floats, points: int = POINTS) -> tuple[Floats, Floats]:
@@ -118,5 +134,5 @@ def _both(fake: NDArray[np.bool_]) -> bool:
     return bool(fake.any() and not fake.all())
 
 
-def _curve(x: Floats, y: Floats, fake: NDArray[np.bool_]) -> Curve:
-    return Curve(*thinned(x, y), n_fake=int(fake.sum()), n_real=int((~fake).sum()))
+def _curve(x: Floats, y: Floats, fake: NDArray[np.bool_], read: Mapping[float, float]) -> Curve:
+    return Curve(*thinned(x, y), n_fake=int(fake.sum()), n_real=int((~fake).sum()), read=read)

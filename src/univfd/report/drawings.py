@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,13 @@ from ..benchmark.figures import CellFigures
 from ..benchmark.groups import UNNAMED
 from ..benchmark.rows import Cell, Images, Scores
 from ..metrics import FIGURES, Absent, Estimate
+from ..projection import TITLES, project
+from ..search import to_unit
+from ..spectra import PERIODS
 from ..types import FeatureSpace
 from ..writers import printable
 from . import curves, feature_map, plots
-from .grids import box, title
+from .grids import Box, Grid, box, readings, title
 from .pictures import Spectrum, spectrum_picture
 
 ROBUSTNESS = ("auroc", "ap", "balanced_accuracy_half", "false_alarms")
@@ -25,10 +28,11 @@ _NAMED = 8  # generators or families that have a colour of their own
 
 @dataclass(frozen=True)
 class Drawing:
-    """An `<svg>` made by `univfd.report.svg`, and its caption."""
+    """An `<svg>` made by `univfd.report.svg`, its caption, and its numbers where no other table has them."""
 
     svg: str
     caption: str
+    numbers: Grid | None = None
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,13 @@ def ranking(scores: Scores, figures: Sequence[CellFigures], perturb: str, prefix
         *_curves(
             scores, perturb, prefix, curves.roc, plots.roc, _known(figures, perturb, "auroc"),
             f"ROC curves under {perturb}, over all images: {counts}. The grey line is chance.",
+            "Share of fakes above the threshold that this share of the reals exceeds (oracle)", "reals above",
         ),
         *_curves(
             scores, perturb, prefix, curves.precision_recall, plots.precision_recall, _known(figures, perturb, "ap"),
             f"Precision and recall under {perturb}, over all images: {counts}. The grey line is what calling "
             "everything fake gives: precision depends on the share of fakes.",
+            "Precision at this recall or a higher one", "recall",
         ),
     ]  # fmt: skip
 
@@ -84,11 +90,13 @@ def answers(scores: Scores, figures: Sequence[CellFigures], perturb: str, prefix
             f"the lowest tenth with images to the highest: {spread}."
         )
         label = f"Reliability diagram under {perturb}. {_known(figures, perturb, 'ece')}"
-        drawn.append(Drawing(plots.reliability(bins, _order(scores), prefix(), label), caption))
+        svg = plots.reliability(bins, _order(scores), prefix(), label)
+        drawn.append(Drawing(svg, caption, _tenths(bins, perturb)))
     return drawn + _curves(
         scores, perturb, prefix, curves.risk_coverage, plots.risk_coverage, _known(figures, perturb, "accuracy_half"),
         f"Risk against coverage under {perturb}: wrong answers (at 0.5) if only the most confident images get one, "
         f"over all images: {counts}.",
+        "Share of wrong answers if this share of the images gets one", "coverage",
     )  # fmt: skip
 
 
@@ -122,13 +130,13 @@ def feature_maps(
         return []
     kinds, names = _kinds(rows, images)
     drawn = []
-    for found in feature_map.maps(rows, vectors, methods):
-        method = feature_map.TITLES[found.method]
+    for found in project(to_unit(vectors), methods):
+        method = TITLES[found.method]
         counts = ", ".join(f"{printable(n)} {kinds.count(n):,}" for n in names)
         caption = (
             f"{method} of {len(rows):,} images under {perturb} in the feature space of {', '.join(detectors)} "
-            f"({space.backbone}, {'+'.join(space.taps)}, {space.view}): {found.remark}. Generators and sources are "
-            f"drawn from evenly. n: {counts}."
+            f"({space.backbone}, {'+'.join(space.taps)}, {space.view}; length 1): {found.remark}. Generators and "
+            f"sources are drawn from evenly. n: {counts}."
         )
         svg = plots.scatter(
             method, found.places, kinds, names, prefix(), f"{method} map of {len(rows)} images: {counts}"
@@ -139,11 +147,10 @@ def feature_maps(
 
 def spectra(found: Sequence[Spectrum], perturb: str, prefix: Prefixes) -> tuple[list[Picture], list[Drawing]]:
     """Mean spectra as pictures, and by frequency as lines."""
-    levels = np.log10(np.stack([s.power for s in found]) + 1e-6)
-    low, high = (float(q) for q in np.quantile(levels, [0.01, 0.999]))
+    low, high = (float(q) for q in np.quantile(np.stack([s.mean for s in found]), [0.01, 0.999]))
     pictures = [
         Picture(
-            spectrum_picture(s.power, low, max(high, low + 1e-3)),
+            spectrum_picture(s.mean, low, max(high, low + 1e-3)),
             f"Mean spectrum of the residuals of {printable(s.name)}",
             (printable(s.name), f"n {s.n:,}"),
         )
@@ -157,17 +164,40 @@ def spectra(found: Sequence[Spectrum], perturb: str, prefix: Prefixes) -> tuple[
         f"Mean power of the residuals by frequency under {perturb}"
         f"{f', of the {_NAMED} generators with most images' if len(found) > _NAMED + 1 else ''}. n: {counts}."
     )
-    return pictures, [Drawing(plots.profiles(lines, prefix(), label), caption)]
+    table = readings(
+        f"Grid peaks under {perturb}, in dB: how far a mean spectrum stands out at the frequencies of a grid of that "
+        "period in pixels, above a grid of half the period; about 0: no grid. JPEG blocks are a grid of period 8.",
+        "of", [f"period {p}" for p in PERIODS],
+        {s.name: [Box(f"{s.peaks[p]:+.1f}", n=f"n {s.n:,}") for p in PERIODS] for s in found},
+    )  # fmt: skip
+    return pictures, [Drawing(plots.profiles(lines, prefix(), label), caption, table)]
 
 
 def _curves(
     scores: Scores, perturb: str, prefix: Prefixes,
-    compute: Callable[[Cell, Images], curves.Curve | None], draw: Draw, said: str, caption: str,
+    compute: Callable[[Cell, Images], curves.Curve | None], draw: Draw, said: str, caption: str, reading: str, at: str,
 ) -> list[Drawing]:  # fmt: skip
     found = {_name(c): curve for c in _cells(scores, perturb) if (curve := compute(c, scores.images))}
     if not found:
         return []
-    return [Drawing(draw(found, _order(scores), prefix(), f"{caption} {said}"), caption)]
+    head = [f"{at} {x:.0%}".replace("%", " %") for x in next(iter(found.values())).read]
+    rows = {
+        name: [Box(f"{y:.1%}".replace("%", " %"), n=f"n {c.n_fake:,} + {c.n_real:,}") for y in c.read.values()]
+        for name, c in found.items()
+    }
+    numbers = readings(f"{reading}; under {perturb}. n: fakes + reals.", "detector", head, rows)
+    return [Drawing(draw(found, _order(scores), prefix(), f"{caption} {said}"), caption, numbers)]
+
+
+def _tenths(bins: Mapping[str, Sequence[curves.Bin]], perturb: str) -> Grid:
+    head = [f"{i / curves.BINS:.1f} to {(i + 1) / curves.BINS:.1f}" for i in range(curves.BINS)]
+    rows = {}
+    for name, found in bins.items():
+        boxes = [Box("\N{EM DASH}", n="n 0")] * curves.BINS
+        for b in found:
+            boxes[b.tenth] = box("recall", b.fakes)
+        rows[name] = boxes
+    return readings(f"Share of fakes by probability, under {perturb}.", "detector", head, rows)
 
 
 def _cells(scores: Scores, perturb: str) -> Iterator[Cell]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -100,7 +100,7 @@ def main(cells: Sequence[CellFigures]) -> Grid:
         groups=(("mean over generators", 2), ("decision at 0.5", 4), ("verdicts", 3), ("images", 4)),
         head=(
             *("AP", "AUROC", "accuracy", "real accuracy", "fake accuracy", "balanced accuracy"),
-            *("fakes called fake", "reals called fake (false alarms)", "unsure", "fakes", "reals", "failed", "in bank"),
+            *("fakes called fake", "reals called fake", "unsure", "fakes", "reals", "failed", "in bank"),
         ),
         bodies=tuple(bodies),
     )
@@ -123,11 +123,11 @@ def generator_figures(cell: CellFigures, order: Sequence[str]) -> Grid:
     for name in order:
         part = parts[name]
         counts = (_number(part.n_fake), _number(part.n_real))
-        boxes = (box(f, part.figures[f], n=False) for f in GENERATOR)
+        boxes = (box(f, part.figures[f]) for f in GENERATOR)
         rows.append(Row((name,), (*counts, *(b if _enough(part) else replace(b, shade=-1) for b in boxes))))
     return Grid(
-        caption=f"{cell.detector} under {cell.perturbation}: each generator's fakes against the reals. n: the fakes "
-        f"and reals of the row; of the last four columns the fakes alone. {_FEW}",
+        caption=f"{cell.detector} under {cell.perturbation}: each generator's fakes against the reals. Each cell: the "
+        f"figure, its 95 % interval, and n, the number of images. {_FEW}",
         corner=("generator",),
         groups=(),
         head=("fakes", "reals", *map(title, GENERATOR)),
@@ -178,6 +178,12 @@ def shade(name: str, value: float) -> int:
 def title(name: str) -> str:
     """The head of a column."""
     return _SHORT.get(name, FIGURES[name].title)
+
+
+def readings(caption: str, corner: str, head: Sequence[str], rows: Mapping[str, Sequence[Box]]) -> Grid:
+    """The numbers of a drawing, without shades."""
+    bodies = tuple(Row((name,), tuple(replace(b, shade=-1) for b in boxes)) for name, boxes in rows.items())
+    return Grid(caption=caption, corner=(corner,), groups=(), head=tuple(head), bodies=(bodies,))
 
 
 def _compared(name: str, kind: str, cells: Sequence[CellFigures], what: str) -> list[Grid]:

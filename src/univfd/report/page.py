@@ -15,12 +15,13 @@ from .._version import __version__, code_digest
 from ..benchmark.drawing import MIN_FAKES
 from ..benchmark.figures import CellFigures, worst
 from ..benchmark.rows import Scores
-from ..errors import DataError, UnivFDError, UsageError
+from ..errors import UnivFDError
 from ..images import DEFAULT_MAX_PIXELS
-from ..types import FeatureSpace, Sample
+from ..projection import METHODS
+from ..spectra import SIDE
+from ..types import FeatureSpace, ImageRef, Sample
 from ..writers import printable
 from . import drawings, grids, pictures
-from .feature_map import METHODS
 
 MAPS = ("pca", "tsne")
 THUMBNAILS = 6
@@ -83,22 +84,21 @@ def require_extra(maps: Sequence[str] = MAPS) -> None:
 
 
 def page(
-    source: Source, *, thumbnails: int = THUMBNAILS, spectra: bool = False, maps: Sequence[str] = MAPS,
+    source: Source, *, thumbnails: int = THUMBNAILS, spectra: bool = True, maps: Sequence[str] = MAPS,
     cache: Path | None = None,
 ) -> str:  # fmt: skip
-    """The report as HTML.
+    """The report as HTML. What is not there any more, images or embeddings, is left out, and the page says so.
 
     Args:
         source: the run.
         thumbnails: pictures of so many of the worst false alarms and misses of each detector; 0: none.
         spectra: whether to read images for their mean spectra.
-        maps: methods of the feature map, of `univfd.report.feature_map.METHODS`.
+        maps: methods of the feature map, of `univfd.projection.METHODS`.
         cache: folder of kept embeddings; default: the user's.
 
     Raises:
         UnknownNameError: no such method.
         MissingExtraError: without the extra `report`, or UMAP without `umap`.
-        UsageError: spectra without images.
     """
     require_extra(maps)
     import jinja2
@@ -110,8 +110,7 @@ def page(
     )  # fmt: skip
     environment.filters |= {"plain": lambda text: printable(str(text)), "drawn": Markup}
     style = Markup((_HERE / "style.css").read_text("utf-8"))
-    content = _tables(source) | _figures(source, maps, cache)
-    content |= _worst(source, thumbnails) | (_spectra(source) if spectra else {"spectra": [], "profiles": []})
+    content = _tables(source) | _figures(source, maps, cache) | _pictures(source, thumbnails, spectra)
     return environment.get_template("page.html.j2").render(style=style, **content)
 
 
@@ -119,6 +118,7 @@ def _tables(source: Source) -> dict[str, Any]:
     order = grids.hardest_first(source.figures, "generator")
     return {
         "title": source.run.get("suite") or source.run.get("data") or "",
+        "lead": _lead(source),
         "first": source.perturbations[0],
         "least": MIN_FAKES,
         "summary": [_summary(c) for c in source.figures if c.perturbation == source.perturbations[0]],
@@ -141,6 +141,7 @@ def _figures(source: Source, maps: Sequence[str], cache: Path | None) -> dict[st
         "answers": [(p, drawings.answers(scores, figures, p, prefix)) for p in every],
         "robustness": drawings.robustness(figures, every, prefix) if len(every) > 1 else [],
         "maps_wanted": bool(maps),
+        "spaces_known": bool(source.spaces),
         "maps": [
             drawing
             for space, detectors in (source.spaces.items() if maps else ())
@@ -149,38 +150,55 @@ def _figures(source: Source, maps: Sequence[str], cache: Path | None) -> dict[st
     }
 
 
-def _worst(source: Source, n: int) -> dict[str, Any]:
-    images, small, why = source.scores.images, {}, ""
-    cells = [c for c in source.scores.cells if c.perturbation == source.perturbations[0]]
-    cases = [(c.detector, *pictures.worst_cases(c, images, n)) for c in cells] if n else []
-    rows = {case.row for _, reals, fakes in cases for case in (*reals, *fakes)}
-    try:
-        places = pictures.find(rows, images, source.samples() if source.samples else ())
-        small = pictures.thumbnails(sorted(rows), images, places, _max_pixels(source))
-    except UnivFDError as error:
-        why = f"the data set cannot be read again: {error}"
-    if missing := len(rows) - len(small):
-        why = f"{missing} of {len(rows)} pictures are not shown: {why or 'not found again, or changed since the run'}"
-    return {"worst": cases, "small": small, "why_missing": why}
+def _pictures(source: Source, thumbnails: int, spectra: bool) -> dict[str, Any]:
+    """What is made of the images themselves."""
+    images, first, limit = source.scores.images, source.perturbations[0], _max_pixels(source)
+    cells = [c for c in source.scores.cells if c.perturbation == first]
+    cases = [(c.detector, *pictures.worst_cases(c, images, thumbnails)) for c in cells] if thumbnails else []
+    rows = sorted({case.row for _, reals, fakes in cases for case in (*reals, *fakes)})
+    of = pictures.kinds(images, np.any([c.judged for c in cells], axis=0)) if spectra else {}
+    places, why = _found_again(source, {*rows, *(row for members in of.values() for row in members)})
+    small = pictures.thumbnails(rows, images, places, limit)
+    found = pictures.spectra(of, images, places, first, limit)
+    shown, profiles = drawings.spectra(found, first, drawings.Prefixes("s")) if found else ([], [])
+    lost = len(rows) - len(small)
+    why = why or "not found again, or changed since the run"
+    return {
+        "worst": cases,
+        "small": small,
+        "why_missing": f"{lost} of {len(rows)} pictures are not shown: {why}" if lost else "",
+        "spectra": shown,
+        "profiles": profiles,
+        "spectra_side": SIDE,
+        "spectra_wanted": spectra,
+        "spectra_missing": why if not places else f"no image that was found again has {SIDE} x {SIDE} pixels",
+    }
 
 
-def _spectra(source: Source) -> dict[str, Any]:
+def _found_again(source: Source, rows: set[int]) -> tuple[dict[int, ImageRef], str]:
+    """Where images are now, and why none is."""
+    if not rows:
+        return {}, ""
     if source.samples is None:
-        raise UsageError("spectra need the images; name the data set")
-    first = source.perturbations[0]
-    judged = np.any([c.judged for c in source.scores.cells if c.perturbation == first], axis=0)
-    found = pictures.spectra(source.scores.images, judged, first, source.samples(), _max_pixels(source))
-    if not found:
-        raise DataError(
-            f"no image of this run was found again that has {pictures.SIDE} x {pictures.SIDE} pixels; spectra need "
-            "such. Say with --data where the data set is now"
-        )
-    shown, profiles = drawings.spectra(found, first, drawings.Prefixes("s"))
-    return {"spectra": shown, "profiles": profiles, "spectra_side": pictures.SIDE}
+        return {}, "the data set is out of reach"
+    try:
+        return pictures.find(rows, source.scores.images, source.samples()), ""
+    except UnivFDError as error:
+        return {}, f"the data set cannot be read again: {error}"
 
 
 def _max_pixels(source: Source) -> int:
     return int(source.run.get("max_pixels") or DEFAULT_MAX_PIXELS)
+
+
+def _lead(source: Source) -> str:
+    """What was measured, in a line."""
+    fake = source.scores.images.fake
+    detectors, every = len(source.figures) // len(source.perturbations), source.perturbations
+    return (
+        f"{len(fake):,} images, {int(fake.sum()):,} fake and {int((~fake).sum()):,} real; "
+        f"{detectors} detector{'s' * (detectors != 1)}; under {', '.join(every)}"
+    )
 
 
 def _summary(cell: CellFigures) -> dict[str, Any]:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import base64
 import io
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..backbones import cpus
 from ..benchmark.groups import UNNAMED
 from ..benchmark.rows import Cell, Images
 from ..errors import InputError
 from ..images import decode
 from ..perturbations import perturbation
-from ..spectra import SIDE, by_frequency, residual_power
+from ..pipeline import ordered_map
+from ..spectra import PERIODS, by_frequency, grid_peak, residual_spectrum
 from ..types import ImageRef, Pixels, Sample
 
 log = logging.getLogger(__name__)
@@ -24,8 +26,10 @@ log = logging.getLogger(__name__)
 REALS = "all reals"
 THUMBNAIL = 160
 """Pixels of a small copy's longer side."""
+LOOKED_AT = (400, 200)
+"""Fakes and reals that go into mean spectra, at most: evenly of each generator and source, at least one of each."""
 PER_KIND = 50
-"""Images of a generator, and five times as many reals, that go into its mean spectrum, at most."""
+"""Fakes of one generator, likewise."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +55,21 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """The mean power of the residuals of one kind of images: `(SIDE, SIDE)`, by frequency, of n."""
+    """The mean spectrum of the residuals of one kind of images, in dB: `(SIDE, SIDE)`, of n.
+
+    Attributes:
+        name: of the kind.
+        mean: the spectrum.
+        n: images.
+        profile: by frequency, `(SIDE / 2 + 1,)`.
+        peaks: by period of a grid, see `univfd.spectra.grid_peak`.
+    """
 
     name: str
-    power: NDArray[np.float64]
-    profile: NDArray[np.float64]
+    mean: NDArray[np.float64]
     n: int
+    profile: NDArray[np.float64]
+    peaks: Mapping[int, float]
 
 
 def worst_cases(cell: Cell, images: Images, n: int) -> tuple[list[Case], list[Case]]:
@@ -108,44 +121,61 @@ def thumbnail(pixels: Pixels) -> str:
     return _address("image/jpeg", out.getvalue())
 
 
-def spectra(
-    images: Images, judged: NDArray[np.bool_], perturb: str, samples: Iterable[Sample], max_pixels: int
-) -> list[Spectrum]:
-    """Mean spectra of all reals and of each generator, from an even choice of their images.
+def kinds(images: Images, judged: NDArray[np.bool_]) -> dict[str, list[int]]:
+    """Rows that spectra are made of: reals evenly over their sources, fakes of each generator.
 
     Args:
         images: of the run.
         judged: `(N,)` which of them are images at all.
-        perturb: laid on the pixels, as in the run.
-        samples: of the same data set, read again.
-        max_pixels: larger images are left out.
-
-    Returns:
-        The reals first; only kinds that have an image of at least `SIDE` pixels a side.
     """
-    change = perturbation(perturb)
-    kinds = dict(_kinds(images, judged))
-    places = find((row for rows in kinds.values() for row in rows), images, samples)
-    found = []
-    for name, rows in kinds.items():
-        powers = []
-        for row in rows:
-            pixels = _pixels(row, images, places, max_pixels)
-            power = None if pixels is None else residual_power(change(pixels))
-            if power is not None:
-                powers.append(power)
-        if powers:
-            mean = np.mean(powers, axis=0)
-            found.append(Spectrum(name, mean, 10 * np.log10(by_frequency(mean) + 1e-6), len(powers)))
+    fakes, reals = images.fake & judged, ~images.fake & judged
+    names, sources = images.columns["generator"].among(fakes), images.columns["source"].among(reals)
+    each, of_source = (max(1, n // max(1, len(of))) for n, of in zip(LOOKED_AT, (names, sources), strict=True))
+    found = {REALS: [row for name in sources for row in _even(reals & images.columns["source"].are(name), of_source)]}
+    for name in names:
+        shown = name or UNNAMED
+        shown += " (fake)" if shown == REALS else ""
+        found[shown] = _even(fakes & images.columns["generator"].are(name), min(each, PER_KIND))
     return found
 
 
-def spectrum_picture(power: NDArray[np.float64], low: float, high: float) -> str:
-    """A spectrum as a picture, dark to bright from `low` to `high` (logarithms of the power), as a `data:` address."""
+def spectra(
+    of: Mapping[str, Sequence[int]], images: Images, places: Mapping[int, ImageRef], perturb: str, max_pixels: int
+) -> list[Spectrum]:
+    """Mean spectra of kinds of images.
+
+    Args:
+        of: their rows, from `kinds`.
+        images: of the run.
+        places: where images are now, from `find`.
+        perturb: laid on the pixels, as in the run.
+        max_pixels: larger images are left out.
+
+    Returns:
+        In the order of `of`; only kinds that have an image of at least `SIDE` pixels a side.
+    """
+    change = perturbation(perturb)
+
+    def look(row: int) -> NDArray[np.float64] | None:
+        pixels = _pixels(row, images, places, max_pixels)
+        return None if pixels is None else residual_spectrum(change(pixels))
+
+    found = []
+    for name, rows in of.items():
+        each = [s for s in ordered_map(look, rows, workers=cpus(), ahead=2 * cpus()) if s is not None]
+        if each:
+            mean = np.mean(each, axis=0)
+            peaks = {period: grid_peak(mean, period) for period in PERIODS}
+            found.append(Spectrum(name, mean, len(each), by_frequency(mean), peaks))
+    return found
+
+
+def spectrum_picture(mean: NDArray[np.float64], low: float, high: float) -> str:
+    """A spectrum as a picture, dark to bright from `low` to `high` dB, as a `data:` address."""
     from matplotlib import colormaps
     from PIL import Image
 
-    level = np.clip((np.log10(power + 1e-6) - low) / (high - low), 0, 1)
+    level = np.clip((mean - low) / (high - low), 0, 1)
     colours = np.asarray(colormaps["cividis"](np.linspace(0, 1, 64), bytes=True))[:, :3]
     image = Image.fromarray(np.rint(level * 63).astype(np.uint8), "P")
     image.putpalette(colours.tobytes())
@@ -154,20 +184,10 @@ def spectrum_picture(power: NDArray[np.float64], low: float, high: float) -> str
     return _address("image/png", out.getvalue())
 
 
-def _kinds(images: Images, judged: NDArray[np.bool_]) -> Iterator[tuple[str, Sequence[int]]]:
-    """Rows to look at: reals evenly over their sources, fakes of each generator."""
-    source, generator = (images.columns[c] for c in ("source", "generator"))
-    reals = ~images.fake & judged
-    by_source = [np.flatnonzero(reals & source.are(name)) for name in source.among(reals)]
-    each = -(-5 * PER_KIND // max(1, len(by_source)))
-    yield REALS, [int(row) for rows in by_source for row in _even(rows, each)]
-    for name in generator.among(images.fake & judged):
-        rows = np.flatnonzero(images.fake & judged & generator.are(name))
-        yield name or UNNAMED, _even(rows, PER_KIND).tolist()
-
-
-def _even(rows: NDArray[np.intp], n: int) -> NDArray[np.intp]:
-    return rows if len(rows) <= n else rows[np.linspace(0, len(rows) - 1, n).astype(int)]
+def _even(mask: NDArray[np.bool_], n: int) -> list[int]:
+    """At most n rows of a mask, evenly spaced."""
+    rows = np.flatnonzero(mask)
+    return [int(row) for row in (rows if len(rows) <= n else rows[np.linspace(0, len(rows) - 1, n).astype(int)])]
 
 
 def _pixels(row: int, images: Images, places: Mapping[int, ImageRef], max_pixels: int) -> Pixels | None:
@@ -201,6 +221,3 @@ def _case(cell: Cell, images: Images, row: int) -> Case:
 
 def _address(kind: str, data: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-__all__ = ["SIDE", "Case", "Spectrum", "find", "spectra", "spectrum_picture", "thumbnails", "worst_cases"]

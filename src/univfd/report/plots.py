@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ..metrics import Absent, Estimate
+from ..palette import MARKS
 from .curves import Bin, Curve
 from .svg import FAINT, INK, PAPER, SERIES, STYLE, inline
 
 SIZE = (4.6, 4.2)
 """Inches of a drawing: two stand beside each other on a wide screen, and its text can be read on a small one."""
-_MARKERS = "os^DvPX*"
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (5, 1.5, 1, 1.5)))
 _LONGEST = 30  # characters of a name in a drawing
 
@@ -146,7 +146,7 @@ def scatter(
                 )
             else:
                 colour = SERIES[(i - 1) % len(SERIES)]
-                axes.plot(x, y, _MARKERS[(i - 1) % len(_MARKERS)], color=colour, markeredgewidth=0, alpha=0.8, **style)
+                axes.plot(x, y, MARKS[(i - 1) % len(MARKS)], color=colour, markeredgewidth=0, alpha=0.8, **style)
         axes.set(xticks=[], yticks=[], title=title)
         axes.spines[:].set_visible(False)
 
@@ -161,7 +161,7 @@ def profiles(lines: Mapping[str, NDArray[Any]], prefix: str, label: str) -> str:
             frequency = np.arange(len(values)) / (2 * (len(values) - 1))
             style = {"color": INK, "linestyle": "-"} if i == 0 else line_style(i - 1)
             axes.plot(frequency, values, label=short(name), **style)
-        axes.set(xlabel="frequency, cycles a pixel", ylabel="power of the residual, dB", title="By frequency")
+        axes.set(xlabel="frequency, cycles a pixel", ylabel="power of the residual, dB", title="Residuals by frequency")
         axes.set_xlim(0, 0.5)
 
     return _one(draw, prefix, label)
@@ -179,7 +179,7 @@ def _one(draw: Callable[[Axes], None], prefix: str, label: str, *, grid: bool = 
         if handles:
             columns = 1 if max(map(len, names)) > 20 else 2 if max(map(len, names)) > 11 else 3
             figure.legend(handles, names, loc="outside lower center", ncols=min(columns, len(names)), fontsize=8.5)
-        return inline(figure, prefix=prefix, label=label)
+        return inline(figure, prefix=prefix, title=axes.get_title(), label=label)
 
 
 def _lines(axes: Axes, curves: Mapping[str, Curve], order: Order) -> None:
@@ -193,6 +193,6 @@ def _points(axes: Axes, i: int, name: str, at: Sequence[float], values: Sequence
     low, high = (np.array([getattr(v, end) for v in values]) for end in ("low", "high"))
     bars = np.stack([np.nan_to_num(y - low), np.nan_to_num(high - y)]).clip(0) if len(y) else None
     axes.errorbar(
-        at, y, bars, label=short(name), marker=_MARKERS[i % len(_MARKERS)], markersize=5, elinewidth=1, capsize=2,
+        at, y, bars, label=short(name), marker=MARKS[i % len(MARKS)], markersize=5, elinewidth=1, capsize=2,
         markeredgecolor=PAPER, markeredgewidth=0.4, **line_style(i),
     )  # fmt: skip

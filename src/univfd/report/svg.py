@@ -66,12 +66,13 @@ _URL = re.compile(r"url\(#([A-Za-z0-9_.-]+)\)")
 _VALUE = re.compile(r"[#A-Za-z0-9 .,-]+")  # of a property: a colour, numbers, a word; never url()
 
 
-def inline(figure: Figure, *, prefix: str, label: str) -> str:
+def inline(figure: Figure, *, prefix: str, title: str, label: str) -> str:
     """A drawing as an `<svg>` element.
 
     Args:
         figure: drawn under `matplotlib.rc_context(STYLE)`.
         prefix: of its ids; different for each drawing of a page.
+        title: its name.
         label: what it shows, for those who cannot see it.
     """
     out = io.BytesIO()
@@ -80,7 +81,11 @@ def inline(figure: Figure, *, prefix: str, label: str) -> str:
     assert root is not None  # matplotlib's root is an <svg>
     for name in ("width", "height"):
         root.attrib.pop(name, None)
-    root.attrib |= {"role": "img", "aria-label": label}
+    root.attrib |= {"role": "img", "aria-labelledby": f"{prefix}title", "aria-describedby": f"{prefix}desc"}
+    for i, (name, text) in enumerate((("title", title), ("desc", label))):
+        said = ElementTree.Element(name, {"id": f"{prefix}{name}"})
+        said.text = text
+        root.insert(i, said)
     return ElementTree.tostring(root, encoding="unicode", short_empty_elements=True)
 
 
