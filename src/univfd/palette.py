@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5539b", "#3a8fc7", "#b07a00", "#6b5bd2", "#7a7a7a")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b5539b", "#b07a00", "#6b5bd2", "#3a8fc7", "#7a7a7a")
 """After Okabe and Ito (2008), the light ones darkened."""
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")

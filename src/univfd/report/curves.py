@@ -17,11 +17,11 @@ Floats = NDArray[np.float64]
 POINTS = 400
 """Of a curve, at most; more cannot be seen."""
 BINS = 10
-ALARMS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+ALARMS = (0.01, 0.05, 0.1, 0.2)
 """Shares of reals above the threshold at which a ROC curve is read."""
-RECALLS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
+RECALLS = (0.5, 0.75, 0.9, 0.99)
 """At which precision is read."""
-COVERAGES = (0.25, 0.5, 0.75, 0.9, 1.0)
+COVERAGES = (0.5, 0.75, 0.9, 1.0)
 """At which risk is read."""
 _STEPS = 200
 

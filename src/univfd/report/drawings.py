@@ -19,10 +19,10 @@ from ..spectra import PERIODS
 from ..types import FeatureSpace
 from ..writers import printable
 from . import curves, feature_map, plots
-from .grids import Box, Grid, box, readings, title
+from .grids import MEANS, Box, Grid, box, readings, title
 from .pictures import Spectrum, spectrum_picture
 
-ROBUSTNESS = ("auroc", "ap", "balanced_accuracy_half", "false_alarms")
+ROBUSTNESS = ("auroc", "ap_equal", "balanced_accuracy_half", "false_alarms")
 _NAMED = 8  # generators or families that have a colour of their own
 
 
@@ -66,13 +66,13 @@ def ranking(scores: Scores, figures: Sequence[CellFigures], perturb: str, prefix
         *_curves(
             scores, perturb, prefix, curves.roc, plots.roc, _known(figures, perturb, "auroc"),
             f"ROC curves under {perturb}, over all images: {counts}. The grey line is chance.",
-            "Share of fakes above the threshold that this share of the reals exceeds (oracle)", "reals above",
+            "Share of fakes above the threshold that so many of the reals exceed (oracle)",
         ),
         *_curves(
             scores, perturb, prefix, curves.precision_recall, plots.precision_recall, _known(figures, perturb, "ap"),
             f"Precision and recall under {perturb}, over all images: {counts}. The grey line is what calling "
             "everything fake gives: precision depends on the share of fakes.",
-            "Precision at this recall or a higher one", "recall",
+            "Precision at so much recall or more",
         ),
     ]  # fmt: skip
 
@@ -96,7 +96,7 @@ def answers(scores: Scores, figures: Sequence[CellFigures], perturb: str, prefix
         scores, perturb, prefix, curves.risk_coverage, plots.risk_coverage, _known(figures, perturb, "accuracy_half"),
         f"Risk against coverage under {perturb}: wrong answers (at 0.5) if only the most confident images get one, "
         f"over all images: {counts}.",
-        "Share of wrong answers if this share of the images gets one", "coverage",
+        "Share of wrong answers if only so many of the images get one",
     )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def robustness(figures: Sequence[CellFigures], perturbations: Sequence[str], pre
     """Figures against the perturbation."""
     drawn = []
     for name in ROBUSTNESS:
-        mean = name in {"auroc", "ap"}
+        mean = name in MEANS
         lines: dict[str, list[Estimate | Absent]] = {}
         for c in figures:
             lines.setdefault(printable(c.detector), []).append((c.means if mean else c.overall.figures)[name])
@@ -175,12 +175,12 @@ def spectra(found: Sequence[Spectrum], perturb: str, prefix: Prefixes) -> tuple[
 
 def _curves(
     scores: Scores, perturb: str, prefix: Prefixes,
-    compute: Callable[[Cell, Images], curves.Curve | None], draw: Draw, said: str, caption: str, reading: str, at: str,
+    compute: Callable[[Cell, Images], curves.Curve | None], draw: Draw, said: str, caption: str, reading: str,
 ) -> list[Drawing]:  # fmt: skip
     found = {_name(c): curve for c in _cells(scores, perturb) if (curve := compute(c, scores.images))}
     if not found:
         return []
-    head = [f"{at} {x:.0%}".replace("%", " %") for x in next(iter(found.values())).read]
+    head = [f"at {x:.0%}".replace("%", " %") for x in next(iter(found.values())).read]
     rows = {
         name: [Box(f"{y:.1%}".replace("%", " %"), n=f"n {c.n_fake:,} + {c.n_real:,}") for y in c.read.values()]
         for name, c in found.items()

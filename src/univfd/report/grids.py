@@ -11,24 +11,32 @@ from ..benchmark.figures import MIN_REALS, CellFigures, Part
 from ..metrics import FIGURES, Absent, Estimate
 
 SHADES = 11
-MEANS = ("ap", "auroc")
+MEANS = ("ap_equal", "auroc")
 HALF = ("accuracy_half", "real_accuracy_half", "fake_accuracy_half", "balanced_accuracy_half")
 VERDICTS = ("recall", "false_alarms", "unsure")
 GENERATOR = (
-    *("auroc", "ap", "tpr_at_1_oracle", "tpr_at_5_oracle", "eer_oracle", "balanced_accuracy_half"),
+    *("auroc", "ap_equal", "tpr_at_1_oracle", "tpr_at_5_oracle", "eer_oracle", "balanced_accuracy_half"),
     *("fake_accuracy_half", "fake_accuracy_threshold", "recall", "misses"),
 )
 WIDEST = 12
 """Columns of one table at most; where there are more cells, each detector has a table of its own."""
 _SHORT_ROWS = 16
 _SHORT = {
+    "ap_equal": "AP, equal classes",
     "tpr_at_1_oracle": "TPR at 1 % FPR, oracle",
     "tpr_at_5_oracle": "TPR at 5 % FPR, oracle",
     "eer_oracle": "EER, oracle",
     "fake_accuracy_threshold": "fake accuracy at its threshold",
 }
-_RANKS = {"auroc", "ap"}  # written as 0.881; all others are shares, written as 88.1 %
-_CHANCE = {"auroc", "accuracy_half", "balanced_accuracy_half", "accuracy_threshold", "balanced_accuracy_threshold"}
+_RANKS = {"auroc", "ap", "ap_equal"}  # written as 0.881; all others are shares, written as 88.1 %
+_CHANCE = {
+    "auroc",
+    "ap_equal",
+    "accuracy_half",
+    "balanced_accuracy_half",
+    "accuracy_threshold",
+    "balanced_accuracy_threshold",
+}
 _WORST = {"false_alarms": 0.3}  # from where on it is as bad as can be; nobody can use such a detector
 _FEW = f"Without a shade: fewer than {MIN_FAKES} fakes; they come last."
 _OF_GENERATORS = f"AUROC of each generator, the hardest first. n: its fakes + the reals. {_FEW}"
@@ -99,7 +107,7 @@ def main(cells: Sequence[CellFigures]) -> Grid:
         corner=("detector", "perturbation"),
         groups=(("mean over generators", 2), ("decision at 0.5", 4), ("verdicts", 3), ("images", 4)),
         head=(
-            *("AP", "AUROC", "accuracy", "real accuracy", "fake accuracy", "balanced accuracy"),
+            *("AP, equal classes", "AUROC", "accuracy", "real accuracy", "fake accuracy", "balanced accuracy"),
             *("fakes called fake", "reals called fake", "unsure", "fakes", "reals", "failed", "in bank"),
         ),
         bodies=tuple(bodies),
@@ -167,7 +175,7 @@ def box(name: str, value: Estimate | Absent, *, n: bool = True) -> Box:
 def shade(name: str, value: float) -> int:
     """0 (bad) to `SHADES - 1` (good); figures that chance brings to 0.5 start there.
 
-    Chance gives AP the share of fakes, which differs between tables.
+    Not those of AP as it is: chance gives it the share of fakes, which differs between tables.
     """
     good = 1 - value / _WORST.get(name, 1.0) if FIGURES[name].error else value
     if name in _CHANCE:

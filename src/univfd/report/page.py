@@ -260,7 +260,7 @@ def _hashes(source: Source) -> list[tuple[str, str]]:
     return [
         ("data (image files and labels)", str(run.get("data_digest", ""))),
         ("score rows", source.scores_sha256),
-        *((f"detector {i.rpartition('@')[0]}", i.rpartition("@")[2]) for i in _identities(source)),
+        *((f"detector {name}", digest or "not recorded") for name, _, digest in map(_parted, _identities(source))),
         *((f"feature space of {', '.join(names)}", s.digest) for s, names in source.spaces.items()),
         *weights.items(),
         ("code that scored", str(run.get("code", "not recorded"))),
@@ -270,6 +270,11 @@ def _hashes(source: Source) -> list[tuple[str, str]]:
 
 def _identities(source: Source) -> list[str]:
     return list(dict.fromkeys(c.identity for c in source.figures))
+
+
+def _parted(identity: str) -> tuple[str, str, str]:
+    """Name and digest of a detector; studies' methods have a name alone."""
+    return identity.rpartition("@") if "@" in identity else (identity, "", "")
 
 
 def _unjudged(scores: Scores) -> tuple[int, list[str]]:
