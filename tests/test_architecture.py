@@ -16,7 +16,7 @@ ROOT = Path(univfd.__file__).parent
 # A module imports only from lower levels (docs/architecture.md draws them).
 LEVELS = [
     {"errors", "_version"},
-    {"types", "registry"},
+    {"types", "registry", "palette"},
     {
         "sources",
         "views",
@@ -30,6 +30,8 @@ LEVELS = [
         "search",
         "calibration",
         "pairing",
+        "spectra",
+        "projection",
     },
     {"images", "catalogue", "bank", "collection", "suites", "patch_probe"},
     {"weights", "index", "attribution", "metadata", "provenance"},
@@ -49,7 +51,7 @@ LEVELS = [
         "heatmap",
         "training",
     },
-    {"study"},
+    {"study", "report"},
     {"experiments"},
     {"cli"},
 ]

@@ -30,6 +30,7 @@ from univfd.detector import Detector
 from univfd.errors import DataError, MissingExtraError, OutputExistsError, UnknownNameError, UsageError
 from univfd.metrics import FIGURES
 from univfd.metrics.resampled import FLAGS, Contest, Pair, one_class
+from univfd.spectra import PERIODS, grid_peak, residual_spectrum
 from univfd.study.data import Data, limited, read
 from univfd.study.judging import AP, HALF, ORACLE, SEEN, SINK, UNSEEN, judged, threshold
 from univfd.study.manifest import write_manifest
@@ -455,19 +456,16 @@ def test_unknown_experiments_and_options(folder: Path, cache: Path, tmp_path: Pa
 
 
 def test_a_grid_shows_up_to_its_own_period() -> None:
-    from importlib import import_module
-
-    spectra = import_module("univfd.experiments.spectra")
     for step in (0, 2, 4, 8):
         pixels = [picture(i, 128, 128).astype(int) for i in range(6)]
         for p in pixels:
             if step:
                 p[:, ::step] += 25
                 p[::step] += 25
-        mean = np.mean([spectra.spectrum(np.clip(p, 0, 255).astype(np.uint8), 128) for p in pixels], axis=0)
-        peaks = {period: spectra.grid_peak(mean, period) for period in spectra.PERIODS}
+        mean = np.mean([residual_spectrum(np.clip(p, 0, 255).astype(np.uint8)) for p in pixels], axis=0)
+        peaks = {period: grid_peak(mean, period) for period in PERIODS}
         assert not step or peaks[step] > 8, (step, peaks)
-        assert all(abs(peaks[p]) < 5 for p in spectra.PERIODS if p > step), (step, peaks)
+        assert all(abs(peaks[p]) < 5 for p in PERIODS if p > step), (step, peaks)
 
 
 def univfd(*args: object) -> subprocess.CompletedProcess[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from ..errors import OutputExistsError
 from ..metrics import Absent, Estimate
-from ..storage import new_folder
+from ..storage import cannot_write, new_folder, replace_file
 
 Value = Estimate | Absent | str | int
 _DASH = "\N{EM DASH}"
@@ -116,6 +117,35 @@ def write_files(folder: Path, files: Mapping[str, str]) -> bool:
     with new_folder(folder) as scratch:
         for name, text in files.items():
             (scratch / name).write_bytes(text.encode())
+    return True
+
+
+def write_file(path: Path, text: str) -> bool:
+    """Write a text into a new file.
+
+    Args:
+        path: must not exist, or hold this very text.
+        text: what to write.
+
+    Returns:
+        Whether it was written; it was there already otherwise.
+
+    Raises:
+        OutputExistsError: the file is there and holds something else.
+        UnivFDError: it cannot be written.
+    """
+    if path.exists():
+        if path.is_file() and path.read_bytes() == text.encode():
+            return False
+        raise OutputExistsError(f"{path} holds something else; results are never overwritten. Choose another name")
+    scratch = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        scratch.write_bytes(text.encode())
+        replace_file(scratch, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        scratch.unlink(missing_ok=True)
     return True
 
 

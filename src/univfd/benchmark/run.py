@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .._version import __version__
+from .._version import __version__, code_digest
 from ..backbones import Backbone, open_backbone
 from ..detector import Detector, encoder_of, load, locate, read_manifest
 from ..downloads import Progress
@@ -179,10 +179,12 @@ def _plan(
         "images": len(samples),
         "data_digest": data_digest(zip(keys, (s.label for s in samples), strict=True)),
         "detectors": [d.identity for d in detectors],
+        "spaces": {d.name: d.space.to_dict() for d in detectors},
         "perturbations": list(perturbations),
         "max_pixels": max_pixels,
         "seed": None,  # what perturbations draw, they draw from each picture's content
         "univfd": __version__,
+        "code": code_digest(),
         "software": software(),
     }
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +23,7 @@ from ._shared import (
 
 if TYPE_CHECKING:
     from ..benchmark.rows import Scores
+    from ..types import Sample
 
 
 @click.group()
@@ -76,21 +78,62 @@ def run(
 @command.command()
 @click.argument("folder", type=PATH)
 @click.option("-o", "--output", type=PATH, help="Folder for the tables.  [default: FOLDER/tables]")
+@click.option("--html", type=PATH, help="File for the page.  [default: FOLDER/report.html]")
+@click.option("--no-html", is_flag=True, help="Only the tables; the page needs the extra report.")
+@click.option(
+    "--thumbnails",
+    type=click.IntRange(0, 1000),
+    default=6,
+    show_default=True,
+    metavar="N",
+    help="Show the N worst false alarms and misses of each detector; 0: none.",
+)
+@click.option("--spectra/--no-spectra", default=True, show_default=True, help="Mean spectra; reads up to 600 images.")
+@click.option(
+    "--maps",
+    default="pca,tsne",
+    show_default=True,
+    metavar="M,N,...",
+    help="Feature maps: pca, tsne, umap (extra umap); '' for none.",
+)
+@click.option("--data", metavar="DATA", help="Where the images are now.  [default: where they were]")
+@click.option("--cache", type=PATH, help="Folder of kept embeddings.  [default: in the user's cache folder]")
 @rounds_option
 @click.pass_context
-def report(ctx: click.Context, folder: Path, output: Path | None, rounds: int) -> int:
-    """Make the figures of a run, from its rows alone: tables in Markdown, LaTeX and CSV.
+def report(
+    ctx: click.Context, folder: Path, output: Path | None, html: Path | None, no_html: bool, thumbnails: int,
+    spectra: bool, maps: str, data: str | None, cache: Path | None, rounds: int,
+) -> int:  # fmt: skip
+    """Make the figures of a run: tables in Markdown, LaTeX and CSV, and a page.
 
-    The main table is printed. The same rows give the same tables, byte for byte.
+    The main table is printed. The page is one HTML file that asks nothing of the network. It shows file names and
+    small copies of the worst cases: think of that before you give it away. The same rows give the same tables and
+    page, byte for byte.
     """
     from ..benchmark import rendering, tables
     from ..benchmark.figures import figures
+    from ..benchmark.run import SCORES
+    from ..downloads import sha256_of
+    from ..report.page import Source, page, require_extra
 
-    output = output or folder / "tables"
-    files = tables.files(figures(_rows(folder), rounds=rounds))
+    wanted = _listed(maps)
+    if not no_html:
+        require_extra(wanted)
+    scores = _rows(folder)
+    found = figures(scores, rounds=rounds)
+    files = tables.files(found)
+    output, html = output or folder / "tables", html or folder / "report.html"
     written = rendering.write_files(output, files)
     click.echo(files["main.md"], nl=False)
     remark(ctx, f"{len(files)} files -> {output}" if written else f"{output} holds these very tables already")
+    if not no_html:
+        run, digest = _manifest(folder), sha256_of(folder / SCORES)
+        text = page(
+            Source(run, scores, found, rounds, digest, lambda: _samples_again(run, data)),
+            thumbnails=thumbnails, spectra=spectra, maps=wanted, cache=cache,
+        )  # fmt: skip
+        written = rendering.write_file(html, text)
+        remark(ctx, f"page -> {html}" if written else f"{html} is this very page already")
     return DONE
 
 
@@ -130,12 +173,26 @@ def compare(
     return DONE
 
 
-def _rows(folder: Path) -> Scores:
-    from ..benchmark.rows import read_rows
-    from ..benchmark.run import KIND, MANIFEST, SCHEMA, SCORES
+def _samples_again(run: Mapping[str, Any], data: str | None) -> list[Sample]:
+    """The images of a finished run, as far as they are there now."""
+    place = data or str(run.get("data") or "")
+    if run.get("suite"):
+        return samples_of(str(run["suite"]), Path(place), (), partial=True)
+    return samples_of(place, None, (), partial=False)
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    from ..benchmark.run import KIND, MANIFEST, SCHEMA
     from ..storage import read_json
 
-    read_json(folder / MANIFEST, KIND, SCHEMA)
+    return read_json(folder / MANIFEST, KIND, SCHEMA)
+
+
+def _rows(folder: Path) -> Scores:
+    from ..benchmark.rows import read_rows
+    from ..benchmark.run import SCORES
+
+    _manifest(folder)
     if not (folder / SCORES).is_file():
         raise UsageError(f"{folder} is an unfinished run; finish it with 'univfd bench run ... -o {folder} --resume'")
     return read_rows(folder / SCORES)

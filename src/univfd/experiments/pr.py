@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..benchmark.rendering import Section, Table, Value
 from ..benchmark.rows import Cell
+from ..palette import COLOURS
 from ..study import plots
 from ..study.data import Data
 from ..study.experiment import Drawing, Experiment, Result
@@ -71,9 +72,8 @@ def _drawing(panel: Panel) -> Drawing:
     for place, of in zip(axes, panel.sets, strict=True):
         for number, cell in enumerate(panel.cells):
             precision, recall = curve(panel, cell, of)
-            place.plot(
-                recall, precision, drawstyle="steps-post", label=titled(cell.detector), color=plots.COLOURS[number]
-            )
+            colour = COLOURS[number % len(COLOURS)]
+            place.plot(recall, precision, drawstyle="steps-post", label=titled(cell.detector), color=colour)
         place.set_title(of)
         place.set_xlabel("recall")
         place.set_ylim(0, 1.02)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..benchmark.groups import redrawing
 from ..benchmark.rendering import Section, Table, Value
 from ..metrics import Absent, Design, Estimate, interval, weightings
+from ..projection import PERPLEXITY, project
 from ..search import to_unit
 from ..study import plots
 from ..study.data import Data
@@ -29,7 +30,7 @@ Floats = NDArray[np.float64]
 
 def run(
     data: Data, split: Split, encoder: Encoder, network: Network | None, seed: int, rounds: int,
-    ks: tuple[int, ...] = (1, 9), points: int = 1500, perplexity: int = 30,
+    ks: tuple[int, ...] = (1, 9), points: int = 1500, perplexity: int = PERPLEXITY,
 ) -> Result:  # fmt: skip
     """The share of unseen fakes that each method calls real, and how features lie."""
     vectors = encoder.embed(data)
@@ -121,18 +122,15 @@ def _separations(found: dict[str, dict[str, Estimate | Absent]]) -> Table:
 def _picture(
     spaces: dict[str, FloatArray], kinds: NDArray[np.str_], points: int, perplexity: int, seed: int
 ) -> Drawing:
-    from sklearn.manifold import TSNE
-
     shown = np.sort(np.random.default_rng(seed).permutation(len(kinds))[:points])
     figure, panels = plots.panels(len(spaces))
     for axes, (name, vectors) in zip(panels, spaces.items(), strict=True):
-        fitting = min(perplexity, max(1, (len(shown) - 1) // 3))
-        made = TSNE(perplexity=fitting, metric="cosine", init="random", random_state=seed)
-        plots.scatter(axes, made.fit_transform(vectors[shown]), list(kinds[shown]), _KINDS)
+        (made,) = project(to_unit(vectors[shown]), ["tsne"], perplexity=perplexity, seed=seed)
+        plots.scatter(axes, made.places, list(kinds[shown]), _KINDS)
         axes.set_title(name)
     plots.legend(figure, panels[0], len(spaces))
     caption = (
-        f"t-SNE of {len(shown)} test images (cosine distance, seed {seed}): features of {' and of '.join(spaces)}."
+        f"t-SNE of {len(shown)} test images (vectors of length 1, seed {seed}): features of {' and of '.join(spaces)}."
     )
     return Drawing("tsne", caption, figure)
 

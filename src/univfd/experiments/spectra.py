@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 
 from ..benchmark.rendering import Section, Table, Value
 from ..errors import DataError, UsageError
+from ..spectra import PERIODS, SIDE, grid_peak, residual_spectrum
 from ..study import plots
 from ..study.data import Data, Rows
 from ..study.experiment import Drawing, Experiment, Result
 from ..types import Failure, Pixels
 
 Floats = NDArray[np.float64]
-PERIODS = (2, 4, 8, 16)
-_NEAR = 3  # bins around a peak that its surroundings are taken from
 _COLUMNS = 6
 
 
@@ -41,7 +40,7 @@ class Spectrum:
 
 
 def run(
-    data: Data, pictures: Callable[[Rows], Iterable[Pixels | Failure]], seed: int, size: int = 128, most: int = 200
+    data: Data, pictures: Callable[[Rows], Iterable[Pixels | Failure]], seed: int, size: int = SIDE, most: int = 200
 ) -> Result:
     """Mean spectra, and the height of grid peaks in them."""
     if size < 4 * max(PERIODS) or size % max(PERIODS):
@@ -53,10 +52,10 @@ def run(
     for key, picture in zip(names, pictures(chosen), strict=True):
         if isinstance(picture, Failure):
             failed += 1
-        elif min(picture.shape[:2]) < size:
+        elif (spectrum := residual_spectrum(picture, size)) is None:
             counts[key][1] += 1
         else:
-            sums[key] = sums.get(key, 0) + spectrum(picture, size)
+            sums[key] = sums.get(key, 0) + spectrum
             counts[key][0] += 1
     if not sums:
         raise DataError(f"every picture is smaller than {size} pixels; ask for a smaller --size")
@@ -66,39 +65,6 @@ def run(
     said += [f"No picture of {size} pixels or more: {', '.join(none)}."] if none else []
     said += [f"{failed} pictures could not be decoded and are in no spectrum."] if failed else []
     return Result(said, [_table(found, size)], [_drawing(found)])
-
-
-def spectrum(picture: Pixels, size: int) -> Floats:
-    """Log power spectrum `(size, size)` in dB of the residual of the centre crop: grey minus its 3 x 3 median."""
-    from scipy.ndimage import median_filter
-
-    top, left = ((side - size) // 2 for side in picture.shape[:2])
-    grey = picture[top : top + size, left : left + size].astype(np.float64).mean(axis=2)
-    residual = grey - median_filter(grey, size=3, mode="reflect")
-    power = np.abs(np.fft.fftshift(np.fft.fft2(residual))) ** 2 / size**2
-    return np.asarray(10 * np.log10(power + 1e-3))
-
-
-def grid_peak(mean: Floats, period: int) -> float:
-    """How far a mean spectrum stands out where a grid of this period would show, in dB.
-
-    The mean over the grid's frequencies (multiples of 1/period in both directions, without those of a grid of half the
-    period, and without zero) of the spectrum minus the median of its surroundings.
-    """
-    size = len(mean)
-    middle, step = size // 2, size // period
-    steps = np.arange(-(period // 2), period // 2)
-    excess = []
-    for i in steps:
-        for j in steps:
-            if i % 2 == 0 and j % 2 == 0:
-                continue  # zero, and what a grid of half the period has too
-            rows, columns = ((middle + k * step + np.arange(-_NEAR, _NEAR + 1)) % size for k in (i, j))
-            patch = mean[np.ix_(rows, columns)].copy()
-            peak = patch[_NEAR, _NEAR]
-            patch[_NEAR, :], patch[:, _NEAR] = np.nan, np.nan  # axes of the spectrum have energy of their own
-            excess.append(peak - np.nanmedian(patch))
-    return float(np.mean(excess))
 
 
 def _chosen(data: Data, most: int, seed: int) -> tuple[Rows, list[tuple[str, str]]]:

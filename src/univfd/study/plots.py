@@ -10,14 +10,12 @@ import numpy as np
 
 from .. import registry
 from ..metrics import Absent, Estimate
+from ..palette import COLOURS, MARKS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
-"""Told apart by most eyes (Okabe and Ito 2008)."""
-MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _STYLE = {
     "svg.hashsalt": "univfd", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False,
     "font.size": 9, "axes.grid": True, "grid.alpha": 0.3,
