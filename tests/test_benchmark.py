@@ -208,6 +208,8 @@ left = int(at)
 def event(name, arguments=()):
     global left
     last = name == "os.rename" and str(arguments[1]).endswith("scores.parquet")
+    if name == "open" and str(arguments[0]).endswith(".py"):  # the digest of the code
+        return
     if name in ("open", "os.rename", "os.remove", "os.mkdir", "encoder"):
         left -= 1
         if left == 0 or (int(at) < 0 and last):
