@@ -62,7 +62,7 @@ def measured(data: Path, cache: Path) -> str:
         sys.exit("the shipped default has no threshold")
     rng = np.random.default_rng(SEED)
     found: dict[tuple[str, str, int], list[float]] = defaultdict(list)
-    alarms: dict[tuple[str, int], list[float]] = defaultdict(list)
+    alarms: dict[tuple[str, str, int], list[float]] = defaultdict(list)
     for r in rounds(cohort_of(samples, len(whole)), by_source=False):
         fakes = r.test[bank.labels[r.test] == 1]
         reals = r.test[bank.labels[r.test] == 0]
@@ -85,7 +85,9 @@ def measured(data: Path, cache: Path) -> str:
                     x = copies[TESTS[version]]
                     recall = (now.decision_function(x[judged]) > threshold).mean()
                     found[version, r.generator, number].append(float(recall))
-                    alarms[version, number].append(float((now.decision_function(x[reals]) > threshold).mean()))
+                    alarms[version, r.generator, number].append(
+                        float((now.decision_function(x[reals]) > threshold).mean())
+                    )
     sizes = {g: int((bank.generator == g).sum()) for _, g, _ in found}
     return "\n".join(line for version in VERSIONS for line in table(version, found, alarms, sizes)) + "\n"
 
@@ -93,7 +95,7 @@ def measured(data: Path, cache: Path) -> str:
 def table(
     version: str,
     found: dict[tuple[str, str, int], list[float]],
-    alarms: dict[tuple[str, int], list[float]],
+    alarms: dict[tuple[str, str, int], list[float]],
     sizes: dict[str, int],
 ) -> list[str]:
     """Recall of each generator, its mean over the generators that have so many images, and the mean rate of false alarms."""
@@ -109,16 +111,18 @@ def table(
             + " | ".join(f"{np.mean(c):.2f}" if c else "" for c in cells)
             + " |"
         )
-    means = []
-    for m in ADDED:
-        have = [g for g in sizes if (version, g, m) in found]
-        before = np.mean([found[version, g, 0] for g in have]) if have else np.nan
-        after = np.mean([np.mean(found[version, g, m]) for g in have]) if have else np.nan
-        means.append(f"{before:.2f} -> {after:.2f} ({len(have)})" if have else "")
-    rows.append("| **mean** (generators) | | " + " | ".join(means) + " |")
-    rates = [f"{np.mean(alarms[version, m]):.3f}" if alarms[version, m] else "" for m in ADDED]
-    rows.append("| **false alarms** | | " + " | ".join(rates) + " |")
+    for name, values in (("mean recall", found), ("mean false alarms", alarms)):
+        rows.append(f"| **{name}** (generators) | | " + " | ".join(_change(values, version, m) for m in ADDED) + " |")
     return [f"**{version.capitalize()}**", "", *head, *rows, ""]
+
+
+def _change(values: dict[tuple[str, str, int], list[float]], version: str, number: int) -> str:
+    """Before and after, in the mean over the generators that have so many images."""
+    have = sorted(g for v, g, m in values if (v, m) == (version, number))
+    if not have:
+        return ""
+    before, after = (np.mean([np.mean(values[version, g, m]) for g in have]) for m in (0, number))
+    return f"{before:.3f} ({len(have)})" if number == 0 else f"{before:.3f} -> {after:.3f} ({len(have)})"
 
 
 if __name__ == "__main__":
