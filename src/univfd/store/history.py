@@ -166,7 +166,7 @@ class History:
             UsageError: there is nothing before it.
         """
         edit = self.edit(number)
-        while edit.op == "tag" or (edit.op == "undo" and edit.restores is not None):
+        while edit.op in {"tag", "forget"} or (edit.op == "undo" and edit.restores is not None):
             edit = self.edit(edit.number - 1 if edit.restores is None else edit.restores)
         if edit.number <= self.first:
             raise UsageError("nothing to undo: this is the first version that the store has")

@@ -215,13 +215,22 @@ def held_out(rows: Rows, classifier: str, params: Mapping[str, Any], only: NDArr
         classifier: name in the registry.
         params: its parameters.
         only: `(N,)` rows that train; None: all. All are judged.
+
+    Raises:
+        DataError: too few generators or sources.
     """
     bank = rows.bank
     make: Any = partial(registry.load("classifiers", classifier), **params)
     cohort = Cohort(bank.labels, bank.generator, bank.source, rows.group)
     if only is not None:
         make = partial(_Chosen, make, {v.tobytes() for v in bank.vectors[only]})
-    return per_row(held_out_scores(cohort, [bank.vectors], {"": bank.vectors}, make)[""], len(bank))
+    try:
+        return per_row(held_out_scores(cohort, [bank.vectors], {"": bank.vectors}, make)[""], len(bank))
+    except ValueError as error:
+        raise DataError(
+            f"with a generator and its sources held out nothing is left to train on that has both classes ({error}); "
+            "rows of more generators and sources are needed"
+        ) from error
 
 
 class _Chosen:
@@ -233,8 +242,6 @@ class _Chosen:
     def fit(self, X: Any, y: Any) -> Any:
         """Train on those of the rows that were chosen."""
         keep = np.array([x.tobytes() in self._chosen for x in X])
-        if len(np.unique(np.asarray(y)[keep])) < 2:
-            raise DataError("too few rows are left to hold generators out; keep more")
         self._inner.fit(X[keep], np.asarray(y)[keep])
         return self
 
