@@ -9,4 +9,4 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from test_store import kill_at_random
 
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
-print(kill_at_random(folder / "store", 50, random.Random(1)))
+print(kill_at_random(folder / "store", 50, random.Random(1), repeats=50))
