@@ -85,8 +85,8 @@ def effect(name: str, label: Label, batch: Batch, before: Detector, after: Detec
 def effect_on_bank(before: Detector, after: FeatureBank, label: Label, *, max_judged: int = MAX_JUDGED) -> Effect:
     """What a bank's own images of one class would be called if their generator, or source, were not in it.
 
-    The places that rows come from are dealt into folds; each fold is judged by both banks without it. A trained probe has
-    seen them nevertheless: of such a detector only the flips say something, not the shares.
+    The places that rows come from are dealt into folds; each fold is judged by both banks without it. A trained probe
+    has seen them nevertheless: of such a detector only the flips say something, not the shares.
 
     Args:
         before: the detector with its bank.
