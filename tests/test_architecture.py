@@ -51,7 +51,7 @@ LEVELS = [
         "heatmap",
         "training",
     },
-    {"study", "report"},
+    {"study", "report", "store"},
     {"experiments"},
     {"cli"},
 ]
@@ -123,7 +123,7 @@ for verdict in univfd.load().detect({str(photo)!r}):
     assert verdict.verdict in ("fake", "real", "unsure"), verdict
 heavy = {{"sklearn", "scipy", "pandas", "matplotlib", "torch", "pyarrow", "huggingface_hub", "c2pa", "defusedxml"}}
 heavy |= {{"faiss", "lancedb"}}
-assert not {{"univfd.heatmap", "univfd.provenance"}} & set(sys.modules)
+assert not {{"univfd.heatmap", "univfd.provenance", "univfd.store"}} & set(sys.modules)
 print(sorted(heavy & {{m.partition(".")[0] for m in sys.modules}}))
 """
     assert run(code).strip() == "[]"

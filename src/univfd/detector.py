@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -168,6 +168,28 @@ class Detector:
         """See `Calibration.attribution`; a bank without fakes names none."""
         nearest = nearest_fake[0] if nearest_fake else None
         return self.calibration.attribution(verdict, nearest.generator, nearest.distance) if nearest else ""
+
+    def with_bank(self, bank: FeatureBank, *, name: str | None = None) -> Detector:
+        """This detector with another bank of its feature space.
+
+        What was learned stays as it is, thresholds too; what reads the bank's rows (evidence, doubts, attribution, and
+        the score of a classifier that compares with them) reads the new ones.
+
+        Args:
+            bank: known images.
+            name: of the new detector; default: the same.
+
+        Raises:
+            FeatureSpaceError: a bank of another space.
+            UsageError: the classifier cannot work with it (no row of one class, say).
+        """
+        self.space.require(bank.space, "the bank")
+        old = self.classifier
+        try:
+            classifier = type(old).from_state(old.get_params(), old.state(), bank)
+        except ValueError as error:
+            raise UsageError(f"{self.name} cannot decide with this bank: {error}") from error
+        return replace(self, bank=bank, classifier=classifier, name=name or self.name)
 
     def save(
         self,

@@ -23,7 +23,8 @@ what was expected and what to do::
     ├── FormatError                 format           a bank, detector or catalogue file that cannot be read
     ├── StaleIndexError             stale-index      an index was built for other rows than the bank has now
     ├── FeatureSpaceError           feature-space    two different feature spaces were mixed
-    └── DataError                   data             a data set that does not fit what was asked of it
+    ├── DataError                   data             a data set that does not fit what was asked of it
+    └── ConflictError               conflict         another process changed a bank store meanwhile: run it again
 """
 
 from __future__ import annotations
@@ -155,3 +156,9 @@ class DataError(UnivFDError):
     """A data set that does not fit what was asked of it."""
 
     code = "data"
+
+
+class ConflictError(UnivFDError):
+    """Another process changed a bank store meanwhile, again and again; nothing was changed, run it again."""
+
+    code = "conflict"

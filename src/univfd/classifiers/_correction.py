@@ -98,11 +98,11 @@ def correction(
     Raises:
         ValueError: more than `MOST_ADDED` rows were added.
     """
-    from scipy.linalg import solve
-
     added = origin.added(bank)
     if not added.any():
         return None
+    from scipy.linalg import solve
+
     if added.sum() > MOST_ADDED:
         raise ValueError(
             f"{int(added.sum()):,} rows of the bank are new to its probe, which can be corrected by {MOST_ADDED:,} at "

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from . import DONE, UNREADABLE
+from ._bank_edits import EDITS
+from ._bank_looks import LOOKS
+from ._bank_make import MAKING
 from ._shared import PATH, download_progress, progress, remark, space_options, work_options
 
 if TYPE_CHECKING:
@@ -17,7 +20,15 @@ if TYPE_CHECKING:
 
 @click.group()
 def command() -> None:
-    """Banks of features of known real and fake images."""
+    """Banks of features of known real and fake images.
+
+    `build` makes a plain folder. The other commands work on a bank store (extra `bank`), which keeps every version.
+    STORE is a folder or an s3:// address; STORE@7 or STORE@TAG means an earlier version.
+    """
+
+
+for each in (*MAKING, *EDITS, *LOOKS):
+    command.add_command(each)
 
 
 @command.command()
@@ -57,12 +68,21 @@ def build(
 
 
 @command.command()
-@click.argument("bank", type=PATH)
-def info(bank: Path) -> None:
-    """What is in a bank."""
-    from ..bank import FeatureBank
+@click.argument("bank")
+def info(bank: str) -> None:
+    """What is in a bank folder, or in a STORE[@VERSION]."""
+    from ..bank import MANIFEST, FeatureBank
+    from ._bank_shared import snapshot_of
 
-    describe(FeatureBank.load(bank))
+    if (Path(bank) / MANIFEST).is_file():
+        describe(FeatureBank.load(bank))
+        return
+    snapshot = snapshot_of(bank)
+    edit = snapshot.edit
+    click.echo(f"store        {snapshot.name}")
+    click.echo(f"version      {edit.number}, {edit.when}, {edit.op} by {edit.who}: {edit.what}")
+    click.echo(f"content      {edit.content}")
+    describe(snapshot.bank)
 
 
 def describe(bank: FeatureBank) -> None:

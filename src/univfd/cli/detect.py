@@ -31,6 +31,7 @@ def _format_options(function: Any) -> Any:
 @click.option("-o", "--output", type=PATH, help="Write rows to this file (format by its ending, or as asked).")
 @click.option("--resume", is_flag=True, help="Go on where an earlier run into the same --output stopped.")
 @click.option("--detector", default="default", show_default=True, help="A shipped detector's name, or a folder.")
+@click.option("--bank", metavar="STORE[@VERSION]", help="Decide with the rows of this bank store (see `univfd bank`).")
 @click.option(
     "--explain",
     is_flag=True,
@@ -58,9 +59,9 @@ def _format_options(function: Any) -> Any:
 @click.pass_context
 def command(
     ctx: click.Context, images: tuple[str, ...], from_file: str | None, null: bool, format: str | None,
-    output: Path | None, resume: bool, detector: str, explain: bool, heatmap: Path | None, provenance: bool,
-    trust: tuple[Path, ...], fail_on: tuple[str, ...], batch_size: int | None, workers: int | None, threads: int | None,
-    max_pixels: float,
+    output: Path | None, resume: bool, detector: str, bank: str | None, explain: bool, heatmap: Path | None,
+    provenance: bool, trust: tuple[Path, ...], fail_on: tuple[str, ...], batch_size: int | None, workers: int | None,
+    threads: int | None, max_pixels: float,
 ) -> int:  # fmt: skip
     """Say of each image whether it is AI-generated: fake, real or unsure, with the evidence.
 
@@ -82,6 +83,10 @@ def command(
         format = format or runner.format_of(output)
     with download_progress(ctx) as downloading:
         opened = load(detector, threads=threads, progress=downloading)
+    if bank is not None:
+        from ._bank_looks import deciding_with
+
+        opened = deciding_with(opened, bank)
     judging = partial(
         opened.detect, neighbors=_EVIDENCE if explain else 1, batch_size=batch_size, workers=workers,
         max_pixels=round(max_pixels * 1e6),

@@ -1,0 +1,126 @@
+"""Which rows may come into a bank: exact doubles, doubles under the other label, and pictures that are nearly there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..bank import FeatureBank
+from ..search import nearest_rows, to_unit
+from ..types import FloatArray, Label
+
+NEAR = 0.01
+"""Cosine distance at or below which two pictures are nearly the same. A resized copy is mostly nearer, one that was
+compressed anew mostly not: in the features that tell real from fake it differs more than many other images do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Double:
+    """An image whose file is in the bank already, or came earlier in the same addition.
+
+    Attributes:
+        image: its name.
+        key: sha256 of the file.
+        label: as given now.
+        known: as the bank (or the earlier one) has it; differs from `label` in a conflict.
+    """
+
+    image: str
+    key: str
+    label: Label
+    known: Label
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {"image": self.image, "key": self.key, "label": self.label.word, "known_as": self.known.word}
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """An image that is nearly the same as another one.
+
+    Attributes:
+        image: its name.
+        key: sha256 of the file.
+        label: as given now.
+        other: key of the nearest row.
+        other_label: label of that.
+        distance: cosine distance.
+    """
+
+    image: str
+    key: str
+    label: Label
+    other: str
+    other_label: Label
+    distance: float
+
+    @property
+    def conflict(self) -> bool:
+        """Whether the two are of different classes."""
+        return self.label is not self.other_label
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "image": self.image, "key": self.key, "label": self.label.word, "other": self.other,
+            "other_label": self.other_label.word, "distance": self.distance,
+        }  # fmt: skip
+
+
+def doubles(
+    images: Sequence[tuple[str, str, Label]], known: Mapping[str, Label]
+) -> tuple[list[int], list[Double], list[Double]]:
+    """Tell new files from known ones.
+
+    Args:
+        images: name, sha256 and label of each.
+        known: label by sha256, of the bank.
+
+    Returns:
+        Indices of the new ones; the doubles of the same label; those of the other label (conflicts).
+    """
+    seen = dict(known)
+    new: list[int] = []
+    same: list[Double] = []
+    other: list[Double] = []
+    for i, (name, key, label) in enumerate(images):
+        if key not in seen:
+            seen[key] = label
+            new.append(i)
+        else:
+            (same if seen[key] is label else other).append(Double(name, key, label, seen[key]))
+    return new, same, other
+
+
+def near_rows(
+    names: Sequence[str], keys: Sequence[str], labels: Sequence[Label], vectors: FloatArray, bank: FeatureBank,
+    bound: float,
+) -> list[Near]:  # fmt: skip
+    """New images that are nearly the same as a row of the bank, or as an earlier new one.
+
+    Args:
+        names: N names of the new images.
+        keys: N sha256.
+        labels: N labels.
+        vectors: `(N, D)`.
+        bank: what is there.
+        bound: largest cosine distance that counts as near.
+    """
+    unit = to_unit(vectors)
+    found = []
+    n = len(names)
+    in_bank, bank_rows = nearest_rows(unit, bank.unit, 1)
+    among, new_rows = nearest_rows(unit, unit, min(n, 10))
+    for i in range(n):
+        best: tuple[float, str, Label] | None = None
+        if len(bank):
+            row = int(bank_rows[i, 0])
+            best = (float(in_bank[i, 0]), bank.key(row), Label(int(bank.labels[row])))
+        for distance, row in zip(among[i], new_rows[i], strict=True):
+            if row < i and (best is None or distance < best[0]):
+                best = (float(distance), keys[row], labels[row])
+        if best is not None and best[0] <= bound:
+            found.append(Near(names[i], keys[i], labels[i], best[1], best[2], best[0]))
+    return found

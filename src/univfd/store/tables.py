@@ -1,0 +1,253 @@
+"""The two LanceDB tables of a store, and LanceDB's errors in plain words. Nothing else of the package knows LanceDB.
+
+`edits` is changed by one operation only, `seal`: it writes edit n + 1 and marks edit n as sealed, in one commit, if n
+was not sealed. Of two processes that try, LanceDB lets one commit; the other one's operation is repeated on the new
+state, where n is sealed and n + 1 is there, and so changes nothing. (Inserting n + 1 alone would not do: two inserts of
+one key do not conflict.)
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import registry
+from ..errors import ConflictError, FormatError, OutputExistsError, UnivFDError, UsageError
+from ..types import FeatureSpace, Label
+from ._arrow import arrow, edit, edits_schema, gather, record, rows_schema, to_arrow
+from .history import Edit, Ids
+from .naming import is_address
+from .rows import TEXTS, Rows
+
+KIND, SCHEMA = "bank store", 1
+ROWS, EDITS = "rows", "edits"
+_META = b"univfd"
+_CHUNK = 1 << 16
+_INDEX_BITS = 20  # of an id: the place in its chunk; the rest is random, so that processes need not agree
+_IN_LIST = 5_000
+Options = Mapping[str, str]
+
+
+class Tables:
+    """The tables of one store, open."""
+
+    def __init__(self, uri: str, rows: Any, edits: Any, space: FeatureSpace) -> None:
+        self.uri, self.space = uri, space
+        self._rows, self._edits = rows, edits
+
+    @classmethod
+    def create(cls, uri: str, space: FeatureSpace, first: Edit, options: Options | None = None) -> Tables:
+        """Make the tables; the store is there once `edits` is.
+
+        Raises:
+            OutputExistsError: there is a store already, or something else.
+        """
+        pa = arrow()
+        if not is_address(uri) and Path(uri).exists() and _foreign(Path(uri)):
+            raise OutputExistsError(f"{uri} exists already and is no empty folder; choose another name")
+        with _plain_errors(uri):
+            db = _connect(uri, options)
+            there = _names(db)
+            if EDITS in there:
+                raise OutputExistsError(f"{uri} holds a store already; nothing was changed. Choose another name")
+            if ROWS in there:  # of a creation that was killed
+                db.drop_table(ROWS)
+            meta = {_META: json.dumps({"kind": KIND, "schema": SCHEMA, "space": space.to_dict()}).encode()}
+            rows = db.create_table(ROWS, schema=rows_schema(space.dim).with_metadata(meta))
+            schema = edits_schema().with_metadata(meta)
+            edits = db.create_table(EDITS, pa.Table.from_pylist([record(first, sealed=False)], schema=schema))
+        return cls(uri, rows, edits, space)
+
+    @classmethod
+    def open(cls, uri: str, options: Options | None = None) -> Tables:
+        """Open the tables.
+
+        Raises:
+            FormatError: not a store, damaged, or of a newer schema.
+        """
+        if not is_address(uri) and not Path(uri).is_dir():
+            raise FormatError(f"{uri} is no bank store: there is no such folder. Make one with 'univfd bank create'")
+        with _plain_errors(uri):
+            db = _connect(uri, options)
+            there = _names(db)
+            if not {ROWS, EDITS} <= there:
+                raise FormatError(
+                    f"{uri} is no bank store: it has {'tables ' + ', '.join(sorted(there)) if there else 'no tables'}; "
+                    f"expected {EDITS} and {ROWS}"
+                )
+            rows, edits = db.open_table(ROWS), db.open_table(EDITS)
+            spaces = [_space(uri, table) for table in (rows, edits)]
+        if spaces[0] != spaces[1]:
+            raise FormatError(f"{uri}: its two tables are of different feature spaces; they are not of one store")
+        for table, schema in ((rows, rows_schema(spaces[0].dim)), (edits, edits_schema())):
+            if lacking := [f.name for f in schema if f.name not in table.schema.names]:
+                raise FormatError(f"{uri}: table {table.name} lacks the columns {', '.join(lacking)}")
+        return cls(uri, rows, edits, spaces[0])
+
+    def edits(self) -> list[Edit]:
+        """All edits, oldest first, as they are now."""
+        with _plain_errors(self.uri):
+            self._edits.checkout_latest()
+            records = self._edits.search().to_arrow().to_pylist()
+        edits = sorted((edit(r) for r in records), key=lambda e: e.number)
+        numbers = [e.number for e in edits]
+        if not numbers or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+            raise FormatError(f"{self.uri}: the list of edits has gaps or doubles ({numbers[:20]}); it is damaged")
+        return edits
+
+    def seal(self, tip: Edit, new: Edit) -> bool:
+        """Write an edit after `tip`; False where another process has written one meanwhile."""
+        pa = arrow()
+        both = [record(tip, sealed=True), record(new, sealed=False)]
+        merge = self._edits.merge_insert("number").when_matched_update_all(
+            where=f"target.number = {tip.number} AND target.sealed = false"
+        )
+        with _plain_errors(self.uri):
+            done = merge.when_not_matched_insert_all().execute(pa.Table.from_pylist(both, schema=edits_schema()))
+        return bool(done.num_inserted_rows == 1)
+
+    def squash(self, base: Edit) -> None:
+        """Put `base`, which is sealed, in the place of the edit of its number and drop all edits before it.
+
+        Sealed edits are changed by nothing else, and two processes that do this come to the same result.
+        """
+        pa = arrow()
+        merge = self._edits.merge_insert("number").when_matched_update_all()
+        merge = merge.when_not_matched_by_source_delete(f"number < {base.number}")
+        with _plain_errors(self.uri):
+            merge.execute(pa.Table.from_pylist([record(base, sealed=True)], schema=edits_schema()))
+
+    def append(self, rows: Rows) -> Ids:
+        """Write rows; they count for nothing until an edit names their ids."""
+        ids = np.empty(len(rows), np.int64)
+        with _plain_errors(self.uri):
+            for start in range(0, len(rows), _CHUNK):
+                part = rows.take(np.arange(start, min(start + _CHUNK, len(rows))))
+                salt = secrets.randbits(62 - _INDEX_BITS) << _INDEX_BITS
+                ids[start : start + len(part)] = salt + np.arange(len(part))
+                self._rows.add(to_arrow(ids[start : start + len(part)], part))
+        return ids
+
+    def digests(self) -> tuple[Ids, NDArray[np.void]]:
+        """Ids of all rows that were ever written, and their digests."""
+        with _plain_errors(self.uri):
+            self._rows.checkout_latest()
+            table = self._rows.search().select(["id", "digest"]).to_arrow()
+        digests = b"".join(table.column("digest").to_pylist())
+        return table.column("id").to_numpy(), np.frombuffer(digests, "V32")
+
+    def read(self, ids: Ids) -> Rows:
+        """Rows by id, in that order, checked against their digests; without thumbnails.
+
+        Raises:
+            FormatError: one is missing or damaged.
+        """
+        with _plain_errors(self.uri):
+            self._rows.checkout_latest()
+            query = self._rows.search().select(["id", "key", "label", *TEXTS, "width", "height", "digest", "vector"])
+            if len(ids) <= _IN_LIST:
+                query = query.where(f"id IN ({','.join(map(str, ids.tolist())) or -1})")
+            rows, digests = gather(self.uri, query.to_batches(), ids, self.space)
+        damaged = np.flatnonzero(rows.digests != digests)
+        if len(damaged):
+            raise FormatError(
+                f"{self.uri}: {len(damaged)} rows differ from their digests (the first: key "
+                f"{rows.bank.key(int(damaged[0]))[:12]}); they were changed or damaged outside of univfd"
+            )
+        return rows
+
+    def keys(self, ids: Ids) -> dict[str, tuple[int, Label]]:
+        """Id and label of each of these rows, by key."""
+        with _plain_errors(self.uri):
+            self._rows.checkout_latest()
+            table = self._rows.search().select(["id", "key", "label"]).to_arrow()
+        there, keys, labels = (table.column(c) for c in ("id", "key", "label"))
+        wanted = np.isin(there.to_numpy(), ids)
+        rows = zip(there.to_pylist(), keys.to_pylist(), labels.to_pylist(), wanted.tolist(), strict=True)
+        return {key: (i, Label(label)) for i, key, label, live in rows if live}
+
+    def thumbnails(self, ids: Ids) -> dict[int, bytes]:
+        """Thumbnails by id, of those that have one."""
+        found: dict[int, bytes] = {}
+        with _plain_errors(self.uri):
+            for start in range(0, len(ids), _IN_LIST):
+                part = ",".join(map(str, ids[start : start + _IN_LIST].tolist()))
+                table = self._rows.search().select(["id", "thumbnail"]).where(f"id IN ({part})").to_arrow()
+                found |= {r["id"]: r["thumbnail"] for r in table.to_pylist() if r["thumbnail"]}
+        return found
+
+    def clean(self, used: Ids, older_than: timedelta) -> int:
+        """Remove rows that no edit names and that are older, join small files; the number of rows removed."""
+        with _plain_errors(self.uri):
+            self._rows.checkout_latest()
+            table = self._rows.search().select(["id", "written"]).to_arrow()
+            old = table.column("written").to_numpy() < time.time() - older_than.total_seconds()
+            orphans = table.column("id").to_numpy()[old]
+            orphans = orphans[~np.isin(orphans, used)]
+            for start in range(0, len(orphans), _IN_LIST):
+                self._rows.delete(f"id IN ({','.join(map(str, orphans[start : start + _IN_LIST].tolist()))})")
+            for each in (self._rows, self._edits):
+                each.optimize(cleanup_older_than=max(older_than, timedelta(minutes=10)))
+        return len(orphans)
+
+
+def _connect(uri: str, options: Options | None) -> Any:
+    try:
+        import lancedb
+    except ModuleNotFoundError as error:
+        raise registry.missing_extra("a bank store", error) from error
+    return lancedb.connect(uri, storage_options=dict(options) if options else None)
+
+
+def _names(db: Any) -> set[str]:
+    return set(db.list_tables(limit=1000).tables)
+
+
+def _foreign(folder: Path) -> bool:
+    """Whether something lies there that no killed creation of a store has left."""
+    return not folder.is_dir() or any(f.name not in {f"{ROWS}.lance", f"{EDITS}.lance"} for f in folder.iterdir())
+
+
+def _space(uri: str, table: Any) -> FeatureSpace:
+    try:
+        said = json.loads((table.schema.metadata or {})[_META])
+        kind, schema = said["kind"], said["schema"]
+    except (KeyError, ValueError, TypeError):
+        raise FormatError(f"{uri}: its table {table.name!r} was not made by univfd; this is no bank store") from None
+    if kind != KIND or not isinstance(schema, int) or schema > SCHEMA:
+        raise FormatError(f"{uri} is a {kind!r} of schema {schema!r}; this version reads a {KIND} up to {SCHEMA}")
+    return FeatureSpace.from_dict(said["space"])
+
+
+@contextmanager
+def _plain_errors(uri: str) -> Iterator[None]:
+    """LanceDB raises `RuntimeError`, `ValueError` and `OSError` with Rust's words; say which of our cases it is."""
+    try:
+        yield
+    except UnivFDError:
+        raise
+    except (RuntimeError, ValueError, OSError, TimeoutError) as error:
+        text = " ".join(str(error).split())
+        low = text.lower()
+        if any(w in low for w in ("permission denied", "read-only file system", "accessdenied", "access denied")):
+            raise UnivFDError(f"{uri} cannot be written: no permission, or read-only. Choose another place") from error
+        if "conflict" in low or "concurrent" in low:
+            raise ConflictError(f"{uri}: another process changed it at the same time; run the command again") from error
+        if "no space left" in low or "quota" in low:
+            raise UnivFDError(f"{uri} cannot be written: the disk is full. Make room; nothing was changed") from error
+        if any(w in low for w in ("timed out", "timeout", "connect error", "error sending request", "credential")):
+            raise UnivFDError(
+                f"{uri} cannot be reached: {text[:300]}. Check address, credentials and network"
+            ) from error
+        if "nosuchbucket" in low:
+            raise UsageError(f"{uri}: there is no such bucket") from error
+        raise FormatError(f"{uri}: the store cannot be read, it is damaged or incomplete: {text[:300]}") from error

@@ -1,0 +1,271 @@
+"""What an addition would do to verdicts, before it is made; and what a refit has changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import registry
+from ..backbones import Backbone
+from ..bank import FeatureBank
+from ..building import Built, fit_detector
+from ..calibration import Calibration
+from ..detector import Detector
+from ..embedding import Batch, Loaded
+from ..errors import DataError, UsageError
+from ..evaluation import Cohort, held_out_scores, per_row
+from ..metrics import Absent, Estimate, proportion
+from ..types import Embeddings, Label, Verdict
+from ..views import View
+from .rows import Rows
+
+FOLDS = 8
+MAX_JUDGED = 4_000
+_NOTHING = np.empty((0, 0, 0, 3), np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """An image whose verdict another bank changes."""
+
+    image: str
+    before: str
+    after: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {"image": self.image, "before": self.before, "after": self.after}
+
+
+@dataclass(frozen=True, eq=False)
+class Effect:
+    """What two banks make of the same images of one class.
+
+    Attributes:
+        name: of the images.
+        label: their true class.
+        n: how many were judged.
+        before: number of each verdict with the first bank.
+        after: number of each verdict with the second.
+        flips: images whose verdict differs.
+        moved: how many have another score.
+    """
+
+    name: str
+    label: Label
+    n: int
+    before: Mapping[str, int]
+    after: Mapping[str, int]
+    flips: tuple[Flip, ...]
+    moved: int
+
+    def called_fake(self, counts: Mapping[str, int]) -> Estimate | Absent:
+        """Share called fake: recall of fakes, false alarms of reals."""
+        return proportion(counts.get("fake", 0), self.n) if self.n else Absent("no images")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "images": self.name, "label": self.label.word, "n": self.n, "before": dict(self.before),
+            "after": dict(self.after), "moved": self.moved, "flips": [f.to_dict() for f in self.flips],
+        }  # fmt: skip
+
+
+def effect(name: str, label: Label, batch: Batch, before: Detector, after: Detector) -> Effect:
+    """Judge a batch of one class with two detectors."""
+    return _effect(name, label, before.judge(batch), after.judge(batch))
+
+
+def effect_on_bank(before: Detector, after: FeatureBank, label: Label, *, max_judged: int = MAX_JUDGED) -> Effect:
+    """What a bank's own images of one class would be called if their generator, or source, were not in it.
+
+    The places that rows come from are dealt into folds; each fold is judged by both banks without it. A trained probe
+    has seen them nevertheless: of such a detector only the flips say something, not the shares.
+
+    Args:
+        before: the detector with its bank.
+        after: that bank and the new rows behind it.
+        label: which of the old bank's rows are judged.
+        max_judged: at most so many rows are judged, evenly spread.
+    """
+    old = before.bank
+    rows = old.rows(label)
+    rows = rows[:: max(1, -(-len(rows) // max_judged))]
+    places = old.origin[rows].astype(str)
+    names = np.unique(places)
+    parts: tuple[list[Verdict], list[Verdict]] = ([], [])
+    for fold in range(min(FOLDS, len(names))):
+        own = np.isin(places, names[fold::FOLDS])
+        held = np.isin(old.origin.astype(str), names[fold::FOLDS]) & (old.labels == label)
+        batch = _batch_of(old.take(rows[own]))
+        for bank, verdicts in zip(
+            (old.take(~held), after.take(np.concatenate([~held, np.ones(len(after) - len(old), bool)]))),
+            parts,
+            strict=True,
+        ):
+            verdicts += before.with_bank(bank).judge(batch) if _both_classes(bank) else []
+    return _effect(f"the bank's own {label.word} images, their places taken out", label, *parts)
+
+
+def _both_classes(bank: FeatureBank) -> bool:
+    return all(len(bank.rows(label)) for label in Label)
+
+
+def _effect(name: str, label: Label, before: Sequence[Verdict], after: Sequence[Verdict]) -> Effect:
+    pairs = list(zip(before, after, strict=True))
+    flips = tuple(Flip(b.image, b.verdict, a.verdict) for b, a in pairs if b.verdict != a.verdict)
+    return Effect(
+        name, label, len(pairs), Counter(str(b.verdict) for b in before), Counter(str(a.verdict) for a in after), flips,
+        sum(b.score != a.score for b, a in pairs),
+    )  # fmt: skip
+
+
+def _batch_of(bank: FeatureBank) -> Batch:
+    """Rows of a bank as if they had just been embedded; what their files were like is not known here."""
+    items = tuple(
+        Loaded(bank.key(i)[:12], bank.key(i), "", 0, 0, (), (), _NOTHING, 0.0) for i in range(len(bank))
+    )  # fmt: skip
+    return Batch(items, Embeddings(bank.vectors, bank.space), 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Refit:
+    """A detector that was trained on a version of a store.
+
+    Attributes:
+        detector: the new one.
+        flips: rows of both versions whose held-out verdict differs.
+        compared: number of rows that have a held-out verdict in both.
+        wrong_before: how many of them the version before called by the wrong class.
+        wrong_after: how many the new one does.
+    """
+
+    detector: Detector
+    flips: tuple[Flip, ...]
+    compared: int
+    wrong_before: int
+    wrong_after: int
+
+
+def refit(
+    name: str,
+    rows: Rows,
+    before: Rows | None,
+    backbone: Backbone,
+    view: View,
+    classifier: str,
+    params: dict[str, Any],
+    *,
+    max_fpr: float = 0.05,
+    max_miss: float = 0.05,
+) -> Refit:
+    """Train and calibrate a classifier on a version, and tell what became different.
+
+    Verdicts of rows that are in both versions are compared, each with the row's generator or source held out, so that
+    neither side has seen it.
+
+    Args:
+        name: of the detector.
+        rows: the version.
+        before: an earlier one to compare with; None: do not compare.
+        backbone: the encoder.
+        view: the view.
+        classifier: name in the registry `classifiers`.
+        params: its parameters.
+        max_fpr: see `building.fit_detector`.
+        max_miss: see `building.fit_detector`.
+
+    Raises:
+        DataError: too few generators, sources or images to calibrate.
+    """
+    fit = partial(_fit, name, backbone, view, classifier, params, max_fpr, max_miss)
+    made, now = fit(rows)
+    if before is None:
+        return Refit(made, (), 0, 0, 0)
+    _, then = fit(before)
+    labels = dict(zip(rows.keys(), map(Label, rows.bank.labels.tolist()), strict=True))
+    both = [key for key in now if key in then]
+    flips = tuple(Flip(key, then[key], now[key]) for key in both if then[key] != now[key])
+    wrong = [sum(_wrong(said[key], labels[key]) for key in both) for said in (then, now)]
+    return Refit(made, flips, len(both), *wrong)
+
+
+def _fit(
+    name: str, backbone: Backbone, view: View, classifier: str, params: dict[str, Any], max_fpr: float, max_miss: float,
+    rows: Rows,
+) -> tuple[Detector, dict[str, str]]:  # fmt: skip
+    """A detector, and the verdict of each row with its place held out, by key."""
+    bank = rows.bank
+    built = Built(bank, tuple(rows.group.astype(str)), ())
+    made = fit_detector(name, backbone, view, built, classifier, params, max_fpr=max_fpr, max_miss=max_miss)
+    scores = held_out(rows, classifier, params)
+    return made, _verdicts(rows.keys(), scores, made.calibration)
+
+
+def held_out(rows: Rows, classifier: str, params: Mapping[str, Any], only: NDArray[np.bool_] | None = None) -> Any:
+    """`(N,)` scores of rows whose generator or source was held out; nan where there is none.
+
+    Args:
+        rows: the rows.
+        classifier: name in the registry.
+        params: its parameters.
+        only: `(N,)` rows that train; None: all. All are judged.
+
+    Raises:
+        DataError: too few generators or sources.
+    """
+    bank = rows.bank
+    make: Any = partial(registry.load("classifiers", classifier), **params)
+    cohort = Cohort(bank.labels, bank.generator, bank.source, rows.group)
+    if only is not None:
+        make = partial(_Chosen, make, {v.tobytes() for v in bank.vectors[only]})
+    try:
+        return per_row(held_out_scores(cohort, [bank.vectors], {"": bank.vectors}, make)[""], len(bank))
+    except ValueError as error:
+        raise DataError(
+            f"with a generator and its sources held out nothing is left to train on that has both classes ({error}); "
+            "rows of more generators and sources are needed"
+        ) from error
+
+
+class _Chosen:
+    """A classifier that trains on chosen vectors only."""
+
+    def __init__(self, make: Any, chosen: set[bytes]) -> None:
+        self._inner, self._chosen = make(), chosen
+
+    def fit(self, X: Any, y: Any) -> Any:
+        """Train on those of the rows that were chosen."""
+        keep = np.array([x.tobytes() in self._chosen for x in X])
+        self._inner.fit(X[keep], np.asarray(y)[keep])
+        return self
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Score."""
+        return np.asarray(self._inner.decision_function(X))
+
+
+def _verdicts(keys: Sequence[str], scores: NDArray[np.float64], calibration: Calibration) -> dict[str, str]:
+    return {key: calibration.verdict(float(s)) for key, s in zip(keys, scores, strict=True) if np.isfinite(s)}
+
+
+def _wrong(verdict: str, label: Label) -> bool:
+    return verdict not in ("unsure", label.word)
+
+
+def detector_with(detector: Detector, rows: Rows, name: str) -> Detector:
+    """A detector that decides with a store's rows and says so in its name.
+
+    Raises:
+        UsageError: a version without rows of both classes.
+    """
+    if not _both_classes(rows.bank):
+        counts = {label.word: len(rows.bank.rows(label)) for label in Label}
+        raise UsageError(f"{name} has {counts['real']} real and {counts['fake']} fake rows; deciding needs both")
+    return replace(detector.with_bank(rows.bank), name=f"{detector.name}+{name}")
