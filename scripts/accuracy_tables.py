@@ -134,11 +134,13 @@ def introduction(study: Study) -> list[str]:
 
 READING = [
     "*TPR at 1 %/5 %* are of the ranking (oracle: the threshold is read off these very reals); *fakes called fake* is at the",
-    "promised threshold. *Forced* is the share made unsure by a degradation or by the distance to the bank.",
+    "promised threshold. *Forced* is the share made unsure by a degradation or by the distance to the bank; *not forced*,",
+    "the others, are those that get a verdict, and those that the promise is about.",
 ]
 THRESHOLDS = [
     "Set by the Neyman-Pearson order statistic on the strict held-out scores of each version of the images; the most",
-    "careful counts. The promise holds for images drawn like these, all sources together. Images of one source are",
+    "careful counts. Images that a degradation or the distance to the bank makes unsure whatever the score do not count:",
+    "no promise is made about them. It holds for images drawn like these, all sources together. Images of one source are",
     "alike, so it does not extend to a new source: the last table shows how unequal the sources are.",
 ]
 SOURCES = [
@@ -159,7 +161,8 @@ LIMITS = [
 def judge(study: Study, name: str) -> dict[str, Judged]:
     """Verdicts of a method for each version of the images."""
     scores = {test: per_row(parts, len(study.bank)) for test, parts in study.held[name].items()}
-    above, below, fits = cross_fitted({test: scores[test] for test in study.tests}, study.bank)
+    judged = {test: ~study.forced[name][test] for test in study.tests}
+    above, below, fits = cross_fitted({test: scores[test] for test in study.tests}, judged, study.bank)
     found = {}
     for test, s in scores.items():
         forced = study.forced[name][test]
@@ -172,20 +175,23 @@ def summary_table(study: Study, judged: dict[str, dict[str, Judged]]) -> list[st
     """One line a method and version of the images."""
     rows = [
         "| method | images | mean AUROC over generators | the same, strict | pooled AUROC | AP | TPR at 1 % / 5 % "
-        "| balanced accuracy | fakes called fake | reals called fake | unsure | forced, fakes / reals | ECE |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| the same, not forced | balanced accuracy | fakes called fake | reals called fake | unsure | forced, fakes / reals | ECE |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     labels = study.bank.labels
     for name, tests in judged.items():
         for test in study.tests:
             j = tests[test]
-            tpr = " / ".join(f"{metrics.tpr_at_fpr(labels, j.scores, rate):.2f}" for rate in (0.01, 0.05))
+            tpr, tpr_free = (
+                " / ".join(f"{metrics.tpr_at_fpr(labels[rows], j.scores[rows], rate):.2f}" for rate in (0.01, 0.05))
+                for rows in (np.ones(len(labels), bool), ~study.forced[name][test])
+            )
             forced = " / ".join(f"{study.forced[name][test][labels == c].mean():.3f}" for c in (1, 0))
             rows.append(
                 f"| `{name}` | {test} | {mean_over_generators(study.plain[name][test], labels)} "
                 f"| {mean_over_generators(study.held[name][test], labels)} "
                 f"| {metrics.bootstrap(metrics.auroc, labels, j.scores)} "
-                f"| {metrics.average_precision(labels, j.scores):.3f} | {tpr} "
+                f"| {metrics.average_precision(labels, j.scores):.3f} | {tpr} | {tpr_free} "
                 f"| {metrics.balanced_accuracy(labels, j.chances > 0.5):.3f} "
                 f"| {share(j.fake, labels == 1)} | {share(j.fake, labels == 0)} | {j.unsure.mean():.3f} | {forced} "
                 f"| {metrics.expected_calibration_error(labels, j.chances):.3f} |"
@@ -276,7 +282,8 @@ def threshold_table(study: Study) -> list[str]:
 def promises(study: Study) -> list[str]:
     """What each kind of image would need, and how often the promise is broken."""
     calibration = study.calibrations["default"]
-    real = per_row(study.held["default"]["as they are"], len(study.bank))[study.bank.labels == 0]
+    judged = (study.bank.labels == 0) & ~study.forced["default"]["as they are"]
+    real = per_row(study.held["default"]["as they are"], len(study.bank))[judged]
     kept, plain = broken_promises(real)
     lines = [
         "Each kind of real image by itself, `default`: the threshold that would keep the promise for this kind alone.",
@@ -292,7 +299,7 @@ def promises(study: Study) -> list[str]:
         "",
         "`univfd calibrate --worst-group` keeps the promise in every kind of your own images, at a cost in recall.",
         "",
-        f"Over 200 random halves of the {len(real)} reals, a threshold set on the half and measured on all of them broke",
+        f"Over 200 random halves of those {len(real)} reals that get a verdict, a threshold set on the half and measured on all of them broke",
         f"the promise in {kept:.1%}; the plain 95 % quantile of the same halves in {plain:.1%}.",
     ]
 
@@ -311,11 +318,14 @@ def broken_promises(scores: Floats, halves: int = 200) -> tuple[float, float]:
     return float(broken[0] / halves), float(broken[1] / halves)
 
 
-def cross_fitted(scores: dict[str, Floats], bank: FeatureBank) -> tuple[Floats, Floats, list[Calibration]]:
+def cross_fitted(
+    scores: dict[str, Floats], judged: dict[str, Flags], bank: FeatureBank
+) -> tuple[Floats, Floats, list[Calibration]]:
     """Thresholds and probabilities for each image that were set without its own source or generator.
 
     Args:
         scores: held-out scores `(N,)` of each version of the images.
+        judged: per version, `(N,)` the images that are not unsure whatever the score; thresholds are set by these.
         bank: what the images are.
 
     Returns:
@@ -327,7 +337,7 @@ def cross_fitted(scores: dict[str, Floats], bank: FeatureBank) -> tuple[Floats, 
         of_kind = bank.labels == kind
         for name in np.unique(origin):
             others = of_kind & (origin != name)
-            limit = max(threshold_for(sign * s[others], rate, CONFIDENCE) for s in scores.values())
+            limit = max(threshold_for(sign * s[others & judged[t]], rate, CONFIDENCE) for t, s in scores.items())
             limits[origin == name] = sign * limit
     part = np.unique(origin, return_inverse=True)[1] % PARTS  # whole sources and generators in each part
     fits = []

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -131,9 +130,12 @@ def build(data: Path, cache: Path, output: Path) -> None:
 
     held, plain = (only_made(scored(samples, features, by_source=strict), some) for strict in (True, False))
     kinds = [s.extra["content"] for s in whole]
-    calibrations = {name: calibration_of(held[name], bank, tests, kinds) for name in SHIPPED}
     bias, degraded = looks(whole, some)
-    forced = {name: forced_unsure(bank, tests, degraded, calibrations.get(name)) for name in METHODS}
+    within = threshold_for(distances_elsewhere(bank, bank.unit), UNKNOWN_SHARE, CONFIDENCE)
+    unsure = forced_unsure(bank, tests, degraded, within)
+    never = {test: np.zeros(len(bank), bool) for test in tests}  # the paper's methods have no such rule
+    forced = {name: unsure if name in SHIPPED else never for name in METHODS}
+    calibrations = {name: calibration_of(held[name], bank, tests, kinds, unsure, within) for name in SHIPPED}
     groups = np.array([s.group for s in whole], dtype=object)
     naming = attribution_table(bank, {name: to_unit(tests[name]) for name in TESTS}, groups, CONFIDENCE)
     study = Study(
@@ -206,9 +208,12 @@ def mean_of(parts: list[list[HeldOut]], weights: list[float]) -> list[HeldOut]:
 
 
 def calibration_of(
-    held: dict[str, list[HeldOut]], bank: FeatureBank, tests: dict[str, FloatArray], kinds: list[str]
-) -> Calibration:
+    held: dict[str, list[HeldOut]], bank: FeatureBank, tests: dict[str, FloatArray], kinds: list[str],
+    unsure: dict[str, Flags], within: float,
+) -> Calibration:  # fmt: skip
     """Thresholds that keep their promise for each version of the images, by its own held-out scores.
+
+    Images that are unsure whatever the score do not count: no promise is made about them.
 
     Two versions of one image are not independent, so they are not pooled for the thresholds; the most careful one
     counts, for all images together and for each kind of image on record.
@@ -216,7 +221,10 @@ def calibration_of(
     scores = {test: per_row(held[test], len(bank)) for test in TESTS}
     data = f"leave-one-generator-out scores; images {', '.join(TESTS)}; the most careful threshold"
     promise = {"max_fpr": MAX_FPR, "max_miss": MAX_MISS, "confidence": CONFIDENCE, "data": data}
-    each = [calibrate(s, bank.labels, groups=kinds, **promise) for s in scores.values()]  # type: ignore[arg-type]
+    each = []
+    for test, s in scores.items():
+        rows = np.flatnonzero(~unsure[test])
+        each.append(calibrate(s[rows], bank.labels[rows], groups=[kinds[i] for i in rows], **promise))  # type: ignore[arg-type]
     both = calibrate(np.concatenate(list(scores.values())), np.tile(bank.labels, len(scores)), **promise)  # type: ignore[arg-type]
     groups = tuple(
         dataclasses.replace(g[0], fake_above=None if g[0].fake_above is None else max(x.fake_above or 0 for x in g))
@@ -225,7 +233,7 @@ def calibration_of(
     return dataclasses.replace(
         each[0], fake_above=max(c.fake_above for c in each), real_below=min(c.real_below for c in each),
         slope=both.slope, intercept=both.intercept, groups=groups,
-        known_within=threshold_for(distances_elsewhere(bank, bank.unit), UNKNOWN_SHARE, CONFIDENCE),
+        known_within=within,
         named_within=min(naming_distance(bank, to_unit(tests[test])) or 0 for test in TESTS),
     )  # fmt: skip
 
@@ -243,15 +251,9 @@ def distances_elsewhere(bank: FeatureBank, unit: FloatArray) -> NDArray[np.float
 
 
 def forced_unsure(
-    bank: FeatureBank,
-    tests: dict[str, FloatArray],
-    degraded: dict[str, Flags],
-    calibration: Calibration | None,
+    bank: FeatureBank, tests: dict[str, FloatArray], degraded: dict[str, Flags], within: float
 ) -> dict[str, Flags]:
-    """Per version, `(N,)` whether a shipped detector says unsure whatever the score; the paper's methods never do."""
-    if calibration is None:
-        return {test: np.zeros(len(bank), bool) for test in tests}
-    within = calibration.known_within or math.inf
+    """Per version, `(N,)` whether a shipped detector says unsure whatever the score."""
     return {t: degraded[t] | (distances_elsewhere(bank, to_unit(x)) > within) for t, x in tests.items()}
 
 

@@ -197,3 +197,9 @@ def test_an_empty_bank_answers_with_nothing() -> None:
     empty = FeatureBank.empty(random_bank(1).space)
     distances, rows = empty.nearest(np.ones((2, 8), np.float32), 3, label=Label.FAKE)
     assert distances.shape == rows.shape == (2, 0)
+
+
+def test_no_row_may_be_taken() -> None:
+    bank = random_bank(4)
+    assert len(bank.take([])) == 0
+    assert len(bank.take(np.zeros(4, bool))) == 0

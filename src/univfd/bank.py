@@ -198,6 +198,8 @@ class FeatureBank:
     def take(self, rows: NDArray[Any] | Sequence[int]) -> FeatureBank:
         """The given rows (indices or a mask), in that order."""
         picked = np.asarray(rows)
+        if not picked.size and picked.dtype != bool:  # an empty list has no type of its own
+            picked = np.empty(0, np.intp)
         taken: dict[str, Any] = {a: getattr(self, a)[picked] for a in _ARRAYS}
         return replace(self, **taken)
 
