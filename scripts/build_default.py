@@ -43,7 +43,7 @@ from image_versions import (
 from univfd.attribution import naming_distance
 from univfd.backbones import Backbone, open_backbone
 from univfd.bank import BankType, FeatureBank, as_stored, origins
-from univfd.calibration import Calibration, calibrate, threshold_for
+from univfd.calibration import Calibration, GroupPromise, calibrate, threshold_for
 from univfd.classifiers import Classifier
 from univfd.classifiers.knn import NearestNeighbor
 from univfd.classifiers.linear import LinearProbe
@@ -226,16 +226,24 @@ def calibration_of(
         rows = np.flatnonzero(~unsure[test])
         each.append(calibrate(s[rows], bank.labels[rows], groups=[kinds[i] for i in rows], **promise))  # type: ignore[arg-type]
     both = calibrate(np.concatenate(list(scores.values())), np.tile(bank.labels, len(scores)), **promise)  # type: ignore[arg-type]
-    groups = tuple(
-        dataclasses.replace(g[0], fake_above=None if g[0].fake_above is None else max(x.fake_above or 0 for x in g))
-        for g in zip(*(c.groups for c in each), strict=True)
-    )
+    groups = most_careful([g for c in each for g in c.groups])
     return dataclasses.replace(
         each[0], fake_above=max(c.fake_above for c in each), real_below=min(c.real_below for c in each),
         slope=both.slope, intercept=both.intercept, groups=groups,
         known_within=within,
         named_within=min(naming_distance(bank, to_unit(tests[test])) or 0 for test in TESTS),
     )  # fmt: skip
+
+
+def most_careful(promises: list[GroupPromise]) -> tuple[GroupPromise, ...]:
+    """One promise a kind of image, of those of all versions; none where a version has too few of it."""
+    found = []
+    for kind in sorted({g.group for g in promises}):
+        limits = [g.fake_above for g in promises if g.group == kind]
+        known = [limit for limit in limits if limit is not None]
+        least = min(g.n for g in promises if g.group == kind)
+        found.append(GroupPromise(kind, least, max(known) if len(known) == len(limits) else None))
+    return tuple(found)
 
 
 def distances_elsewhere(bank: FeatureBank, unit: FloatArray) -> NDArray[np.float64]:
