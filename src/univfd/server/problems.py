@@ -129,9 +129,9 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(e.UnivFDError)
     async def known(request: Request, error: e.UnivFDError) -> JSONResponse:
         answer = answer_to(error)
-        if answer.status == 500:
+        if answer.status == 500 or isinstance(error, e.WeightsError):  # their words name files of this machine
             log.error("%s: %s", type(error).__name__, error)
-            return respond(request, error.code, "the service could not do this", answer)
+            return respond(request, error.code, "the service cannot do this; its log says why", answer)
         return respond(request, error.code, str(error), answer)
 
     @app.exception_handler(RequestValidationError)

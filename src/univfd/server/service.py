@@ -214,7 +214,9 @@ class Service:
             except e.InputError:  # the image's own row says why
                 return None
 
-        return asyncio.create_task(self._in_time(self._provenance_pool.submit(read), until))
+        task = asyncio.create_task(self._in_time(self._provenance_pool.submit(read), until))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may not be waited for
+        return task
 
     async def _in_time(self, work: Future[T], until: float) -> T:
         """Wait for work in a thread; where time is up it is cancelled if it has not begun.
