@@ -64,3 +64,23 @@ def test_it_is_given_the_time_to_finish() -> None:
     longest = 2 * Limits().deadline + GRACE_SECONDS
     assert int(re.search(r"TimeoutStopSec=(\d+)", UNIT)[1]) > longest  # type: ignore[index]
     assert int(re.search(r"stop_grace_period: (\d+)s", COMPOSE)[1]) > longest  # type: ignore[index]
+
+
+def test_it_decides_with_the_rows_of_a_bank_store(tmp_path: Path, toy_detector: Detector) -> None:
+    toy_detector.save(tmp_path / "toy")
+    image = tmp_path / "a.jpg"
+    image.write_bytes(encoded(picture(0)))
+
+    def univfd(*command: object) -> bytes:
+        return subprocess.run(
+            [sys.executable, "-m", "univfd", *map(str, command)], capture_output=True, check=True
+        ).stdout
+
+    univfd("bank", "import", tmp_path / "store", tmp_path / "toy" / "bank")
+    univfd("bank", "add", tmp_path / "store", image, "--label", "fake", "--generator", "new")
+    options = ("--detector", tmp_path / "toy", "--bank", tmp_path / "store")
+    here = json.loads(univfd("detect", image, "--jsonl", *options))
+    with serving(*options) as server:
+        there = server.json("POST", "/v1/detect", image.read_bytes())[1]
+    assert there["detector"] == here["detector"] != toy_detector.identity
+    assert there["nearest_fake"][0]["generator"] == here["nearest_fake"][0]["generator"] == "new"

@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from . import DONE
 from ._shared import PATH, option_group, remark
+
+if TYPE_CHECKING:
+    from ..detector import Detector
 
 _limits_options = option_group(
     click.option("--queue", type=click.IntRange(1), default=64, show_default=True,
@@ -30,6 +34,7 @@ _limits_options = option_group(
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free one.")
 @click.option("--detector", default="default", show_default=True, help="A shipped detector's name, or a folder.")
+@click.option("--bank", metavar="STORE[@VERSION]", help="Decide with the rows of this bank store, as of the start.")
 @click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="That share the address.")
 @click.option("--key-file", type=PATH, help="Ask for keys of this file; see `univfd serve keygen`.")
 @click.option("--allow-anonymous", is_flag=True, help="Serve other machines without keys.")
@@ -47,7 +52,7 @@ _limits_options = option_group(
 @click.option("--threads", type=click.IntRange(1), help="Encoder threads of a process.  [default: CPUs / processes]")
 @click.pass_context
 def command(
-    ctx: click.Context, host: str, port: int, detector: str, processes: int, key_file: Path | None,
+    ctx: click.Context, host: str, port: int, detector: str, bank: str | None, processes: int, key_file: Path | None,
     allow_anonymous: bool, hosts: tuple[str, ...], feedback: Path | None, queue: int, deadline: float, max_bytes: float,
     max_pixels: float, max_batch: int, connections: int, rate: int, batch_size: int | None, workers: int | None,
     threads: int | None,
@@ -75,10 +80,10 @@ def command(
         queue=queue, max_bytes=round(max_bytes * 1e6), max_pixels=round(max_pixels * 1e6), max_batch=max_batch,
         upload_bytes=max(512 << 20, round(max_bytes * 1e6) * 4), deadline=deadline, connections=connections, rate=rate,
     )  # fmt: skip
+    threads = threads or max(1, cpus() // processes)
     application = partial(
-        create_app, detector, limits=limits, key_file=key_file, feedback=feedback,
-        hosts=hosts_of(host, hosts, keys=key_file is not None), threads=threads or max(1, cpus() // processes),
-        workers=workers, batch_size=batch_size,
+        create_app, partial(_opened, detector, bank, threads), limits=limits, key_file=key_file, feedback=feedback,
+        hosts=hosts_of(host, hosts, keys=key_file is not None), workers=workers, batch_size=batch_size,
     )  # fmt: skip
     application()  # what is wrong with the options is said here, once
     if not ctx.obj["quiet"]:
@@ -88,6 +93,18 @@ def command(
         on_bound=lambda url: remark(ctx, f"listening at {url} (documentation: {url}/docs)"),
     )  # fmt: skip
     return DONE
+
+
+def _opened(detector: str, bank: str | None, threads: int) -> Detector:
+    from ..detector import load
+
+    opened = load(detector, threads=threads)
+    if bank is None:
+        return opened
+    from ._bank_looks import deciding_with
+
+    decided: Detector = deciding_with(opened, bank)
+    return decided
 
 
 @command.command()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
 
 from .._version import __version__
+from ..detector import Detector, load
 from .guards import guard
 from .keys import Keys
 from .limits import Limits, RateLimiter
@@ -25,25 +26,23 @@ DESCRIPTION = (
 
 
 def create_app(
-    detector: str | Path = "default",
+    opening: Callable[[], Detector] = load,
     *,
     limits: Limits | None = None,
     key_file: Path | None = None,
     hosts: tuple[str, ...] = (),
     feedback: Path | None = None,
-    threads: int | None = None,
     workers: int | None = None,
     batch_size: int | None = None,
 ) -> FastAPI:
     """The application; its detector is opened when it starts.
 
     Args:
-        detector: a shipped detector's name, or a folder.
+        opening: opens the detector, in the background; default: the shipped one.
         limits: what it lets in.
         key_file: of `univfd serve keygen`; None: no key is asked for.
         hosts: names under which it is asked; empty: any.
         feedback: folder that reported verdicts are filed in; None: none are.
-        threads: of the encoder.
         workers: decoding threads.
         batch_size: images a batch of the encoder.
 
@@ -55,7 +54,7 @@ def create_app(
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        service = Service(detector, limits, monitor, threads=threads, workers=workers, batch_size=batch_size)
+        service = Service(opening, limits, monitor, workers=workers, batch_size=batch_size)
         app.state.service = State(service, RateLimiter(limits.rate), feedback)
         service.start()
         yield

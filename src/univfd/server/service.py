@@ -8,16 +8,16 @@ import io
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import Image
 
 from .. import errors as e
 from ..backbones import cpus
-from ..detector import Detector, load
+from ..detector import Detector
 from ..embedding import Loaded, default_batch, loader
 from ..provenance import ProvenanceReader
 from ..types import Failure, ImageRef, Pixels, Verdict
@@ -51,17 +51,16 @@ class Service:
 
     def __init__(
         self,
-        detector: str | Path,
+        opening: Callable[[], Detector],
         limits: Limits,
         monitor: Monitor,
         *,
-        threads: int | None = None,
         workers: int | None = None,
         batch_size: int | None = None,
     ) -> None:
         self.limits, self.monitor = limits, monitor
         self.memory = Memory(limits.upload_bytes)
-        self._name, self._threads = detector, threads
+        self._open_detector = opening
         self._batch_size = batch_size or default_batch()
         self._pool = ThreadPoolExecutor(workers or cpus(), thread_name_prefix="univfd-decode")
         self._provenance_pool = ThreadPoolExecutor(1, thread_name_prefix="univfd-provenance")
@@ -103,7 +102,7 @@ class Service:
 
     def _open(self) -> None:
         try:
-            detector = load(self._name, threads=self._threads)
+            detector = self._open_detector()
             if detector.backbone.entry.recipe:
                 verify(detector.backbone.entry)
             for item in detector.detect(_proof()):
