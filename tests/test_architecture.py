@@ -33,7 +33,7 @@ LEVELS = [
         "spectra",
         "projection",
     },
-    {"images", "catalogue", "bank", "collection", "suites", "patch_probe"},
+    {"images", "catalogue", "bank", "collection", "suites", "patch_probe", "remote"},
     {"weights", "index", "attribution", "metadata", "provenance"},
     {"backbones", "recipes", "classifiers", "datasets", "writers"},
     {"embedding", "evaluation", "scan"},
@@ -51,7 +51,7 @@ LEVELS = [
         "heatmap",
         "training",
     },
-    {"study", "report", "store"},
+    {"study", "report", "store", "server"},
     {"experiments"},
     {"cli"},
 ]
@@ -123,6 +123,7 @@ for verdict in univfd.load().detect({str(photo)!r}):
     assert verdict.verdict in ("fake", "real", "unsure"), verdict
 heavy = {{"sklearn", "scipy", "pandas", "matplotlib", "torch", "pyarrow", "huggingface_hub", "c2pa", "defusedxml"}}
 heavy |= {{"faiss", "lancedb"}}
+heavy |= {{"fastapi", "uvicorn", "pydantic", "prometheus_client"}}
 assert not {{"univfd.heatmap", "univfd.provenance", "univfd.store"}} & set(sys.modules)
 print(sorted(heavy & {{m.partition(".")[0] for m in sys.modules}}))
 """

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -102,19 +102,36 @@ def embed_images(
     Yields:
         Batches in the order of the inputs. An input that cannot be read is a `Failure` in its place.
     """
-    load = partial(
-        _load, view=view, backbone=backbone, perturb=perturbation(perturb), max_pixels=max_pixels, on_pixels=on_pixels
-    )
+    load = loader(backbone, view, perturb=perturb, max_pixels=max_pixels, on_pixels=on_pixels)
     for name, value in (("batch_size", batch_size), ("workers", workers)):
         if value is not None and value < 1:
             raise UsageError(f"{name} is {value}; expected at least 1")
     workers, batch_size = workers or cpus(), batch_size or default_batch()
     stream = ordered_map(load, expand(images), workers=workers, ahead=2 * batch_size + workers)
     for items in batched(stream, batch_size):
-        start = time.perf_counter()
-        loaded = [i for i in items if isinstance(i, Loaded)]
-        embeddings = _embed(backbone, view, loaded)
-        yield Batch(tuple(items), embeddings, time.perf_counter() - start)
+        yield embed_loaded(backbone, view, items)
+
+
+def loader(
+    backbone: Backbone,
+    view: View,
+    *,
+    perturb: str = "clean",
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    on_pixels: OnPixels | None = None,
+) -> Callable[[ImageRef | Failure], Loaded | Failure]:
+    """What reads, decodes and cuts one image; see `embed_images`. What it gives goes to `embed_loaded`."""
+    return partial(
+        _load, view=view, backbone=backbone, perturb=perturbation(perturb), max_pixels=max_pixels, on_pixels=on_pixels
+    )
+
+
+def embed_loaded(backbone: Backbone, view: View, items: Sequence[Loaded | Failure]) -> Batch:
+    """Images that a `loader` of the same backbone and view made ready, as one batch of the encoder."""
+    start = time.perf_counter()
+    loaded = [i for i in items if isinstance(i, Loaded)]
+    embeddings = _embed(backbone, view, loaded)
+    return Batch(tuple(items), embeddings, time.perf_counter() - start)
 
 
 def default_batch() -> int:

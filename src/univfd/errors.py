@@ -24,7 +24,18 @@ what was expected and what to do::
     ├── StaleIndexError             stale-index      an index was built for other rows than the bank has now
     ├── FeatureSpaceError           feature-space    two different feature spaces were mixed
     ├── DataError                   data             a data set that does not fit what was asked of it
-    └── ConflictError               conflict         another process changed a bank store meanwhile: run it again
+    ├── ConflictError               conflict         another process changed a bank store meanwhile: run it again
+    └── ServiceError                service          a service (`univfd serve`) that refused, or did not answer
+        ├── RequestError            request          it does not understand the request
+        ├── UnauthorizedError       unauthorized     no key, or one that it does not know
+        ├── ForbiddenError          forbidden        asked by another site's page, or for what is switched off
+        ├── TooLargeError           too-large        more bytes than it takes
+        ├── SlowUploadError         slow-upload      the bytes came too slowly
+        ├── RateLimitedError        rate-limited     more images a minute than this caller may send
+        ├── BusyError               busy             all its places are taken
+        ├── NotReadyError           not-ready        it is starting, or its weights are not there
+        ├── DeadlineError           deadline         not done within its time for one image
+        └── UnreachableError        unreachable      nothing answers at the address
 """
 
 from __future__ import annotations
@@ -162,3 +173,69 @@ class ConflictError(UnivFDError):
     """Another process changed a bank store meanwhile, again and again; nothing was changed, run it again."""
 
     code = "conflict"
+
+
+class ServiceError(UnivFDError):
+    """A service refused a request, or did not answer it."""
+
+    code = "service"
+
+
+class RequestError(ServiceError):
+    """The service does not understand the request."""
+
+    code = "request"
+
+
+class UnauthorizedError(ServiceError):
+    """No key, or one that the service does not know."""
+
+    code = "unauthorized"
+
+
+class ForbiddenError(ServiceError):
+    """Asked by a page of another site, under a host name that is not served, or for what is switched off."""
+
+    code = "forbidden"
+
+
+class TooLargeError(ServiceError):
+    """More bytes, or more images, than the service takes in one request."""
+
+    code = "too-large"
+
+
+class SlowUploadError(ServiceError):
+    """The bytes of the request came too slowly."""
+
+    code = "slow-upload"
+
+
+class RateLimitedError(ServiceError):
+    """This caller sent more images a minute than it may."""
+
+    code = "rate-limited"
+
+
+class BusyError(ServiceError):
+    """All places of the service are taken."""
+
+    code = "busy"
+
+
+class NotReadyError(ServiceError):
+    """The service is starting, or its weights are not there."""
+
+    code = "not-ready"
+
+
+class DeadlineError(ServiceError):
+    """Not done within the time that the service gives one image."""
+
+    code = "deadline"
+
+
+class UnreachableError(ServiceError):
+    """Nothing answers at the address of the service."""
+
+    code = "unreachable"

@@ -19,12 +19,41 @@ from ..types import Failure, ImageRef, Pixels, Verdict
 _NAME_LENGTH = 50  # characters, of up to 4 bytes each: file systems take 255 bytes
 
 
-class HeatMaps:
-    """Draws a map of each judged image into a folder, one image at a time.
+class Maps:
+    """A folder of heat maps.
 
     Attributes:
         failed: how many could not be drawn or written; each was named on stderr.
     """
+
+    def __init__(self, folder: Path) -> None:
+        """Make the folder.
+
+        Raises:
+            UnivFDError: it cannot be made.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        self.failed = 0
+        self._folder = folder
+
+    def save(self, image: str, sha256: str, png: bytes) -> None:
+        """Write the map of an image, or say that it cannot be written."""
+        try:
+            _write_new(self._folder, _stem(image, sha256), png)
+        except OSError as error:
+            self.missing(image, str(cannot_write(self._folder, error)))
+
+    def missing(self, image: str, why: str) -> None:
+        """Say that there is no map of an image."""
+        self.failed += 1
+        click.echo(f"univfd: no heat map of {image}: {why}", err=True)
+
+
+class HeatMaps(Maps):
+    """Draws a map of each judged image into a folder, one image at a time."""
 
     def __init__(self, detector: Detector, folder: Path) -> None:
         """Make the folder.
@@ -34,12 +63,8 @@ class HeatMaps:
             UnivFDError: the folder cannot be made.
         """
         _, backbone = require_probe(detector)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(folder, error) from error
-        self.failed = 0
-        self._detector, self._folder, self._spec = detector, folder, backbone.entry.preprocess
+        super().__init__(folder)
+        self._detector, self._spec = detector, backbone.entry.preprocess
         self._kept: dict[int, Reduced] = {}
 
     def beside(self, line: partial[Iterator[Verdict | Failure]]) -> Line:
@@ -73,11 +98,11 @@ class HeatMaps:
         try:
             if picture is None:
                 raise MemoryError
-            _write_new(self._folder, _stem(verdict.image, verdict.sha256), draw(self._detector, picture).png())
-        except (OSError, MemoryError) as error:
-            self.failed += 1
-            why = cannot_write(self._folder, error) if isinstance(error, OSError) else "not enough memory"
-            click.echo(f"univfd: no heat map of {verdict.image}: {why}", err=True)
+            png = draw(self._detector, picture).png()
+        except MemoryError:
+            self.missing(verdict.image, "not enough memory")
+        else:
+            self.save(verdict.image, verdict.sha256, png)
 
 
 def _stem(name: str, sha256: str) -> str:

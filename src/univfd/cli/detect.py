@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import click
 
 from ..errors import UsageError
 from . import DONE, FLAGGED, UNREADABLE
-from ._shared import PATH, collect, download_progress, images_options, progress, remark, trust_option, work_options
+from ._shared import PATH, collect, images_options, progress, remark, trust_option, work_options
 
 FORMATS = ("json", "jsonl", "csv", "parquet")
 _EVIDENCE = 3
@@ -51,6 +50,8 @@ def _format_options(function: Any) -> Any:
     "watermarks). It never changes verdict or score.",
 )
 @trust_option
+@click.option("--server", metavar="URL", help="Ask a service (`univfd serve`) in place of a detector of this machine.")
+@click.option("--key-env", metavar="NAME", help="Variable of the environment that holds the key for --server.")
 @click.option(
     "--fail-on", type=click.Choice(["fake", "unsure"]), multiple=True,
     help="Exit with 1 if any image gets this verdict; may be repeated.",
@@ -60,8 +61,8 @@ def _format_options(function: Any) -> Any:
 def command(
     ctx: click.Context, images: tuple[str, ...], from_file: str | None, null: bool, format: str | None,
     output: Path | None, resume: bool, detector: str, bank: str | None, explain: bool, heatmap: Path | None,
-    provenance: bool, trust: tuple[Path, ...], fail_on: tuple[str, ...], batch_size: int | None, workers: int | None,
-    threads: int | None, max_pixels: float,
+    provenance: bool, trust: tuple[Path, ...], server: str | None, key_env: str | None, fail_on: tuple[str, ...],
+    batch_size: int | None, workers: int | None, threads: int | None, max_pixels: float,
 ) -> int:  # fmt: skip
     """Say of each image whether it is AI-generated: fake, real or unsure, with the evidence.
 
@@ -69,52 +70,46 @@ def command(
     each image; what cannot be read is a row too.
     """
     from .. import runner
-    from ..detector import load
-    from ._heatmaps import HeatMaps
+    from ._judging import here, there
 
     inputs = collect(images, from_file, null)
     if resume and output is None:
         raise UsageError("--resume needs -o/--output: there must be a file to go on with")
     if format == "parquet" and output is None:
         raise UsageError("--parquet is binary; give it a file with -o FILE")
+    if key_env is not None and server is None:
+        raise UsageError("--key-env is of --server")
     if trust and not provenance:
         raise UsageError("--trust is of --provenance")
     if output is not None:
         format = format or runner.format_of(output)
-    with download_progress(ctx) as downloading:
-        opened = load(detector, threads=threads, progress=downloading)
-    if bank is not None:
-        from ._bank_looks import deciding_with
-
-        opened = deciding_with(opened, bank)
-    judging = partial(
-        opened.detect, neighbors=_EVIDENCE if explain else 1, batch_size=batch_size, workers=workers,
-        max_pixels=round(max_pixels * 1e6),
-    )  # fmt: skip
-    maps = None if heatmap is None else HeatMaps(opened, heatmap)
-    line: runner.Line = maps.beside(judging) if maps else judging
-    if provenance:
-        from ..provenance import ProvenanceReader
-        from ._provenance import beside
-
-        line = beside(line, ProvenanceReader(trust=trust))
-    if output is not None and format is not None:
-        rows = runner.run(line, inputs, output, format, detector=opened.identity, resume=resume)
+    neighbors = _EVIDENCE if explain else 1
+    if server is not None:
+        judging = there(
+            ctx, server, key_env=key_env, neighbors=neighbors, heatmap=heatmap, provenance=provenance, workers=workers
+        )
     else:
-        rows = _to_stdout(line, inputs, format, explain)
+        judging = here(
+            ctx, detector=detector, bank=bank, neighbors=neighbors, heatmap=heatmap, provenance=provenance, trust=trust,
+            batch_size=batch_size, workers=workers, threads=threads, max_pixels=max_pixels,
+        )  # fmt: skip
+    if output is not None and format is not None:
+        rows = runner.run(judging.line, inputs, output, format, detector=judging.identity, resume=resume)
+    else:
+        rows = _to_stdout(judging.line, inputs, format, explain)
     try:
         counts = _count(ctx, rows, quiet=output is None and sys.stdout.isatty())
     except KeyboardInterrupt:
         if output is not None:
             remark(ctx, f"\nwhat was done is kept in {output}.partial; the same command with --resume goes on")
         raise
-    _summary(ctx, counts, opened.calibration, output)
+    _summary(ctx, counts, judging.calibration, output)
     if not counts.total():
         remark(ctx, "there was nothing to judge; check the paths")
         return UNREADABLE
     if any(counts[verdict] for verdict in fail_on):
         return FLAGGED
-    return UNREADABLE if counts["failed"] or (maps and maps.failed) else DONE
+    return UNREADABLE if counts["failed"] or (judging.maps and judging.maps.failed) else DONE
 
 
 def _to_stdout(line: Any, inputs: Iterable[Any], format: str | None, explain: bool) -> Iterator[Any]:

@@ -1,0 +1,98 @@
+"""What `univfd detect` asks: a detector of this machine, or a service."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import click
+from click.core import ParameterSource
+
+from ..calibration import Calibration
+from ..errors import UsageError
+from ..runner import Line
+from ..types import Failure, ImageRef
+from ._heatmaps import HeatMaps, Maps
+from ._shared import download_progress
+
+_LOCAL_ONLY = ("detector", "bank", "trust", "batch_size", "threads", "max_pixels")
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """A line and whose it is.
+
+    Attributes:
+        line: gives one row per image.
+        identity: of the detector.
+        calibration: what it promises.
+        maps: the heat maps that are drawn on the way, if any.
+    """
+
+    line: Line
+    identity: str
+    calibration: Calibration
+    maps: Maps | None
+
+
+def here(
+    ctx: click.Context, *, detector: str, bank: str | None, neighbors: int, heatmap: Path | None, provenance: bool,
+    trust: tuple[Path, ...], batch_size: int | None, workers: int | None, threads: int | None, max_pixels: float,
+) -> Judging:  # fmt: skip
+    """A detector of this machine."""
+    from ..detector import load
+
+    with download_progress(ctx) as downloading:
+        opened = load(detector, threads=threads, progress=downloading)
+    if bank is not None:
+        from ._bank_looks import deciding_with
+
+        opened = deciding_with(opened, bank)
+    judging = partial(
+        opened.detect, neighbors=neighbors, batch_size=batch_size, workers=workers, max_pixels=round(max_pixels * 1e6),
+    )  # fmt: skip
+    maps = None if heatmap is None else HeatMaps(opened, heatmap)
+    line: Line = maps.beside(judging) if maps else judging
+    if provenance:
+        from ..provenance import ProvenanceReader
+        from ._provenance import beside
+
+        line = beside(line, ProvenanceReader(trust=trust))
+    return Judging(line, opened.identity, opened.calibration, maps)
+
+
+def there(
+    ctx: click.Context, url: str, *, key_env: str | None, neighbors: int, heatmap: Path | None, provenance: bool,
+    workers: int | None,
+) -> Judging:  # fmt: skip
+    """The detector of a service.
+
+    Raises:
+        UsageError: an option that only a detector of this machine has, or no key where one was named.
+        ServiceError: see `univfd.remote.RemoteDetector`.
+    """
+    from ..remote import REQUESTS, RemoteDetector, RemoteRow
+
+    given = [n for n in _LOCAL_ONLY if ctx.get_parameter_source(n) is not ParameterSource.DEFAULT]
+    if given:
+        names = ", ".join(f"--{n.replace('_', '-')}" for n in given)
+        raise UsageError(f"{names}: the service of --server decides this; its operator can change it")
+    if key_env is not None and not os.environ.get(key_env):
+        raise UsageError(f"--key-env {key_env}: there is no such variable in the environment, or it is empty")
+    remote = RemoteDetector(url, key=os.environ[key_env] if key_env else "")
+    about = remote.about()
+    maps = None if heatmap is None else Maps(heatmap)
+
+    def line(refs: Iterable[ImageRef | Failure]) -> Iterator[RemoteRow]:
+        rows = remote.detect(
+            refs, neighbors=neighbors, heatmap=maps is not None, provenance=provenance, requests=workers or REQUESTS
+        )
+        for row in rows:
+            if maps is not None and row.heatmap is not None:
+                maps.save(row.row["image"], row.row["sha256"], row.heatmap)
+            yield row
+
+    return Judging(line, about["identity"], Calibration(**about["promise"]), maps)

@@ -1,0 +1,120 @@
+"""`univfd serve`."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from . import DONE
+from ._shared import PATH, option_group, remark
+
+if TYPE_CHECKING:
+    from ..detector import Detector
+
+_limits_options = option_group(
+    click.option("--queue", type=click.IntRange(1), default=64, show_default=True,
+                 help="Images at work or waiting; more get 503. Batches have half as many places of their own."),
+    click.option("--deadline", type=click.FloatRange(0.1), default=30, show_default=True, help="Seconds an image."),
+    click.option("--max-bytes", type=click.FloatRange(0, 1024, min_open=True), default=25, show_default=True,
+                 metavar="MEGABYTES", help="Refuse larger files."),
+    click.option("--max-pixels", type=click.FloatRange(0, 1000, min_open=True), default=100, show_default=True,
+                 metavar="MEGAPIXELS", help="Refuse larger images."),
+    click.option("--max-batch", type=click.IntRange(1), default=1000, show_default=True, help="Images of one batch."),
+    click.option("--connections", type=click.IntRange(1), default=512, show_default=True, help="Open at a time."),
+    click.option("--rate", type=click.IntRange(0), default=0, help="Images a minute of one key (or address).  "
+                 "[default: any number]"),
+)  # fmt: skip
+
+
+@click.group(invoke_without_command=True)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free one.")
+@click.option("--detector", default="default", show_default=True, help="A shipped detector's name, or a folder.")
+@click.option("--bank", metavar="STORE[@VERSION]", help="Decide with the rows of this bank store, as of the start.")
+@click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="That share the address.")
+@click.option("--key-file", type=PATH, help="Ask for keys of this file; see `univfd serve keygen`.")
+@click.option("--allow-anonymous", is_flag=True, help="Serve other machines without keys.")
+@click.option(
+    "--allowed-host",
+    "hosts",
+    multiple=True,
+    metavar="NAME",
+    help="Serve under this host name only; repeatable.  [default: any; on loopback without keys: localhost]",
+)
+@click.option("--feedback", type=PATH, metavar="DIR", help="Keep images that callers report as judged wrongly in DIR.")
+@_limits_options
+@click.option("--batch-size", type=click.IntRange(1), help="Images a batch of the encoder.  [default: four per CPU]")
+@click.option("--workers", type=click.IntRange(1), help="Decoding threads of a process.  [default: one per CPU]")
+@click.option("--threads", type=click.IntRange(1), help="Encoder threads of a process.  [default: CPUs / processes]")
+@click.pass_context
+def command(
+    ctx: click.Context, host: str, port: int, detector: str, bank: str | None, processes: int, key_file: Path | None,
+    allow_anonymous: bool, hosts: tuple[str, ...], feedback: Path | None, queue: int, deadline: float, max_bytes: float,
+    max_pixels: float, max_batch: int, connections: int, rate: int, batch_size: int | None, workers: int | None,
+    threads: int | None,
+) -> int:  # fmt: skip
+    """Answer over HTTP what `univfd detect` answers, for other programs and machines.
+
+    Listens on this machine alone unless told otherwise. Ends on SIGTERM or Ctrl-C, when what it took is answered.
+    """
+    if ctx.invoked_subcommand is not None:
+        return DONE
+    from ..backbones import cpus
+    from ..detector import locate, read_manifest
+
+    try:
+        from ..server.app import create_app
+        from ..server.limits import Limits
+        from ..server.running import check_address, hosts_of, run
+    except ModuleNotFoundError as error:
+        from .. import registry
+
+        raise registry.missing_extra("univfd serve", error) from error
+    check_address(host, keys=key_file is not None, anonymous=allow_anonymous)
+    read_manifest(locate(detector))
+    limits = Limits(
+        queue=queue, max_bytes=round(max_bytes * 1e6), max_pixels=round(max_pixels * 1e6), max_batch=max_batch,
+        upload_bytes=max(512 << 20, round(max_bytes * 1e6) * 4), deadline=deadline, connections=connections, rate=rate,
+    )  # fmt: skip
+    threads = threads or max(1, cpus() // processes)
+    application = partial(
+        create_app, partial(_opened, detector, bank, threads), limits=limits, key_file=key_file, feedback=feedback,
+        hosts=hosts_of(host, hosts, keys=key_file is not None), workers=workers, batch_size=batch_size,
+    )  # fmt: skip
+    application()  # what is wrong with the options is said here, once
+    if not ctx.obj["quiet"]:
+        logging.getLogger("univfd.server").setLevel(logging.INFO)
+    run(
+        application, host=host, port=port, limits=limits, processes=processes,
+        on_bound=lambda url: remark(ctx, f"listening at {url} (documentation: {url}/docs)"),
+    )  # fmt: skip
+    return DONE
+
+
+def _opened(detector: str, bank: str | None, threads: int) -> Detector:
+    from ..detector import load
+
+    opened = load(detector, threads=threads)
+    if bank is None:
+        return opened
+    from ._bank_looks import deciding_with
+
+    decided: Detector = deciding_with(opened, bank)
+    return decided
+
+
+@command.command()
+@click.option("--key-file", type=PATH, required=True, help="File of hashes; made where there is none.")
+@click.option("--name", required=True, help="Whose key it is.")
+@click.pass_context
+def keygen(ctx: click.Context, key_file: Path, name: str) -> int:
+    """Make a key: it is printed once, its hash is added to the file. To take it back, delete its line."""
+    from ..server.keys import generate
+
+    click.echo(generate(key_file, name))
+    remark(ctx, f"its hash is in {key_file}; the key itself is kept nowhere, so keep it now")
+    return DONE

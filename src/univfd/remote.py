@@ -1,0 +1,206 @@
+"""Verdicts from a service (`univfd serve`) in place of a detector of this machine; the standard library is enough."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import ipaddress
+import json
+import logging
+import random
+import ssl
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from . import errors as e
+from .pipeline import ordered_map
+from .sources import read_bytes
+from .types import Failure, ImageRef
+
+log = logging.getLogger(__name__)
+
+REQUESTS = 8
+"""Requests at a time: enough to fill the batches of the service."""
+_ATTEMPTS = 8
+_SECONDS = 120.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
+_LONGEST_ANSWER = 64 << 20
+_AGAIN = {429, 502, 503, 504}
+_OF_THE_IMAGE = {e.TooLargeError.code, e.MissingExtraError.code, e.SlowUploadError.code, e.InputError.code}
+_OF_THE_IMAGE |= {kind.code for kind in e.InputError.__subclasses__()}
+_REFUSALS = {kind.code: kind for kind in e.ServiceError.__subclasses__()}
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteRow:
+    """A row as `univfd detect` writes it, from a service.
+
+    Attributes:
+        row: of a verdict or failure.
+        heatmap: a PNG file, if asked for.
+    """
+
+    row: Mapping[str, Any]
+    heatmap: bytes | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return dict(self.row)
+
+
+class RemoteDetector:
+    """The detector behind an address. Threads may share it; each has a connection of its own.
+
+    What is passing (no answer, 429, 502, 503, 504) is tried again, `Retry-After` kept, for some minutes at most.
+    """
+
+    def __init__(self, url: str, *, key: str = "") -> None:
+        """Look at the address; nothing is asked yet.
+
+        Args:
+            url: of the service, `http://` or `https://`.
+            key: that it asks for.
+
+        Raises:
+            UsageError: no such address.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username:
+            raise e.UsageError(f"{url!r} is no address of a service; expected http(s)://HOST[:PORT]")
+        if key and parts.scheme == "http" and not _is_this_machine(parts.hostname):
+            log.warning("the key is sent to %s unencrypted; use https", parts.hostname)
+        self.url, self._path = url, parts.path.rstrip("/")
+        self._host, self._port, self._secure = parts.hostname, parts.port, parts.scheme == "https"
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._own = threading.local()
+
+    def about(self) -> dict[str, Any]:
+        """Name, identity and promise of the detector that answers: see `GET /v1/detectors`.
+
+        Raises:
+            ServiceError: it does not answer, or refuses.
+        """
+        status, answer = self._ask("GET", "/v1/detectors", b"")
+        if status != 200 or not answer.get("detectors"):
+            raise _refusal(self.url, status, answer)
+        first: dict[str, Any] = answer["detectors"][0]
+        return first
+
+    def detect(
+        self,
+        refs: Iterable[ImageRef | Failure],
+        *,
+        neighbors: int = 1,
+        heatmap: bool = False,
+        provenance: bool = False,
+        requests: int = REQUESTS,
+    ) -> Iterator[RemoteRow]:
+        """One row per reference, in order.
+
+        Args:
+            refs: the images.
+            neighbors: rows of evidence of each class.
+            heatmap: ask for a heat map of each.
+            provenance: ask what the files say of their origin; None in the row of an image that could not be judged.
+            requests: at a time.
+
+        Raises:
+            ServiceError: it does not answer, or refuses the caller; what is wrong with one image is a row.
+        """
+        options = (
+            {"neighbors": neighbors} | ({"heatmap": 1} if heatmap else {}) | ({"provenance": 1} if provenance else {})
+        )
+        one = partial(self._one, path=f"/v1/detect?{urlencode(options)}", provenance=provenance)
+        yield from ordered_map(one, refs, workers=requests, ahead=2 * requests)
+
+    def _one(self, ref: ImageRef | Failure, *, path: str, provenance: bool) -> RemoteRow:
+        beside = {"provenance": None} if provenance else {}
+        if isinstance(ref, Failure):
+            return RemoteRow(ref.to_dict() | beside)
+        try:
+            data = read_bytes(ref)
+            if not data:
+                raise e.EmptyFileError("the file is empty (0 bytes); expected an image")
+        except e.InputError as error:
+            return RemoteRow(Failure(ref.name, error.code, str(error)).to_dict() | beside)
+        status, answer = self._ask("POST", path, data)
+        if status == 200:
+            picture = answer.pop("heatmap", None)
+            answer.pop("promise", None)
+            return RemoteRow(answer | {"image": ref.name}, base64.b64decode(picture["base64"]) if picture else None)
+        problem = answer.get("error", {})
+        if problem.get("code") in _OF_THE_IMAGE:
+            return RemoteRow(Failure(ref.name, problem["code"], str(problem.get("message"))).to_dict() | beside)
+        raise _refusal(self.url, status, answer)
+
+    def _ask(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
+        """Status and JSON of an answer.
+
+        Raises:
+            UnreachableError: there is none, or not one of this service.
+        """
+        for attempt in range(_ATTEMPTS):
+            pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt) * random.uniform(0.5, 1.5)
+            last = attempt == _ATTEMPTS - 1
+            try:
+                status, wait, answer = self._once(method, path, body)
+            except (OSError, http.client.HTTPException) as error:
+                self._forget()
+                if last or isinstance(error, ssl.SSLCertVerificationError):
+                    raise e.UnreachableError(
+                        f"{self.url} does not answer: {str(error) or type(error).__name__}"
+                    ) from error
+            else:
+                if status not in _AGAIN or last:
+                    return status, answer
+                pause = max(pause, min(wait, _LONGEST_PAUSE))
+            time.sleep(pause)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _once(self, method: str, path: str, body: bytes) -> tuple[int, float, dict[str, Any]]:
+        connection = self._connection()
+        kind = {"Content-Type": "application/octet-stream"} if body else {}
+        connection.request(method, self._path + path, body or None, self._headers | kind)
+        response = connection.getresponse()
+        text = response.read(_LONGEST_ANSWER)
+        if response.will_close:
+            self._forget()
+        wait = response.headers.get("Retry-After", "")
+        try:
+            answer = json.loads(text)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):  # of a proxy, perhaps
+            answer = {"error": {"code": "service", "message": f"an answer that is none of univfd serve: {text[:80]!r}"}}
+        return response.status, float(wait) if wait.isdigit() else 0.0, answer
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if getattr(self._own, "connection", None) is None:
+            kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+            self._own.connection = kind(self._host, self._port, timeout=_SECONDS)
+        connection: http.client.HTTPConnection = self._own.connection
+        return connection
+
+    def _forget(self) -> None:
+        if (connection := getattr(self._own, "connection", None)) is not None:
+            connection.close()
+            self._own.connection = None
+
+
+def _refusal(url: str, status: int, answer: Mapping[str, Any]) -> e.ServiceError:
+    problem = answer.get("error", {})
+    kind = _REFUSALS.get(problem.get("code"), e.ServiceError)
+    advice = f". {problem['what_to_do'].capitalize()}" if problem.get("what_to_do") else ""
+    return kind(f"{url} refused ({status}): {problem.get('message', 'without a reason')}{advice}")
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

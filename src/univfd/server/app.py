@@ -1,0 +1,72 @@
+"""The service as an ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from .._version import __version__
+from ..detector import Detector, load
+from .guards import guard
+from .keys import Keys
+from .limits import Limits, RateLimiter
+from .monitoring import Counting, Monitor
+from .problems import install
+from .routes import State, open_routes, routes
+from .service import Service
+
+DESCRIPTION = (
+    "Says of images whether they are AI-generated, with the evidence and the promised error rates. A verdict is a "
+    "signal, not proof. Images are neither stored nor logged. Every error has the shape of ProblemAnswer."
+)
+
+
+def create_app(
+    opening: Callable[[], Detector] = load,
+    *,
+    limits: Limits | None = None,
+    key_file: Path | None = None,
+    hosts: tuple[str, ...] = (),
+    feedback: Path | None = None,
+    workers: int | None = None,
+    batch_size: int | None = None,
+) -> FastAPI:
+    """The application; its detector is opened when it starts.
+
+    Args:
+        opening: opens the detector, in the background; default: the shipped one.
+        limits: what it lets in.
+        key_file: of `univfd serve keygen`; None: no key is asked for.
+        hosts: names under which it is asked; empty: any.
+        feedback: folder that reported verdicts are filed in; None: none are.
+        workers: decoding threads.
+        batch_size: images a batch of the encoder.
+
+    Raises:
+        UsageError, FormatError: the file of keys cannot be read.
+    """
+    limits, monitor = limits or Limits(), Monitor()
+    let_in = guard(Keys(key_file) if key_file else None, hosts)
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        service = Service(opening, limits, monitor, workers=workers, batch_size=batch_size)
+        app.state.service = State(service, RateLimiter(limits.rate), feedback)
+        service.start()
+        yield
+        monitor.ready.set(0)
+        await asyncio.to_thread(service.close)
+
+    app = FastAPI(
+        title="UnivFD", version=__version__, description=DESCRIPTION, lifespan=life, docs_url=None, redoc_url=None,
+    )  # fmt: skip
+    install(app)
+    app.include_router(open_routes)
+    app.include_router(routes(let_in))
+
+    app.add_middleware(Counting, monitor=monitor)
+    return app

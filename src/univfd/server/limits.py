@@ -1,0 +1,89 @@
+"""What the service lets in, and how much of it at a time."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from ..errors import BusyError, RateLimitedError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of one process of the service.
+
+    Attributes:
+        queue: single images that are decoded, waiting or judged at a time; those of batches have half as many more.
+        max_bytes: of one image.
+        max_pixels: of one image.
+        max_batch: images in one batch request.
+        upload_bytes: that all unfinished uploads together may hold in memory.
+        deadline: seconds for one image, from its last byte to its answer.
+        connections: open at a time.
+        rate: images a minute of one key (or address, where no keys are asked for); 0: any number.
+    """
+
+    queue: int = 64
+    max_bytes: int = 25 << 20
+    max_pixels: int = 100_000_000
+    max_batch: int = 1000
+    upload_bytes: int = 512 << 20
+    deadline: float = 30.0
+    connections: int = 512
+    rate: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse limits under which nothing would be served."""
+        low = [n for n in self.__slots__ if n != "rate" and getattr(self, n) <= 0]
+        if low or self.rate < 0 or self.upload_bytes < self.max_bytes:
+            raise UsageError(f"limits {low or ['rate', 'upload_bytes']}: expected more than 0, and room for one image")
+
+
+class Memory:
+    """Bytes of all uploads that are under way; used in the event loop alone."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self.held = most, 0
+
+    def take(self, size: int) -> None:
+        """Count bytes in.
+
+        Raises:
+            BusyError: there is no room for them.
+        """
+        if self.held + size > self._most:
+            raise BusyError("the service holds as many bytes of unfinished uploads as it may")
+        self.held += size
+
+    def give(self, size: int) -> None:
+        """Count bytes out."""
+        self.held -= size
+
+
+class RateLimiter:
+    """A bucket of tokens a caller, filled at the rate allowed; used in the event loop alone."""
+
+    _MOST_CALLERS = 10_000
+
+    def __init__(self, a_minute: int) -> None:
+        self._rate = a_minute / 60
+        self._burst = float(a_minute)
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, caller: str) -> None:
+        """Count one image of a caller.
+
+        Raises:
+            RateLimitedError: it has none left.
+        """
+        if not self._rate:
+            return
+        now = time.monotonic()
+        left, then = self._buckets.pop(caller, (self._burst, now))
+        left = min(self._burst, left + (now - then) * self._rate)
+        self._buckets[caller] = (max(left - 1, 0.0) if left >= 1 else left, now)
+        while len(self._buckets) > self._MOST_CALLERS:  # the one that was longest silent, whose bucket is the fullest
+            self._buckets.popitem(last=False)
+        if left < 1:
+            raise RateLimitedError(f"more than {self._burst:.0f} images a minute")

@@ -1,0 +1,104 @@
+"""One or several processes of the service, on one address."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from ..errors import UsageError
+from .guards import LOOPBACK_NAMES, is_loopback
+from .limits import Limits
+from .monitoring import FOLDER
+from .protocol import GuardedProtocol
+from .uploads import GRACE_SECONDS
+
+KEEP_ALIVE_SECONDS = 15
+HEAD_BYTES = 16 << 10
+_BACKLOG = 1024
+
+
+def check_address(host: str, *, keys: bool, anonymous: bool) -> None:
+    """Refuse to be reachable by strangers without keys.
+
+    Raises:
+        UsageError: says how to go on.
+    """
+    if not (is_loopback(host) or keys or anonymous):
+        raise UsageError(
+            f"{host} can be reached from other machines, and no keys are asked for. Make one with 'univfd serve keygen "
+            "--key-file FILE' and serve with --key-file FILE, or say --allow-anonymous"
+        )
+
+
+def hosts_of(host: str, names: tuple[str, ...], *, keys: bool) -> tuple[str, ...]:
+    """The host names that are served: those told; without any and without keys, those of loopback on loopback."""
+    if names:
+        return tuple(n.lower() for n in names)
+    return LOOPBACK_NAMES if is_loopback(host) and not keys else ()
+
+
+def run(
+    application: Callable[[], Any], *, host: str, port: int, limits: Limits, processes: int,
+    on_bound: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Serve until SIGTERM or SIGINT, then finish what was taken.
+
+    Args:
+        application: makes the ASGI application; can be pickled where there are several processes.
+        host: address to listen at.
+        port: 0: any that is free.
+        limits: of connections and times.
+        processes: that serve the address together; one that dies is replaced.
+        on_bound: told the URL once it is bound.
+
+    Raises:
+        UsageError: the address cannot be had.
+    """
+    listening = _bind(host, port)
+    bound = listening.getsockname()
+    on_bound(f"http://{f'[{bound[0]}]' if ':' in bound[0] else bound[0]}:{bound[1]}")
+    config = uvicorn.Config(
+        application, factory=True, http=GuardedProtocol, ws="none", loop="asyncio", lifespan="on", workers=processes,
+        log_config=None, access_log=False, server_header=False, proxy_headers=False,
+        limit_concurrency=limits.connections, timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=round(2 * limits.deadline + GRACE_SECONDS), timeout_worker_healthcheck=60,
+        h11_max_incomplete_event_size=HEAD_BYTES,
+    )  # fmt: skip
+    if processes == 1:
+        signal.signal(signal.SIGTERM, _quietly)  # uvicorn stops, then raises the signal again: that is no failure
+        uvicorn.Server(config).run(sockets=[listening])
+        return
+    figures = Path(tempfile.mkdtemp(prefix="univfd-metrics-"))
+    os.environ[FOLDER] = str(figures)
+    try:
+        Multiprocess(config, sockets=[listening]).run()
+    finally:
+        shutil.rmtree(figures, ignore_errors=True)
+
+
+def _quietly(signum: int, frame: object) -> None:
+    """Nothing more is to be done about a signal."""
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
+            0
+        ]
+        listening = socket.socket(family, kind)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen(_BACKLOG)
+    except OSError as error:
+        raise UsageError(f"{host}:{port} cannot be listened at: {error.strerror or error}") from error
+    listening.set_inheritable(True)
+    return listening

@@ -1,0 +1,145 @@
+"""The service under load, slow clients and signals, as a process on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from conftest import toy_samples
+from serving import Server, form, serving
+from univfd.detector import Detector
+
+
+@pytest.fixture(scope="module")
+def toy_folder(toy_detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("detectors") / "toy"
+    toy_detector.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images() -> list[bytes]:
+    return [bytes(s.ref.source) for s in toy_samples()]  # type: ignore[arg-type]
+
+
+def slowly(port: int, data: bytes, seconds: float) -> bytes:
+    """Send the head and a byte a second, then see what is answered."""
+    with socket.create_connection(("127.0.0.1", port), 5) as connection:
+        connection.sendall(data)
+        connection.settimeout(0.5)
+        answer, until = b"", time.monotonic() + seconds
+        while time.monotonic() < until:
+            try:
+                chunk = connection.recv(65536)
+            except TimeoutError:
+                connection.sendall(b"x")
+                continue
+            if not chunk:
+                break
+            answer += chunk
+        return answer
+
+
+SHORT = "import univfd.server.protocol as p, univfd.server.uploads as u\np.HEAD_SECONDS = u.GRACE_SECONDS = 2.0"
+
+
+def test_slow_clients_are_given_up_on_and_others_served(toy_folder: Path, images: list[bytes]) -> None:
+    with serving("--detector", toy_folder, "--connections", 12, before=SHORT) as server:
+        head = b"POST /v1/detect HTTP/1.1\r\nHost: localhost\r\n"
+        body = head + b"Content-Length: 100000\r\n\r\n"
+        with ThreadPoolExecutor(6) as pool:
+            slow = [pool.submit(slowly, server.port, data, 10) for data in (head + b"A: ", body) for _ in range(3)]
+            assert server.json("POST", "/v1/detect", images[0])[0] == 200
+            for answer in (future.result() for future in slow):
+                assert answer.startswith(b"HTTP/1.1 408 "), answer
+                assert b'"slow-upload"' in answer
+        idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(12)]
+        status, headers, text = server.ask("GET", "/healthz")
+        assert (status, headers["retry-after"], json.loads(text)["error"]["code"]) == (503, "2", "busy")
+        for connection in idle:
+            connection.close()
+        assert server.stop() == 0
+
+
+SLOW = """
+import time, univfd.backbones.toy as t
+embed = t.ToyBackbone.embed
+t.ToyBackbone.embed = lambda self, crops: (time.sleep(0.4), embed(self, crops))[1]
+"""
+
+
+@pytest.fixture
+def slow_server(toy_folder: Path) -> Iterator[Server]:
+    """An encoder that takes 0.4 seconds a batch of two; four places."""
+    with serving("--detector", toy_folder, "--batch-size", 2, "--queue", 4, before=SLOW) as server:
+        yield server
+
+
+def test_at_capacity_it_refuses_at_once_and_goes_on(slow_server: Server, images: list[bytes]) -> None:
+    def one(data: bytes) -> tuple[int, float, str]:
+        start = time.monotonic()
+        status, headers, _ = slow_server.ask("POST", "/v1/detect", data)
+        return status, time.monotonic() - start, headers.get("retry-after", "")
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(one, images[:16]))
+    assert {status for status, _, _ in answers} == {200, 503}
+    assert sum(status == 200 for status, _, _ in answers) >= 4
+    assert all(retry == "2" for status, _, retry in answers if status == 503)
+    assert min(seconds for status, seconds, _ in answers if status == 503) < 0.4
+    assert one(images[0])[0] == 200
+
+
+def test_terminated_under_load_it_answers_what_it_took(slow_server: Server, images: list[bytes]) -> None:
+    body, headers = form([("x", d) for d in images[:4]])
+    with ThreadPoolExecutor(5) as pool:
+        singles = [pool.submit(slow_server.ask, "POST", "/v1/detect", d) for d in images[:3]]
+        batch = pool.submit(slow_server.ask, "POST", "/v1/batch", body, headers)
+        while slow_server.figure("univfd_images_at_work") < 5:  # batches have two places of their own
+            time.sleep(0.01)
+        slow_server.process.send_signal(signal.SIGTERM)
+        assert [f.result()[0] for f in singles] == [200] * 3
+        status, _, text = batch.result()
+        assert status == 200
+        assert [json.loads(line)["status"] for line in text.splitlines()] == ["ok"] * 4
+    assert slow_server.process.wait(20) == 0
+    with pytest.raises(ConnectionRefusedError):
+        slow_server.ask("GET", "/healthz")
+
+
+def test_the_deadline_is_kept(toy_folder: Path, images: list[bytes]) -> None:
+    options = ("--detector", toy_folder, "--batch-size", 2, "--queue", 20, "--deadline", 1.5)
+    with serving(*options, before=SLOW) as server, ThreadPoolExecutor(16) as pool:
+        start = time.monotonic()
+        answers = list(pool.map(lambda d: server.json("POST", "/v1/detect", d), images[:16]))
+        assert time.monotonic() - start < 4
+        late = [answer["error"]["code"] for status, answer in answers if status == 504]
+        assert late
+        assert set(late) == {"deadline"}
+        assert {status for status, _ in answers} == {200, 504}
+        assert server.json("POST", "/v1/detect", images[0])[0] == 200
+
+
+def test_a_killed_process_is_replaced_and_the_others_go_on(toy_folder: Path, images: list[bytes]) -> None:
+    with serving("--detector", toy_folder, "--processes", 2) as server:
+        while server.figure("univfd_ready_processes") < 2:
+            time.sleep(0.05)
+        children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+        workers = [int(c) for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+        assert len(workers) == 2
+        os.kill(workers[0], signal.SIGKILL)
+        answers = [server.json("POST", "/v1/detect", d)[0] for d in images[:10]]
+        assert answers == [200] * 10
+        until = time.monotonic() + 30
+        while server.figure("univfd_ready_processes") < 2:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert server.stop() == 0
