@@ -153,7 +153,8 @@ LIMITS = [
     "- It judges the picture as a whole at 224 pixels: a small local edit, and traces finer than that, are not seen.",
     "- The data hold no generator after 2023. Expect newer ones, and heavily recompressed or downscaled copies, to be",
     "  missed far more often than the mean says.",
-    "- Art, renderings and heavily processed photographs raise false alarms; see the worst sources above.",
+    "- Art, renderings and heavily processed photographs raise false alarms; see the worst sources above. Nearly all real art",
+    "  at hand is below 256 pixels and so unsure: nothing is promised about larger art.",
     "- The encoder is public: whoever has it can compute a picture that passes. A verdict is a signal, not proof.",
 ]
 
