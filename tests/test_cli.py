@@ -260,7 +260,12 @@ def test_a_killed_run_is_resumed_to_the_same_rows(toy_folder: str, tmp_path: Pat
 def started(*args: object, names: list[str]) -> tuple[subprocess.Popen[bytes], IO[bytes]]:
     """A process that was given some names on standard input and waits for more: it cannot end by itself."""
     command = [sys.executable, "-m", "univfd", *map(str, args), "--from-file", "-"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    # The tests may run where SIGINT is ignored (in the background of a script), which a child would inherit.
+    deaf = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, deaf)
     assert process.stdin is not None
     process.stdin.write("".join(f"{n}\n" for n in names).encode())
     process.stdin.flush()
