@@ -1,12 +1,7 @@
-"""The report in a real browser: `./test browser`. Any request but for the file itself fails the test.
-
-The browser is `UNIVFD_BROWSER`, or the first Chromium on the PATH; without one the tests fail, they are not skipped.
-"""
+"""The report in a real browser: `./test browser`. Any request but for the file itself fails the test."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, Route, sync_playwright
 
+from browsing import executable
 from conftest import encoded, picture
 from score_rows import hostile_run, write_run
 from univfd.benchmark.figures import figures
@@ -25,16 +21,7 @@ from univfd.report.page import Source, page
 from univfd.storage import read_json
 from univfd.types import ImageRef, Label, Sample
 
-NAMES = ("chromium", "chromium-headless-shell", "chromium-browser", "google-chrome", "google-chrome-stable")
 SIZES = [(1400, 900), (390, 844)]
-
-
-def executable() -> str:
-    given = os.environ.get("UNIVFD_BROWSER")
-    found = [given] if given else [path for name in NAMES if (path := shutil.which(name))]
-    if not found:
-        pytest.fail(f"no browser: set UNIVFD_BROWSER, or install one of {', '.join(NAMES)}")
-    return str(found[0])
 
 
 @pytest.fixture(scope="module")

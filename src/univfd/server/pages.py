@@ -1,4 +1,8 @@
-"""The two HTML pages, each one file without outside requests, and the policy that holds the browser to that."""
+"""The two HTML pages, each answered as one document without outside requests, and the policy that holds the browser to that.
+
+Styles and scripts are files of their own here (`<link rel="stylesheet" href="x.css">`, `<script src="x.js"></script>`) and
+are put into the page when it is read.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +14,35 @@ from importlib import resources
 
 from fastapi.responses import HTMLResponse
 
-_SCRIPT = re.compile(r"<script[^>]*>(.*?)</script>", re.DOTALL)
+_STYLE_FILE = re.compile(r'<link rel="stylesheet" href="([\w.]+)">')
+_SCRIPT_FILE = re.compile(r'<script src="([\w.]+)"></script>')
+_STYLE = re.compile(r"<style>(.*?)</style>", re.DOTALL)
+_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+
+
+def _file(name: str) -> str:
+    return (resources.files(__package__) / name).read_text("utf-8")
+
+
+def _hashes(found: list[str]) -> str:
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in found]
+    return " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
 
 
 @cache
 def _read(name: str) -> tuple[str, str]:
-    text = (resources.files(__package__) / name).read_text("utf-8")
-    scripts = [hashlib.sha256(found.encode()).digest() for found in _SCRIPT.findall(text)]
-    allowed = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in scripts) or "'none'"
+    text = _STYLE_FILE.sub(lambda found: f"<style>{_file(found[1])}</style>", _file(name))
+    scripts, styles = _SCRIPT.findall(text), _STYLE.findall(text)
+    parts = [_file(found) for found in _SCRIPT_FILE.findall(text)]
+    text = _SCRIPT_FILE.sub(lambda found: f"<script>{_file(found[1])}</script>", text)
     return text, (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src 'self' data: blob:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; script-src {_hashes(scripts + parts)}; style-src {_hashes(styles)}; "
+        "img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 
 
 def page(name: str) -> HTMLResponse:
-    """A file of this folder; its own scripts run, no others, and it can ask nobody but this service."""
+    """A file of this folder; its own scripts and styles count, no others, and it can ask nobody but this service."""
     text, policy = _read(name)
     headers = {
         "Content-Security-Policy": policy,
