@@ -69,9 +69,11 @@ def hand_over(tab: Page, event: str, files: dict[str, bytes]) -> None:
     tab.evaluate(
         """([event, files]) => {
           const data = new DataTransfer();
-          for (const [name, bytes] of files) data.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
+          const type = "image/png";
+          for (const [name, bytes] of files) data.items.add(new File([new Uint8Array(bytes)], name, { type }));
           const options = { bubbles: true, cancelable: true };
-          if (event === "paste") document.body.dispatchEvent(new ClipboardEvent("paste", { ...options, clipboardData: data }));
+          if (event === "paste")
+            document.body.dispatchEvent(new ClipboardEvent("paste", { ...options, clipboardData: data }));
           else for (const kind of ["dragover", "drop"])
             document.getElementById("drop").dispatchEvent(new DragEvent(kind, { ...options, dataTransfer: data }));
         }""",

@@ -15,16 +15,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from browsing import executable
+from page_of import choose, hand_over, page_of, saved
 from PIL import Image, PngImagePlugin
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from browsing import executable
 from conftest import encoded, picture
-from page_of import choose, hand_over, page_of, saved
 from serving import Server, serving
+from univfd import calibration
 from univfd.conditions import conditions
 from univfd.detector import Detector
+from univfd.images import decode
 from univfd.server.problems import BY_CODE
+from univfd.types import ImageRef
 
 REFUSED = "Failed to load resource"
 HOSTILE = "<img src=x onerror=alert(1)>\"'.png"
@@ -60,8 +63,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def toy_folder(toy_detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
     promise = replace(
-        toy_detector.calibration, fake_above=1.0, real_below=-1.0, slope=2.0, intercept=0.0, max_fpr=0.01, max_miss=0.05,
-        confidence=0.9, n_real=300, n_fake=200, data="pictures of this test",
+        toy_detector.calibration, fake_above=1.0, real_below=-1.0, slope=2.0, intercept=0.0, max_fpr=0.01,
+        max_miss=0.05, confidence=0.9, n_real=300, n_fake=200, data="pictures of this test",
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("detectors") / "toy"
     replace(toy_detector, calibration=promise).save(folder)
@@ -199,25 +202,25 @@ def test_remarks_of_the_service_are_known_in_every_language(browser: Browser, se
     seen += conditions(blocks)
     texts = {c.code: c.text for c in seen}
     assert {"tiny", "small", "flat"} <= texts.keys()
-    from univfd.calibration import BETWEEN as between
-    from univfd.images import decode
-    from univfd.types import ImageRef
-
     frames = io.BytesIO()
     Image.fromarray(picture(0)).save(frames, "GIF", save_all=True, append_images=[Image.fromarray(picture(1))])
     notes = decode(ImageRef("x", frames.getvalue())).notes
     assert notes
     with page_of(server, browser) as tab:
-        for text in [*texts.values(), between, *notes]:
+        for text in [*texts.values(), calibration.BETWEEN, *notes]:
             assert tab.evaluate("(text) => remarkCode(text)", text), text
         missing = tab.evaluate("(codes) => codes.filter((c) => !knows('e_' + c))", list(BY_CODE))
-        other = {"access", "input", "usage", "unknown-name", "missing-extra", "output-exists", "weights", "offline", "download",
-                 "checksum", "cache", "format", "stale-index", "feature-space", "data", "service", "request", "error"}  # fmt: skip
+        other = {
+            "access", "input", "usage", "unknown-name", "missing-extra", "output-exists", "weights", "offline",
+            "download", "checksum", "cache", "conflict", "format", "stale-index", "feature-space", "data", "service",
+            "request", "error",
+        }  # fmt: skip
         assert set(missing) <= other  # those are no matter of a picture: the message of the service says it
 
 
 def test_hostile_names_and_metadata_stay_text(browser: Browser, server: Server, tmp_path: Path) -> None:
-    prompt = "<script>alert(1)</script><img src=http://192.0.2.1/x onerror=alert(2)>\nSteps: 20, Sampler: Euler, Model: <b>m</b>"
+    prompt = "<script>alert(1)</script><img src=http://192.0.2.1/x onerror=alert(2)>\n"
+    prompt += "Steps: 20, Sampler: Euler, Model: <b>m</b>"
     names = [
         HOSTILE,
         "photo\u202egnp.exe",
@@ -274,9 +277,10 @@ def test_a_report_to_attach_to_a_case(browser: Browser, server: Server, tmp_path
         assert re.match(r"univfd-case\.png-[0-9a-f]{8}-\d{4}-\d\d-\d\d\.html", file.name)
         text = check_report(browser, file, "case.png")
         for part in (
-            hashlib.sha256(FAKE).hexdigest(), "Looks AI-generated", "real below -1.0000, AI-generated above 1.0000", "toy@",
-            "Nearest known pictures", "What the file says of its own origin", "A signal, not proof.", "Limits of this report",
-            "At most 1% of real pictures", "320 × 256 pixels, PNG",
+            hashlib.sha256(FAKE).hexdigest(), "Looks AI-generated", "toy@",
+            "real below -1.0000, AI-generated above 1.0000", "At most 1% of real pictures", "320 × 256 pixels, PNG",
+            "Nearest known pictures", "What the file says of its own origin", "A signal, not proof.",
+            "Limits of this report",
         ):  # fmt: skip
             assert part in text, part
         tab.emulate_media(media="print")
@@ -407,10 +411,10 @@ def test_without_the_extra_for_provenance_verdicts_are_given(browser: Browser, s
 
 
 def test_the_heat_map_lies_over_the_picture(browser: Browser, tmp_path: Path) -> None:
-    with serving() as real_one, page_of(real_one, browser) as tab:
-        choose(tab, ("wide.png", encoded(picture(3, 1300, 700), "PNG")))
+    with serving("--deadline", 120) as real_one, page_of(real_one, browser) as tab:
+        choose(tab, ("wide.png", encoded(picture(3, 1100, 1060), "PNG")))
         tab.click("#heat-button")
-        tab.locator("#strength").wait_for(timeout=60_000)
+        tab.locator("#strength").wait_for(timeout=120_000)
         assert tab.evaluate("document.activeElement.id") in {"strength", "detail-title"}
         shown, over = tab.locator("#detail .picture > img"), tab.locator("#detail .overlay > img")
         tab.locator(".overlay > img[style*=width]").wait_for()
@@ -433,7 +437,11 @@ def test_the_heat_map_lies_over_the_picture(browser: Browser, tmp_path: Path) ->
 
 
 def test_nobody_else_is_asked_and_the_watch_would_notice(browser: Browser, server: Server) -> None:
-    for code in ("fetch('http://192.0.2.1/').catch(() => {})", "document.body.append(Object.assign(new Image(), {src: 'http://192.0.2.1/a.png'}))",
-                 "document.body.append(Object.assign(document.createElement('script'), {textContent: 'alert(1)'}))"):  # fmt: skip
+    codes = [
+        "fetch('http://192.0.2.1/').catch(() => {})",
+        "document.body.append(Object.assign(new Image(), {src: 'http://192.0.2.1/a.png'}))",
+        "document.body.append(Object.assign(document.createElement('script'), {textContent: 'alert(1)'}))",
+    ]
+    for code in codes:
         with pytest.raises(AssertionError, match="Content Security Policy"), page_of(server, browser) as tab:
             tab.evaluate(code)

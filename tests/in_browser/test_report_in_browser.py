@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from browsing import executable
 from playwright.sync_api import Browser, Page, Route, sync_playwright
 
-from browsing import executable
 from conftest import encoded, picture
 from score_rows import hostile_run, write_run
 from univfd.benchmark.figures import figures

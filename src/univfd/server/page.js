@@ -26,12 +26,13 @@ const ask = async (path, options = {}) => {
 const judge = async (item, heat = false) => {
   const { signal } = state.ended;
   for (let tries = 0; ; tries += 1) {
+    const wanted = !heat && state.provenance;
     try {
-      const path = `v1/detect?neighbors=${NEIGHBORS}&heatmap=${heat}&provenance=${!heat && state.provenance}`;
+      const path = `v1/detect?neighbors=${NEIGHBORS}&heatmap=${heat}&provenance=${wanted}`;
       return await ask(path, { method: "POST", body: item.file, headers: { "Content-Type": "application/octet-stream" }, signal });
     } catch (error) {
       const code = error.problem?.code;
-      if (code === "missing-extra" && state.provenance && !heat) state.provenance = false; // verdicts do not need it
+      if (code === "missing-extra" && wanted) state.provenance = false; // verdicts do not need it
       else if (error.retry && tries < TRIES) await pause(Math.min(30, error.retry));
       else throw error;
       if (signal.aborted) throw new DOMException("", "AbortError");

@@ -1,7 +1,7 @@
-"""The two HTML pages, each answered as one document without outside requests, and the policy that holds the browser to that.
+"""The two HTML pages, each answered as one document that asks nobody else, and the policy that holds the browser to it.
 
-Styles and scripts are files of their own here (`<link rel="stylesheet" href="x.css">`, `<script src="x.js"></script>`) and
-are put into the page when it is read.
+Styles and scripts are files of their own here (`<link rel="stylesheet" href="x.css">`, `<script src="x.js">`) and are
+put into the page when it is first read.
 """
 
 from __future__ import annotations
