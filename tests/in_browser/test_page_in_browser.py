@@ -211,8 +211,8 @@ def test_remarks_of_the_service_are_known_in_every_language(browser: Browser, se
             assert tab.evaluate("(text) => remarkCode(text)", text), text
         missing = tab.evaluate("(codes) => codes.filter((c) => !knows('e_' + c))", list(BY_CODE))
         other = {
-            "access", "input", "usage", "unknown-name", "missing-extra", "output-exists", "weights", "offline",
-            "download", "checksum", "cache", "conflict", "format", "stale-index", "feature-space", "data", "service",
+            "access", "input", "usage", "unknown-name", "missing-extra", "output-exists", "conflict", "weights",
+            "offline", "download", "checksum", "cache", "format", "stale-index", "feature-space", "data", "service",
             "request", "error",
         }  # fmt: skip
         assert set(missing) <= other  # those are no matter of a picture: the message of the service says it
