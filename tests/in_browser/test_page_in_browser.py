@@ -271,6 +271,7 @@ def test_a_report_to_attach_to_a_case(browser: Browser, server: Server, tmp_path
     with page_of(server, browser) as tab:
         choose(tab, ("case.png", FAKE))
         tab.click("#report-one")
+        tab.locator("#report-title").wait_for()
         assert tab.evaluate("document.activeElement.id") == "report-title"
         assert not tab.locator("#work").is_visible()
         file = saved(tab, "#save", tmp_path)
