@@ -511,3 +511,11 @@ def test_an_experiment_says_what_it_uses_and_what_its_options_do(name: str) -> N
     experiment = registry.load("experiments", name)
     assert set(experiment.options) == set(experiment.own)
     assert set(experiment.uses) == set(experiment.own) | {u for u in experiment.uses if u in SHARED}
+
+
+def test_a_split_that_cannot_be_is_said_before_anything_is_embedded(
+    folder: Path, tmp_path: Path, toy: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(toy), "embed", lambda self, crops: pytest.fail("an image was embedded"))
+    with pytest.raises(DataError, match="every generator trains"):
+        study(folder, tmp_path / "cache", train_families=("gan", "diffusion")).run("sink", tmp_path / "out")

@@ -118,6 +118,8 @@ class Study:
             if option not in experiment.own:
                 raise registry.unknown(f"option of {name}", option, experiment.own)
         asked = [part for part in experiment.uses if part in SHARED]
+        if "split" in asked:
+            self.parts(self.readable)  # what cannot be split is said before hours of embedding, not after
         data = self._usable(asked)
         given = {part: data if part == "data" else self._give(part, data) for part in asked}
         result: Result = experiment.run(**given, **chosen)
