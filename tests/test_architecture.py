@@ -33,7 +33,7 @@ LEVELS = [
         "spectra",
         "projection",
     },
-    {"images", "catalogue", "bank", "collection", "suites", "patch_probe", "remote"},
+    {"images", "catalogue", "bank", "collection", "suites", "patch_probe", "remote", "misses"},
     {"weights", "index", "attribution", "metadata", "provenance"},
     {"backbones", "recipes", "classifiers", "datasets", "writers"},
     {"embedding", "evaluation", "scan"},

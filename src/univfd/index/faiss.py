@@ -50,7 +50,7 @@ class FaissIndex:
         Args:
             bank: the rows.
             folder: must not exist.
-            kind: `ivf` is built in minutes; `hnsw` takes longer to build and twice the memory, and is faster.
+            kind: `ivf`, an inverted file, or `hnsw`, a graph.
             aim: recall@9 that the effort is set for.
 
         Raises:

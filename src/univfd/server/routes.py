@@ -172,7 +172,7 @@ async def feedback(
         upload.release()
     if isinstance(verdict, Failure):
         return _refused(request, verdict)
-    facts = {k: v for k, v in {"generator": generator, "source": source, "note": note}.items() if v}
+    facts = {"generator": generator, "source": source, "note": note}
     status = await asyncio.to_thread(file_wrong, state.feedback, data, verdict, Label.parse(truth), facts)
     return JSONResponse({"status": status, "verdict": verdict.verdict, "sha256": verdict.sha256})
 

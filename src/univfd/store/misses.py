@@ -1,26 +1,17 @@
-"""Wrong verdicts, filed into a folder that `univfd bench run` takes: what was once fixed must not come back unseen.
-
-The folder has the images under their sha256, sorted by true class, and `manifest.jsonl` with the truth and what was
-said of each at the time.
-"""
+"""Wrong verdicts, filed into a folder (`univfd.misses`): what was once fixed must not come back unseen."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..detector import Detector
 from ..errors import UsageError
+from ..misses import LOCK, MANIFEST, Status, file_miss
 from ..sources import Source, expand, read_bytes
-from ..storage import cannot_write, locked, replace_file
 from ..types import Failure, ImageRef, Label, Verdict
-from .naming import now, whoami
-
-MANIFEST = "manifest.jsonl"
+from .naming import whoami
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +25,7 @@ class Filed:
     """
 
     image: str
-    status: str
+    status: Status
     verdict: Verdict
 
 
@@ -61,50 +52,21 @@ def file_misses(
         UsageError: the folder is another thing, or an image is there under the other class.
     """
     suite.mkdir(parents=True, exist_ok=True)
-    manifest = suite / MANIFEST
-    if not manifest.exists() and any(f.name != f".{MANIFEST}.lock" for f in suite.iterdir()):
+    if not (suite / MANIFEST).exists() and any(f.name != LOCK for f in suite.iterdir()):
         raise UsageError(f"{suite} holds other things and no {MANIFEST}; name a new folder, or one made by 'bank miss'")
-    with locked(manifest):
-        lines = manifest.read_text("utf-8").splitlines() if manifest.exists() else []
-        known = {row["sha256"]: Label.parse(row["label"]) for row in map(json.loads, lines)}
-        done: list[Filed | Failure] = []
-        for ref in list(expand(images)):
-            result = next(iter(detector.detect(ref))) if isinstance(ref, ImageRef) else ref
-            if isinstance(result, Failure) or not isinstance(ref, ImageRef):
-                done.append(result)  # type: ignore[arg-type]
-                continue
-            if known.get(result.sha256, truth) is not truth:
-                raise UsageError(f"{ref.name} is in {suite} as {known[result.sha256].word}; one of the two is wrong")
-            status = "known" if result.sha256 in known else "filed"
-            if status == "filed" and result.verdict == truth.word and not anyway:
-                status = "right"
-            if status == "filed":
-                known[result.sha256] = truth
-                lines.append(json.dumps(_file(suite, ref, result, truth, facts or {}), ensure_ascii=False))
-                scratch = suite / f".{MANIFEST}.writing"
-                try:
-                    scratch.write_text("\n".join(lines) + "\n", "utf-8")
-                    replace_file(scratch, manifest)
-                except OSError as error:
-                    raise cannot_write(suite, error) from error
-            done.append(Filed(ref.name, status, result))
+    done: list[Filed | Failure] = []
+    for ref in list(expand(images)):
+        result = next(iter(detector.detect(ref))) if isinstance(ref, ImageRef) else ref
+        if isinstance(result, Failure) or not isinstance(ref, ImageRef):
+            done.append(result)  # type: ignore[arg-type]
+            continue
+        ending = Path(ref.name).suffix.lower()
+        status = file_miss(
+            suite, read_bytes(ref), result, truth,
+            ending=ending if ending[1:].isalnum() else "", by=whoami(), facts=facts or {}, anyway=anyway,
+        )  # fmt: skip
+        if status == "contradicted":
+            other = Label(1 - truth).word
+            raise UsageError(f"{ref.name} is in {suite} as {other}; one of the two is wrong")
+        done.append(Filed(ref.name, status, result))
     return done
-
-
-def _file(suite: Path, ref: ImageRef, verdict: Verdict, truth: Label, facts: Mapping[str, str]) -> dict[str, Any]:
-    """Copy the image and give its line of the manifest."""
-    data = read_bytes(ref)
-    digest = hashlib.sha256(data).hexdigest()
-    ending = Path(ref.name).suffix.lower()
-    place = suite / truth.word / f"{digest[:16]}{ending if ending[1:].isalnum() else ''}"
-    try:
-        place.parent.mkdir(exist_ok=True)
-        place.write_bytes(data)
-    except OSError as error:
-        raise cannot_write(place, error) from error
-    told = {k: v for k, v in facts.items() if v}
-    return {
-        "file": place.relative_to(suite).as_posix(), "label": truth.word, "sha256": digest, **told,
-        "name": Path(ref.name).name, "verdict": verdict.verdict, "score": verdict.score, "detector": verdict.detector,
-        "filed": now(), "by": whoami(),
-    }  # fmt: skip
