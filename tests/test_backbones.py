@@ -191,6 +191,29 @@ def test_the_clip_graph_equals_another_implementation(tmp_path: Path, monkeypatc
     np.testing.assert_allclose(out, np.concatenate(expected, axis=1), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("tap", ["proj", "cls.1", "cls.3"])
+def test_the_last_block_is_computed_for_the_class_token_alone(
+    tap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+
+    from univfd.backbones import onnx as engine
+
+    clip_safetensors(GOLDEN / "tiny_clip.safetensors", tiny(), tmp_path)
+    monkeypatch.setattr(engine, "ensure", lambda entry, progress: tmp_path)
+    pixels = np.random.default_rng(0).standard_normal((2, 3, 28, 28), dtype=np.float32)
+    last = f"mean.{tap[-1]}" if tap != "proj" else "mean.3"
+    alone = engine.OnnxBackbone(tiny(), (tap,), 1, None).embed_normalised(pixels)
+    among = engine.OnnxBackbone(tiny(), (tap, last), 1, None).embed_normalised(pixels)
+    np.testing.assert_allclose(alone, among[:, : alone.shape[1]], atol=1e-6)
+    graphs = [
+        onnx.load_from_string(engine.cut(tmp_path / engine.GRAPH, taps, 1)).graph for taps in ((tap,), (tap, last))
+    ]
+    narrowed = [[n.op_type for n in g.node if n.name.endswith(".first")] for g in graphs]
+    assert narrowed[0].count("MatMul") == 3  # the attention's output and the two layers behind it
+    assert narrowed[1] == []
+
+
 @pytest.mark.parametrize(
     "changes",
     [

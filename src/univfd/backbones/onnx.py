@@ -16,6 +16,7 @@ from ..errors import ChecksumError
 from ..types import FloatArray, Pixels
 from ..weights import GRAPH, ensure
 from . import check_crops, square_grid
+from ._first_token import only_first_token
 
 _INT64_MAX = np.iinfo(np.int64).max
 _AXES_ARE_INPUTS = 18  # opset from which ReduceMean takes its axes as a tensor
@@ -97,7 +98,15 @@ def cut(path: Path, taps: tuple[str, ...], prefix: int) -> bytes:
     del graph.output[:]
     graph.output.extend(helper.make_tensor_value_info(t, TensorProto.FLOAT, None) for t in dict.fromkeys(taps))
     _prune(graph)
+    only_first_token(model, f"block.{_last_block(graph)}")
+    _prune(graph)
     return bytes(model.SerializeToString())
+
+
+def _last_block(graph: onnx.GraphProto) -> int:
+    """The last block that is computed."""
+    made = {o for n in graph.node for o in n.output}
+    return max((int(t.removeprefix("block.")) for t in made if t.startswith("block.")), default=0)
 
 
 def _mean(graph: onnx.GraphProto, tokens: str, name: str, opset: int) -> onnx.NodeProto:
