@@ -15,7 +15,7 @@ ROOT = Path(univfd.__file__).parent
 
 # A module imports only from lower levels (docs/architecture.md draws them).
 LEVELS = [
-    {"errors", "_version"},
+    {"errors", "_version", "remarks"},
     {"types", "registry", "palette"},
     {
         "sources",

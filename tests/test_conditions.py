@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageFont
 
-from univfd.conditions import conditions, jpeg_quality
+from univfd.conditions import CODES, conditions, jpeg_quality
 from univfd.images import decode
 from univfd.types import ImageRef, Pixels
 
@@ -17,7 +17,9 @@ WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "while", "total", "amo
 
 
 def codes(pixels: Pixels, quantisation: tuple[tuple[int, ...], ...] = ()) -> set[str]:
-    return {c.code for c in conditions(pixels, quantisation)}
+    found = {c.code for c in conditions(pixels, quantisation)}
+    assert found <= set(CODES)
+    return found
 
 
 def scene(seed: int, height: int = 480, width: int = 640) -> Pixels:

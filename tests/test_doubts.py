@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
+from conftest import encoded
 from univfd.calibration import Calibration
 from univfd.detector import Detector
 from univfd.types import Verdict
@@ -28,6 +32,10 @@ def test_a_degradation_makes_a_promise_unsure_and_says_why(toy_detector: Detecto
     assert isinstance(good, Verdict)
     assert (small.verdict, small.reasons) == ("unsure", ("tiny: 40 x 40 pixels",))
     assert (good.verdict, good.reasons) == ("real", ())
+    row = thumbnail.to_dict()
+    assert row["reason_codes"] == [{"code": "small", "figures": {"width": 400, "height": 255, "least": 256}}]
+    assert [n["code"] for n in small.to_dict()["note_codes"]] == [n.code for n in small.remarks]
+    assert good.to_dict()["reason_codes"] == []
     plain = next(iter(replace(toy_detector, calibration=Calibration(0.0, 0.0)).detect([texture(40, 40)])))
     assert isinstance(plain, Verdict)
     assert plain.verdict != "unsure"
@@ -44,6 +52,27 @@ def test_what_is_unlike_the_bank_is_unsure(toy_detector: Detector) -> None:
         assert isinstance(found, Verdict)
         assert found.verdict == verdict
         assert ("unlike all of the bank" in " ".join(found.reasons)) == (verdict == "unsure")
+        if verdict == "unsure":
+            (coded,) = found.to_dict()["reason_codes"]
+            assert coded == {"code": "unlike", "figures": {"distance": pytest.approx(nearest), "known_within": within}}
+
+
+def test_codes_stand_beside_the_words_and_are_json(toy_detector: Detector) -> None:
+    (score,) = (v.score for v in toy_detector.detect([texture(40, 40)]) if isinstance(v, Verdict))
+    between = replace(CALIBRATED, fake_above=score + 1, real_below=score - 1, known_within=-1.0)
+    data = encoded(texture(40, 40), quality=5)
+    (found,) = replace(toy_detector, calibration=between).detect([data])
+    row = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert [c["code"] for c in row["reason_codes"]] == ["between", "tiny", "recompressed", "unlike"]
+    assert row["reason_codes"][0]["figures"] == {"real_below": score - 1, "fake_above": score + 1}
+    assert row["reason_codes"][2]["figures"] == {"quality": 5, "least": 30}
+    assert len(row["reasons"]) == 4
+    assert "5" in row["reasons"][2]
+
+
+def test_nothing_known_is_no_figure() -> None:
+    (doubt,) = replace(CALIBRATED, known_within=0.5).doubts(0.0, math.inf, ())
+    assert doubt.coded() == {"code": "unlike", "figures": {"known_within": 0.5}}
 
 
 def test_an_old_calibration_without_the_distance_is_read() -> None:

@@ -119,7 +119,7 @@ def test_first_frame_of_several(format: str) -> None:
     )
     decoded = decode(ref(buffer.getvalue()))
     assert decoded.pixels[0, 0].tolist() == [255, 0, 0]
-    assert decoded.notes == ("only the first of several frames",)
+    assert [(n.code, n.text) for n in decoded.notes] == [("first-frame", "only the first of several frames")]
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP"])

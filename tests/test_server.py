@@ -69,7 +69,7 @@ def test_one_image_is_answered_with_the_row_of_detect(
         assert status == 200
         assert row["promise"] == {
             "fake_above": 0.0, "real_below": 0.0, "max_fpr": None, "max_miss": None, "confidence": None, "n_real": 0,
-            "n_fake": 0, "data": "",
+            "n_fake": 0, "data": "", "known_within": None, "about": "nothing is promised", "void_under": [],
         }  # fmt: skip
         assert plain(row) == named(toy_detector, images[1], neighbors)
     body, headers = form([("x", images[1])])

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from conftest import encoded, picture, toy_samples
 from serving import form
-from univfd import errors, remote
+from univfd import conditions, errors, remote
 from univfd.detector import Detector
 from univfd.embedding import Loaded, loader
 from univfd.errors import BusyError, FormatError, RateLimitedError, RequestError, UnauthorizedError, UsageError
@@ -28,7 +28,9 @@ from univfd.server.app import create_app
 from univfd.server.engine import Engine
 from univfd.server.limits import Limits, Memory, RateLimiter
 from univfd.server.problems import ANSWERS, BY_CODE
+from univfd.server.routes import promise
 from univfd.server.running import check_address, hosts_of
+from univfd.server.schema import Promise
 from univfd.server.uploads import Form
 from univfd.sources import expand
 from univfd.types import Failure, ImageRef
@@ -54,6 +56,24 @@ def test_every_code_is_documented() -> None:
     for kind, answer in ANSWERS.items():
         if kind is not errors.UnreachableError:
             assert re.search(rf"\| {answer.status} \|[^|]*`{kind.code}`", text), kind.code
+
+
+def test_every_code_of_a_reason_or_note_is_documented() -> None:
+    text = (ROOT / "docs" / "server.md").read_text("utf-8")
+    told = re.findall(r"^\| `([\w-]+)` \| (reason|note) \|", text, re.MULTILINE)
+    reasons = {"between", *conditions.CODES, "unlike"}
+    assert told == [*((c, "reason") for c in ("between", *conditions.CODES, "unlike")), *told[len(reasons) :]]
+    assert {c for c, kind in told if kind == "note"} == {"first-frame", "upscaled"}
+
+
+def test_a_promise_says_what_it_is_about(default: Detector, toy_detector: Detector) -> None:
+    said = promise(default.calibration)
+    assert said["max_fpr"] == default.calibration.max_fpr
+    assert "nothing is promised of degraded ones" in said["about"]
+    assert set(conditions.CODES) <= set(said["void_under"]) <= {*conditions.CODES, "unlike"}
+    assert ("unlike" in said["void_under"]) == (said["known_within"] is not None)
+    assert promise(toy_detector.calibration)["about"] == "nothing is promised"
+    Promise.model_validate(said)
 
 
 def test_openapi_is_current() -> None:

@@ -12,6 +12,7 @@ from conftest import picture
 from univfd.catalogue import entry
 from univfd.errors import UnknownNameError, UnsupportedImageError, UsageError
 from univfd.perturbations import perturbation
+from univfd.remarks import Remark
 from univfd.views import PreprocessSpec, view
 
 SPEC = entry("clip-vit-b-16").preprocess
@@ -29,7 +30,7 @@ def test_a_small_picture_is_scaled_up_and_that_is_said() -> None:
     crops = view("native").cut(picture(0, 150, 112), SPEC)
     assert crops.pixels.shape == (1, 224, 224, 3)
     assert crops.upscaled == 2
-    assert crops.notes == ("upscaled 2.00x: smaller than the encoder's input",)
+    assert crops.notes == (Remark("upscaled", "upscaled 2.00x: smaller than the encoder's input", {"factor": 2.0}),)
 
 
 def test_resize_sees_the_whole_short_side() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from univfd import registry
+from univfd.remarks import Remark
 from univfd.types import Failure, FeatureSpace, Label, Neighbor, Timings, Verdict
 from univfd.writers import flat
 
@@ -15,11 +16,15 @@ REAL = Neighbor(4, 0.25, Label.REAL, "", "bsds", "cd" * 32)
 ROWS = [
     Verdict(
         "a photo, \"quoted\".jpg", "fake", 1.5, 0.75, "sdxl", (NEAR,), (REAL,), "ef" * 32, 640, 480, "JPEG", "native",
-        "default@1", "space", (), ("first frame of 2", "upscaled"), Timings(0.1, 0.2, 0.3),
+        "default@1", "space", (),
+        (Remark("first-frame", "first of 2"), Remark("upscaled", "upscaled", {"factor": 2.5})), Timings(0.1, 0.2, 0.3),
     ).to_dict(),
     Verdict(
         "новый\nline.png", "unsure", -1.25, None, "", (), (), "", 1, 2, "", "native", "default@1", "space",
-        ("between the two thresholds", "tiny: 1 x 2 pixels, under 64 on the short side"), (), Timings(0, 0, 0),
+        (
+            Remark("between", "between the two thresholds"),
+            Remark("tiny", "tiny: 1 x 2 pixels", {"width": 1, "height": 2, "least": 64}),
+        ), (), Timings(0, 0, 0),
     ).to_dict(),
     Failure("=cmd|' /C calc'!A0.png", "truncated", "+ends early").to_dict(),
     Failure("'apostrophe.png", "access", "no such file").to_dict(),

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DataError, FormatError
+from .remarks import Remark
 from .types import VerdictLabel
 
 Scores = NDArray[np.float64]
@@ -95,7 +96,7 @@ class Calibration:
             return "fake"
         return "real" if score < self.real_below or self.real_below == self.fake_above else "unsure"
 
-    def doubts(self, score: float, distance: float, conditions: tuple[str, ...]) -> tuple[str, ...]:
+    def doubts(self, score: float, distance: float, conditions: tuple[Remark, ...]) -> tuple[Remark, ...]:
         """Why the verdict must be `unsure`; empty where it need not be.
 
         Args:
@@ -104,14 +105,18 @@ class Calibration:
             conditions: degradations of the image, see `univfd.conditions.conditions`. They void a promise; a detector
                 that promises nothing has nothing to void.
         """
-        found = [BETWEEN] if self.verdict(score) == "unsure" else []
+        found: list[Remark] = []
+        if self.verdict(score) == "unsure":
+            found.append(Remark("between", BETWEEN, {"real_below": self.real_below, "fake_above": self.fake_above}))
         if self.max_fpr is not None:
             found += conditions
         if self.known_within is not None and distance > self.known_within:
-            found.append(
+            text = (
                 f"unlike all of the bank: distance {distance:.3f} to the nearest image in it, known images are "
                 f"within {self.known_within:.3f}"
             )
+            near = {"distance": distance} if math.isfinite(distance) else {}  # of an empty bank
+            found.append(Remark("unlike", text, {**near, "known_within": self.known_within}))
         return tuple(found)
 
     def attribution(self, verdict: VerdictLabel, generator: str, distance: float) -> str:

@@ -12,13 +12,16 @@ drawings are `flat`, and 17 of 30 portraits of one source `upscaled`. Dense line
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .remarks import Remark
 from .types import FloatArray, Pixels
+
+CODES = ("tiny", "small", "flat", "text", "recompressed", "upscaled")
+"""Of the conditions; under each of them nothing is promised."""
 
 SHORT_SIDE = 64
 """Below it, most of what the encoder sees is interpolation; also the least that the other statistics need."""
@@ -61,15 +64,7 @@ Tables = Sequence[Sequence[int]]
 """Quantisation tables of a JPEG, 64 values each, row by row; the first is luminance. Empty: not a JPEG."""
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """One state of a picture: `code` for programs, `text` for the reader of a verdict."""
-
-    code: str
-    text: str
-
-
-def conditions(pixels: Pixels, quantisation: Tables = ()) -> tuple[Condition, ...]:
+def conditions(pixels: Pixels, quantisation: Tables = ()) -> tuple[Remark, ...]:
     """The conditions of a picture under which no error rate is promised.
 
     Args:
@@ -77,27 +72,35 @@ def conditions(pixels: Pixels, quantisation: Tables = ()) -> tuple[Condition, ..
         quantisation: the JPEG tables of the file that holds just these pixels; empty for any other.
 
     Returns:
-        Those that hold, of: `tiny`, `small`, `flat`, `text`, `recompressed`, `upscaled`.
+        Those that hold, with a code of `CODES`.
     """
     height, width = pixels.shape[:2]
     found = []
     quality = jpeg_quality(quantisation[0]) if quantisation else None
     if quality is not None and quality < QUALITY:
-        found.append(Condition("recompressed", f"heavily compressed: JPEG quality about {quality:.0f}"))
+        found.append(
+            Remark(
+                "recompressed",
+                f"heavily compressed: JPEG quality about {quality:.0f}",
+                {"quality": round(quality), "least": QUALITY},
+            )
+        )
+    size = {"width": width, "height": height}
     if min(height, width) < SHORT_SIDE:
-        return (Condition("tiny", f"tiny: {width} x {height} pixels"), *found)
+        return (Remark("tiny", f"tiny: {width} x {height} pixels", {**size, "least": SHORT_SIDE}), *found)
     if min(height, width) < SMALL_SIDE:
-        found.append(Condition("small", f"small: {width} x {height} pixels, below {SMALL_SIDE} on the short side"))
+        text = f"small: {width} x {height} pixels, below {SMALL_SIDE} on the short side"
+        found.append(Remark("small", text, {**size, "least": SMALL_SIDE}))
     tiles = _tiles(pixels, _TILE, _TILES)
     grey = tiles @ _LUMA
     if _is_flat(grey):
-        found.append(Condition("flat", "almost nothing but flat areas"))
+        found.append(Remark("flat", "almost nothing but flat areas"))
     if _is_text(tiles, grey):
-        found.append(Condition("text", "looks like a page of text or a screenshot"))
+        found.append(Remark("text", "looks like a page of text or a screenshot"))
     if all(f.code != "recompressed" for f in found) and _is_blocky(_centre(pixels)):
-        found.append(Condition("recompressed", "heavily compressed: visible 8 x 8 blocks"))
+        found.append(Remark("recompressed", "heavily compressed: visible 8 x 8 blocks"))
     if _is_upscaled(pixels):
-        found.append(Condition("upscaled", "enlarged: no detail finer than half its resolution"))
+        found.append(Remark("upscaled", "enlarged: no detail finer than half its resolution"))
     return tuple(found)
 
 

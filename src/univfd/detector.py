@@ -157,8 +157,8 @@ class Detector:
                 view=self.view.name,
                 detector=self.identity,
                 space=self.space.digest,
-                reasons=doubts[i],
-                notes=item.notes,
+                doubts=doubts[i],
+                remarks=item.notes,
                 timings=Timings(item.seconds, *share),
             )
             for i, (item, score) in enumerate(zip(loaded, scores, strict=True))

@@ -18,6 +18,7 @@ from .errors import InputError, MissingExtraError, UsageError
 from .images import DEFAULT_MAX_PIXELS, decode
 from .perturbations import perturbation
 from .pipeline import batched, ordered_map
+from .remarks import Remark
 from .sources import Source, expand
 from .types import Embeddings, Failure, FeatureSpace, FloatArray, ImageRef, Pixels
 from .views import View
@@ -39,7 +40,7 @@ class Loaded:
         format: of the file; empty for pixels.
         width: of the picture, in pixels.
         height: of the picture, in pixels.
-        conditions: degradations that void a promise, in words; see `univfd.conditions`.
+        conditions: degradations that void a promise; see `univfd.conditions`.
         notes: what decoding and the view have to say.
         crops: `(n, S, S, 3)` uint8.
         seconds: wall time of reading, decoding and cutting.
@@ -50,8 +51,8 @@ class Loaded:
     format: str
     width: int
     height: int
-    conditions: tuple[str, ...]
-    notes: tuple[str, ...]
+    conditions: tuple[Remark, ...]
+    notes: tuple[Remark, ...]
     crops: Pixels
     seconds: float
 
@@ -134,9 +135,9 @@ def embed_loaded(backbone: Backbone, view: View, items: Sequence[Loaded | Failur
     return Batch(tuple(items), embeddings, time.perf_counter() - start)
 
 
-def default_batch() -> int:
-    """Images a batch where none is asked for: four per CPU, at most 32."""
-    return min(_MAX_BATCH, _IMAGES_PER_CPU * cpus())
+def default_batch(processors: int | None = None) -> int:
+    """Images a batch where none is asked for: four per CPU (default: of this process), at most 32."""
+    return min(_MAX_BATCH, _IMAGES_PER_CPU * (processors or cpus()))
 
 
 def space_of(backbone: Backbone, view: View) -> FeatureSpace:
@@ -175,7 +176,7 @@ def _load(
         format=decoded.format,
         width=width,
         height=height,
-        conditions=tuple(c.text for c in found),
+        conditions=found,
         notes=decoded.notes + crops.notes,
         crops=crops.pixels,
         seconds=time.perf_counter() - start,

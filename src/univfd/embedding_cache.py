@@ -22,7 +22,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from .errors import FileAccessError, InputError
 from .images import DEFAULT_MAX_PIXELS
 from .perturbations import perturbation
 from .pipeline import ordered_map
+from .remarks import Remark
 from .sources import Source, expand, read_bytes
 from .storage import cannot_write, read_arrays, replace_file
 from .types import Embeddings, Failure, FeatureSpace, FloatArray, ImageRef
@@ -46,7 +47,7 @@ from .views import View
 
 log = logging.getLogger(__name__)
 
-SCHEMA = 1
+SCHEMA = 2
 SHARD = 256
 """Images of a shard, at most; what a kill can lose."""
 _SUFFIX = ".safetensors"
@@ -124,7 +125,10 @@ class EmbeddingCache:
         self.space.require(embeddings.space, "the embeddings to keep")
         if not items:
             return
-        facts = [{"format": i.format, "conditions": i.conditions, "notes": i.notes} for i in items]
+        facts = [
+            {"format": i.format, "conditions": [*map(asdict, i.conditions)], "notes": [*map(asdict, i.notes)]}
+            for i in items
+        ]
         about = {"schema": SCHEMA, "space": self.space.to_dict(), "perturb": self.perturb, "software": software()}
         arrays: dict[str, NDArray[Any]] = {
             "vectors": embeddings.vectors,
@@ -298,8 +302,8 @@ def _loaded(image: Keyed, shard: _Shard, row: int) -> Loaded:
         format=facts["format"],
         width=int(width),
         height=int(height),
-        conditions=tuple(facts["conditions"]),
-        notes=tuple(facts["notes"]),
+        conditions=tuple(Remark(**c) for c in facts["conditions"]),
+        notes=tuple(Remark(**n) for n in facts["notes"]),
         crops=_NO_CROPS,
         seconds=0.0,
     )

@@ -52,7 +52,7 @@ def write_embeddings(
                 for item in batch.items:
                     if isinstance(item, Loaded):
                         row: dict[str, Any] = {"image": item.name, "row": done, "sha256": item.sha256}
-                        row |= {"width": item.width, "height": item.height, "notes": list(item.notes)}
+                        row |= {"width": item.width, "height": item.height, "notes": [n.text for n in item.notes]}
                         done += 1
                     else:
                         row = item.to_dict()

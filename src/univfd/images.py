@@ -37,12 +37,14 @@ from .errors import (
     TruncatedImageError,
     UnsupportedImageError,
 )
+from .remarks import Remark
 from .sources import read_bytes, sniff
 from .types import ImageRef, Pixels
 
 DEFAULT_MAX_PIXELS = 200_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP")
 
+_FIRST_FRAME = Remark("first-frame", "only the first of several frames")
 _open_lock = threading.Lock()
 
 
@@ -61,7 +63,7 @@ class Decoded:
     pixels: Pixels
     format: str
     sha256: str
-    notes: tuple[str, ...] = ()
+    notes: tuple[Remark, ...] = ()
     quantisation: tuple[tuple[int, ...], ...] = ()
 
 
@@ -88,7 +90,7 @@ def decode(ref: ImageRef, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Decoded:
         raise EmptyFileError("the file is empty (0 bytes); expected an image")
     with open_image(data) as image:
         check_size(*image.size, max_pixels)
-        notes = ("only the first of several frames",) if _has_more_frames(image) else ()
+        notes = (_FIRST_FRAME,) if _has_more_frames(image) else ()
         pixels = to_rgb(_load(image))
         return Decoded(pixels, image.format or "", hashlib.sha256(data).hexdigest(), notes, quantisation(image))
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import FeatureSpaceError, FormatError, InputError
+from .remarks import Remark
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -263,9 +264,9 @@ class Verdict:
         view: name of the view.
         detector: name and digest of the detector.
         space: digest of the feature space.
-        reasons: why it is `unsure`: between the thresholds, a degradation that voids the promise, unlike all that the
+        doubts: why it is `unsure`: between the thresholds, a degradation that voids the promise, unlike all that the
             bank knows; empty for the other verdicts.
-        notes: what a reader of the verdict should know (`upscaled 1.75x`, `only the first of several frames` ...).
+        remarks: what a reader of the verdict should know (`upscaled 1.75x`, `only the first of several frames` ...).
         timings: wall seconds.
     """
 
@@ -283,18 +284,32 @@ class Verdict:
     view: str
     detector: str
     space: str
-    reasons: tuple[str, ...]
-    notes: tuple[str, ...]
+    doubts: tuple[Remark, ...]
+    remarks: tuple[Remark, ...]
     timings: Timings
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The doubts in words."""
+        return tuple(d.text for d in self.doubts)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The remarks in words."""
+        return tuple(r.text for r in self.remarks)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values, in the order of a row."""
         row: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        for name in ("doubts", "remarks", "timings"):
+            del row[name]
         row |= {
             "nearest_fake": [n.to_dict() for n in self.nearest_fake],
             "nearest_real": [n.to_dict() for n in self.nearest_real],
             "reasons": list(self.reasons),
+            "reason_codes": [d.coded() for d in self.doubts],
             "notes": list(self.notes),
+            "note_codes": [r.coded() for r in self.remarks],
             "timings": asdict(self.timings),
         }
         return {"status": "ok"} | row

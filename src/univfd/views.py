@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from . import registry
+from .remarks import Remark
 from .types import Pixels, digest_of
 
 Pool = Literal["mean", "concat"]
@@ -62,9 +63,10 @@ class Crops:
     upscaled: float = 1.0
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[Remark, ...]:
         """For the verdict."""
-        return (f"upscaled {self.upscaled:.2f}x: smaller than the encoder's input",) if self.upscaled > 1 else ()
+        text = f"upscaled {self.upscaled:.2f}x: smaller than the encoder's input"
+        return (Remark("upscaled", text, {"factor": self.upscaled}),) if self.upscaled > 1 else ()
 
 
 Cut = Callable[[Pixels, PreprocessSpec], Crops]

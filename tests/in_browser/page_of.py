@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route
 
 from serving import Server
@@ -90,3 +91,12 @@ def saved(tab: Page, button: str, folder: Path) -> Path:
     target = folder / waiting.value.suggested_filename
     waiting.value.save_as(target)
     return target
+
+
+def serious(tab: Page) -> list[str]:
+    found = Axe().run(tab).response["violations"]
+    return [f"{v['id']} {v['nodes'][0]['html'][:120]}" for v in found if v["impact"] in {"serious", "critical"}]
+
+
+def bar_text(tab: Page) -> str:
+    return tab.locator("#detail .bar").get_attribute("aria-label") or ""

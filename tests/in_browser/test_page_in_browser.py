@@ -8,78 +8,26 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from browsing import executable
-from page_of import choose, hand_over, page_of, saved
-from PIL import Image, PngImagePlugin
-from playwright.sync_api import Browser, Page, sync_playwright
+from page_of import bar_text, choose, hand_over, page_of, saved, serious
+from page_pictures import BETWEEN, FAKE, HOSTILE, REAL, REFUSED, graded
+from PIL import Image
+from playwright.sync_api import Browser
 
-from conftest import encoded, picture
+from conftest import picture
 from serving import Server, serving
-from univfd import calibration
-from univfd.conditions import conditions
-from univfd.detector import Detector
+from univfd.calibration import Calibration
+from univfd.conditions import CODES, conditions
 from univfd.images import decode
+from univfd.remarks import Remark
 from univfd.server.problems import BY_CODE
 from univfd.types import ImageRef
+from univfd.views import Crops
 
-REFUSED = "Failed to load resource"
-HOSTILE = "<img src=x onerror=alert(1)>\"'.png"
-
-
-def graded(grid: float, seed: int = 1, size: tuple[int, int] = (320, 256), format: str = "PNG") -> bytes:
-    """A picture with the toy's grid: 0 none (real), 1 whole (fake)."""
-    pixels = picture(seed, *size).astype(float)
-    marked = pixels.copy()
-    marked[::2, ::2] = 255 - marked[::2, ::2] // 2
-    return encoded((pixels * (1 - grid) + marked * grid).astype(np.uint8), format)
-
-
-def generated(text: str) -> bytes:
-    """A fake with a generator's text in it."""
-    texts, buffer = PngImagePlugin.PngInfo(), io.BytesIO()
-    texts.add_text("parameters", text)
-    Image.open(io.BytesIO(graded(1))).save(buffer, "PNG", pnginfo=texts)
-    return buffer.getvalue()
-
-
-FAKE, REAL, BETWEEN = graded(1), graded(0), graded(0.14)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=executable(), args=["--no-sandbox"])  # root in CI
-        yield started
-        started.close()
-
-
-@pytest.fixture(scope="module")
-def toy_folder(toy_detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    promise = replace(
-        toy_detector.calibration, fake_above=1.0, real_below=-1.0, slope=2.0, intercept=0.0, max_fpr=0.01,
-        max_miss=0.05, confidence=0.9, n_real=300, n_fake=200, data="pictures of this test",
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("detectors") / "toy"
-    replace(toy_detector, calibration=promise).save(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(toy_folder: Path) -> Iterator[Server]:
-    with serving("--detector", toy_folder, "--max-bytes", 2) as running:
-        yield running
-
-
-def serious(tab: Page) -> list[str]:
-    found = Axe().run(tab).response["violations"]
-    return [f"{v['id']} {v['nodes'][0]['html'][:120]}" for v in found if v["impact"] in {"serious", "critical"}]
+pytest_plugins = ["page_fixtures"]
 
 
 def test_a_chosen_picture_gets_a_verdict_with_its_promise_and_evidence(browser: Browser, server: Server) -> None:
@@ -107,10 +55,6 @@ def test_a_chosen_picture_gets_a_verdict_with_its_promise_and_evidence(browser: 
         tab.click("#rows button >> text=b.png")
         assert detail.locator(".headline").inner_text() == "Looks real"
         assert "At most 5% of AI-generated pictures are called real." in detail.inner_text()
-
-
-def bar_text(tab: Page) -> str:
-    return tab.locator("#detail .bar").get_attribute("aria-label") or ""
 
 
 def test_the_needle_stands_where_the_score_is(browser: Browser, server: Server) -> None:
@@ -200,99 +144,27 @@ def test_remarks_of_the_service_are_known_in_every_language(browser: Browser, se
     ]
     blocks = np.kron(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
     seen += conditions(blocks)
-    texts = {c.code: c.text for c in seen}
-    assert {"tiny", "small", "flat"} <= texts.keys()
+    assert {"tiny", "small", "flat"} <= {c.code for c in seen}
+    seen += [Remark(c, "English") for c in (*CODES, "between", "unlike")]
+    seen += Calibration(1.0, 0.0, known_within=0.1).doubts(0.5, 0.2, ())
     frames = io.BytesIO()
     Image.fromarray(picture(0)).save(frames, "GIF", save_all=True, append_images=[Image.fromarray(picture(1))])
-    notes = decode(ImageRef("x", frames.getvalue())).notes
-    assert notes
+    notes = [*decode(ImageRef("x", frames.getvalue())).notes, *Crops(picture(0), 1.5).notes]
+    assert len(notes) == 2
     with page_of(server, browser) as tab:
-        for text in [*texts.values(), calibration.BETWEEN, *notes]:
-            assert tab.evaluate("(text) => remarkCode(text)", text), text
+        for kind, remark in [*(("reason", r) for r in seen), *(("note", n) for n in notes)]:
+            said = tab.evaluate("([kind, text, coded]) => remark(kind, text, coded)", [kind, "?", remark.coded()])
+            assert "?" not in said["text"]
+            assert "{" not in said["text"] or not remark.figures, said
+        other = tab.evaluate("remark('reason', 'new: 3', {code: 'new', figures: {n: 3}})")
+        assert other["text"] == "new: 3"  # of a newer service
         missing = tab.evaluate("(codes) => codes.filter((c) => !knows('e_' + c))", list(BY_CODE))
         other = {
-            "access", "input", "usage", "unknown-name", "missing-extra", "output-exists", "conflict", "weights",
+            "access", "input", "usage", "unknown-name", "missing-extra", "conflict", "weights",
             "offline", "download", "checksum", "cache", "format", "stale-index", "feature-space", "data", "service",
             "request", "error",
         }  # fmt: skip
         assert set(missing) <= other  # those are no matter of a picture: the message of the service says it
-
-
-def test_hostile_names_and_metadata_stay_text(browser: Browser, server: Server, tmp_path: Path) -> None:
-    prompt = "<script>alert(1)</script><img src=http://192.0.2.1/x onerror=alert(2)>\n"
-    prompt += "Steps: 20, Sampler: Euler, Model: <b>m</b>"
-    names = [
-        HOSTILE,
-        "photo\u202egnp.exe",
-        "a" * 300 + ".png",
-        "{score}&lt;b&gt;$&.png",
-        "</style><script>alert(3)</script>",
-    ]
-    with page_of(server, browser) as tab:
-        choose(tab, *[(name, generated(prompt)) for name in names])
-        for name in names:
-            tab.locator("#rows button").nth(names.index(name)).click()
-            assert tab.locator("#detail-title").inner_text() == name.replace("\u202e", "\\u202e")
-            assert tab.locator("#detail script, #detail b, #detail [onerror]").count() == 0
-        assert "made by AI" in tab.locator("#detail .origin").inner_text()
-        assert tab.evaluate("document.documentElement.scrollWidth") <= 1200
-        tab.click("#report-all")
-        file = saved(tab, "#save", tmp_path)
-        assert "<script" not in file.read_text("utf-8")
-        check_report(browser, file, names[0])
-
-
-def check_report(browser: Browser, file: Path, name: str) -> str:
-    """Open a saved report without a network; gives its text."""
-    asked: list[str] = []
-    context = browser.new_context()
-    context.route("**/*", lambda route: (asked.append(route.request.url), route.continue_())[1])
-    tab = context.new_page()
-    said: list[str] = []
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-    tab.goto(file.as_uri())
-    text = tab.locator("body").inner_text()
-    assert tab.locator("script, [onerror], iframe, link").count() == 0
-    assert name in text
-    sizes = tab.evaluate("[...document.images].map((i) => i.naturalWidth)")
-    assert sizes
-    assert all(sizes)
-    assert [url for url in asked if not url.startswith("data:")] == [file.as_uri()]
-    assert said == []
-    assert serious(tab) == []
-    context.close()
-    return text
-
-
-def test_a_report_to_attach_to_a_case(browser: Browser, server: Server, tmp_path: Path) -> None:
-    import hashlib
-
-    with page_of(server, browser) as tab:
-        choose(tab, ("case.png", FAKE))
-        tab.click("#report-one")
-        tab.locator("#report-title").wait_for()
-        assert tab.evaluate("document.activeElement.id") == "report-title"
-        assert not tab.locator("#work").is_visible()
-        file = saved(tab, "#save", tmp_path)
-        assert re.match(r"univfd-case\.png-[0-9a-f]{8}-\d{4}-\d\d-\d\d\.html", file.name)
-        text = check_report(browser, file, "case.png")
-        for part in (
-            hashlib.sha256(FAKE).hexdigest(), "Looks AI-generated", "toy@",
-            "real below -1.0000, AI-generated above 1.0000", "At most 1% of real pictures", "320 × 256 pixels, PNG",
-            "Nearest known pictures", "What the file says of its own origin", "A signal, not proof.",
-            "Limits of this report",
-        ):  # fmt: skip
-            assert part in text, part
-        tab.emulate_media(media="print")
-        assert not tab.locator("#save").is_visible()
-        assert not tab.locator("header").is_visible()
-        assert tab.locator("#paper").is_visible()
-        assert tab.pdf().startswith(b"%PDF")
-        tab.emulate_media(media="screen")
-        tab.click("#back")
-        assert tab.evaluate("document.activeElement.id") == "report-one"
-        assert tab.locator("#detail").is_visible()
 
 
 def test_the_language_can_be_switched(browser: Browser, server: Server) -> None:
@@ -315,47 +187,6 @@ def test_the_language_can_be_switched(browser: Browser, server: Server) -> None:
         used = tab.evaluate("[...document.querySelectorAll('[data-t]')].map((n) => n.dataset.t)")
         assert set(used) <= first.keys()
         assert not re.search(r"\{\w+\}|undefined|NaN", tab.locator("body").inner_text())
-
-
-def test_all_of_it_by_keyboard(browser: Browser, server: Server) -> None:
-    with page_of(server, browser) as tab:
-        reached = []
-        for _ in range(3):
-            tab.keyboard.press("Tab")
-            reached.append(tab.evaluate("document.activeElement.id"))
-        assert reached[:2] == ["language", "files"]
-        assert tab.evaluate("getComputedStyle(document.querySelector('#files + label')).outlineStyle") == "none"
-        tab.keyboard.press("Shift+Tab")
-        assert tab.evaluate("getComputedStyle(document.querySelector('#files + label')).outlineStyle") == "solid"
-        choose(tab, ("a.png", FAKE), ("b.png", REAL))
-        tab.locator("#rows button").nth(1).focus()
-        tab.keyboard.press("Enter")
-        assert tab.evaluate("document.activeElement.id") == "detail-title"
-        tab.focus("#report-one")
-        tab.keyboard.press("Enter")
-        tab.locator("#report-title").wait_for()
-        tab.focus("#back")
-        tab.keyboard.press("Enter")
-        assert tab.evaluate("document.activeElement.id") == "report-one"
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1200, 390])
-def test_axe_finds_nothing_serious(browser: Browser, server: Server, scheme: str, width: int) -> None:
-    with page_of(server, browser, scheme=scheme, width=width, expected=(REFUSED,)) as tab:
-        found = {"empty": serious(tab)}
-        for name, data in (("fake", FAKE), ("real", REAL), ("unsure", graded(1, size=(200, 240))), ("bad", b"no")):
-            choose(tab, (name, data))
-            if name != "fake":  # one alone is shown without a table
-                tab.locator("#rows button").last.click()
-            assert tab.evaluate("document.documentElement.scrollWidth") <= width
-            found[name] = serious(tab)
-        tab.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true })")
-        tab.click("#report-all")
-        tab.locator("#report-title").wait_for()
-        found["report"] = serious(tab)
-        assert tab.evaluate("document.documentElement.scrollWidth") <= width
-        assert not any(found.values()), found
 
 
 def test_a_key_is_asked_for_and_forgotten(browser: Browser, toy_folder: Path, tmp_path: Path) -> None:
@@ -409,40 +240,3 @@ def test_without_the_extra_for_provenance_verdicts_are_given(browser: Browser, s
         assert "AI-generated: 1, real: 1, unsure: 0, failed: 0" in tab.locator("#counts").inner_text()
         tab.click("#rows button >> text=a.png")
         assert "Not looked at" in tab.locator("#detail .origin").inner_text()
-
-
-def test_the_heat_map_lies_over_the_picture(browser: Browser, tmp_path: Path) -> None:
-    with serving("--deadline", 120) as real_one, page_of(real_one, browser) as tab:
-        choose(tab, ("wide.png", encoded(picture(3, 1100, 1060), "PNG")))
-        tab.click("#heat-button")
-        tab.locator("#strength").wait_for(timeout=120_000)
-        assert tab.evaluate("document.activeElement.id") in {"strength", "detail-title"}
-        shown, over = tab.locator("#detail .picture > img"), tab.locator("#detail .overlay > img")
-        tab.locator(".overlay > img[style*=width]").wait_for()
-        outer, inner = shown.bounding_box(), over.bounding_box()
-        assert outer is not None
-        assert inner is not None
-        assert (inner["x"], inner["y"], inner["width"]) == pytest.approx(
-            (outer["x"], outer["y"], outer["width"]), abs=2
-        )
-        assert inner["height"] > outer["height"] + 10  # the legend below is cut off
-        tab.focus("#strength")
-        tab.keyboard.press("Home")
-        assert tab.evaluate("document.querySelector('.overlay').style.opacity") == "0"
-        tab.keyboard.press("End")
-        assert tab.evaluate("document.querySelector('.overlay').style.opacity") == "1"
-        assert serious(tab) == []
-        tab.click("#report-one")
-        tab.locator("#paper .thumbs img").nth(1).wait_for()
-        check_report(browser, saved(tab, "#save", tmp_path), "wide.png")
-
-
-def test_nobody_else_is_asked_and_the_watch_would_notice(browser: Browser, server: Server) -> None:
-    codes = [
-        "fetch('http://192.0.2.1/').catch(() => {})",
-        "document.body.append(Object.assign(new Image(), {src: 'http://192.0.2.1/a.png'}))",
-        "document.body.append(Object.assign(document.createElement('script'), {textContent: 'alert(1)'}))",
-    ]
-    for code in codes:
-        with pytest.raises(AssertionError, match="Content Security Policy"), page_of(server, browser) as tab:
-            tab.evaluate(code)

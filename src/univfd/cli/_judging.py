@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -95,4 +95,6 @@ def there(
                 maps.save(row.row["image"], row.row["sha256"], row.heatmap)
             yield row
 
-    return Judging(line, about["identity"], Calibration(**about["promise"]), maps)
+    known = {f.name for f in fields(Calibration)}  # a promise says more than that in words
+    promised = Calibration(**{name: value for name, value in about["promise"].items() if name in known})
+    return Judging(line, about["identity"], promised, maps)

@@ -1,44 +1,10 @@
 "use strict";
 const at = (id) => document.getElementById(id);
-const AT_ONCE = 4, TRIES = 30, NEIGHBORS = 3;
+const AT_ONCE = 4;
 const state = { items: [], next: 1, shown: null, key: "", about: null, provenance: true, running: 0, sort: null, down: false, ended: new AbortController(), reported: null };
 const tell = (text) => { at("status").textContent = text; };
-const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
 
-// --- the service ---
-class Refused extends Error {
-  constructor(problem, retry) { super(problem.message); this.problem = problem; this.retry = retry; }
-}
-const ask = async (path, options = {}) => {
-  const headers = state.key ? { Authorization: `Bearer ${state.key}` } : {};
-  let answer, body = null;
-  try {
-    answer = await fetch(path, { ...options, headers: { ...headers, ...options.headers }, credentials: "same-origin", redirect: "error" });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Refused({ code: "unreachable", message: "", what_to_do: "" });
-  }
-  try { body = await answer.json(); } catch { body = null; } // a proxy may answer with a page of its own
-  if (answer.ok && body) return body;
-  const said = body?.error || { code: "other", message: `HTTP ${answer.status}`, what_to_do: "" };
-  throw new Refused(said, [429, 503].includes(answer.status) ? Number(answer.headers.get("Retry-After")) || 2 : 0);
-};
-const judge = async (item, heat = false) => {
-  const { signal } = state.ended;
-  for (let tries = 0; ; tries += 1) {
-    const wanted = !heat && state.provenance;
-    try {
-      const path = `v1/detect?neighbors=${NEIGHBORS}&heatmap=${heat}&provenance=${wanted}`;
-      return await ask(path, { method: "POST", body: item.file, headers: { "Content-Type": "application/octet-stream" }, signal });
-    } catch (error) {
-      const code = error.problem?.code;
-      if (code === "missing-extra" && wanted) state.provenance = false; // verdicts do not need it
-      else if (error.retry && tries < TRIES) await pause(Math.min(30, error.retry));
-      else throw error;
-      if (signal.aborted) throw new DOMException("", "AbortError");
-    }
-  }
-};
+// --- the beginning: who answers ---
 const introduce = async () => {
   for (;;) {
     try {
@@ -62,7 +28,8 @@ const introduce = async () => {
 const about = () => {
   if (!state.about) return;
   const { limits, detectors } = state.about;
-  at("limits").textContent = say("limits", { mb: whole(limits.max_bytes / 1e6), mp: whole(limits.max_pixels / 1e6) });
+  const text = say("limits", { mb: whole(limits.max_bytes / 1e6), mp: whole(limits.max_pixels / 1e6) });
+  at("limits").textContent = state.about.feedback ? `${text} ${say("limits_feedback")}` : text;
   at("identity").textContent = `${say("f_detector")}: ${detectors[0].identity}.`;
 };
 
@@ -144,7 +111,7 @@ const show = (item, focus = true) => {
   if (!item) { box.replaceChildren(); return; }
   const title = make("h2", { id: "detail-title", class: "file", tabindex: "-1" }, make("bdi", { text: plain(item.name) }));
   const parts = item.state === "failed" ? [problem(item)] : item.state === "done" ? judged(item) : [badge(item)];
-  box.replaceChildren(title, ...parts);
+  box.replaceChildren(title, ...parts.filter(Boolean));
   if (focus) title.focus();
 };
 const judged = (item) => {
@@ -159,6 +126,7 @@ const judged = (item) => {
     make("p", { class: "tools" },
       make("button", { type: "button", id: "copy", text: say("copy"), on: { click: () => copy(quote, copied) } }),
       make("button", { type: "button", id: "report-one", text: say("report_one"), on: { click: () => openReport([item]) } }), copied),
+    wrongPart(item),
   ];
 };
 const preview = (item) => {

@@ -13,7 +13,8 @@ const make = (tag, options = {}, ...inside) => {
 // Line breaks and marks that turn the direction of text would make a name look like another one.
 const HIDDEN = /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
 const plain = (name) => name.replace(HIDDEN, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`);
-const english = () => (language === "en" ? undefined : "en");
+const joined = (remarks) => remarks.map((r) => plain(r.text)).join("; ");
+const remarked = (r) => make("li", { lang: r.lang, text: plain(r.text) });
 const serverText = (tag, text) => make(tag, { lang: english(), text: plain(text) });
 const oneThreshold = (promise) => promise.real_below === promise.fake_above;
 const verdictOf = (item) => (item.state === "done" ? item.row.verdict : item.state);
@@ -37,7 +38,7 @@ const headline = (item) => {
   if (row.verdict === "real") box.append(make("p", { text: say("real_means") }));
   if (row.verdict === "unsure") {
     box.append(make("p", { text: say("unsure_means") }));
-    box.append(make("ul", {}, ...row.reasons.map((r) => make("li", { lang: remarkCode(r) ? undefined : english(), text: plain(remark(r)) }))));
+    box.append(make("ul", {}, ...reasons(row).map(remarked)));
   }
   box.append(make("p", { class: "promise", text: promiseText(row) }));
   const basis = basisText(row);
@@ -99,14 +100,14 @@ const neighbours = (row, most = 3, full = false) => {
 const SMALL_COPY = 1280; // cameras write more on the long side, web sites and messengers often send no more
 const LOSSY = ["JPEG", "WEBP", "AVIF", "HEIF"];
 const webCopy = ({ row }) => {
-  const codes = row.reasons.map(remarkCode);
+  const codes = row.reason_codes.map((r) => r.code);
   const why = [];
   const small = Math.max(row.width, row.height) <= SMALL_COPY && LOSSY.includes(row.format);
   const camera = (row.provenance?.claims || []).length > 0; // copies have mostly lost that
-  const reduced = codes.includes("reason_small") || codes.includes("reason_tiny");
+  const reduced = codes.includes("small") || codes.includes("tiny");
   if (reduced || (small && !camera)) why.push(say("web_small", { w: row.width, h: row.height, format: plain(row.format) }));
-  if (codes.includes("reason_quality") || codes.includes("reason_recompressed")) why.push(say("web_recompressed"));
-  if (codes.includes("reason_upscaled")) why.push(say("web_upscaled"));
+  if (codes.includes("recompressed")) why.push(say("web_recompressed"));
+  if (codes.includes("upscaled")) why.push(say("web_upscaled"));
   const sure = reduced || why.length > 1 || !small;
   return why.length ? make("p", { class: "warning", text: say(sure ? "web_copy" : "web_maybe", { why: why.join(say("and")) }) }) : null;
 };
@@ -145,7 +146,7 @@ const facts = (item) => {
     row.probability === null ? null : ["probability", say("probability_of", { p: percent(row.probability) })],
     ["f_thresholds", oneThreshold(row.promise) ? number(row.promise.real_below, 4) : say("f_thresholds_of", { low: number(row.promise.real_below, 4), high: number(row.promise.fake_above, 4) })],
     ["score", number(row.score, 4)], ["f_detector", plain(row.detector)], ["f_view", plain(row.view)], ["f_bank", plain(row.space)],
-    ["f_date", date(item.when)], row.notes.length ? ["f_notes", row.notes.map(remark).map(plain).join("; ")] : null,
+    ["f_date", date(item.when)], row.notes.length ? ["f_notes", joined(notes(row))] : null,
   ].filter(Boolean);
   return make("section", {}, make("h3", { text: say("facts") }),
     make("dl", {}, ...lines.flatMap(([key, value]) => [make("dt", { text: say(key) }), make("dd", { text: value })])));
@@ -153,9 +154,9 @@ const facts = (item) => {
 
 const sentence = (item) => {
   const { row } = item;
-  const reasons = row.verdict === "unsure" ? ` (${row.reasons.map(remark).map(plain).join("; ")})` : "";
+  const why = row.verdict === "unsure" ? ` (${joined(reasons(row))})` : "";
   return say("sentence_of", {
-    file: plain(item.name), sha: row.sha256, verdict: say(row.verdict) + reasons, score: number(row.score), low: number(row.promise.real_below),
+    file: plain(item.name), sha: row.sha256, verdict: say(row.verdict) + why, score: number(row.score), low: number(row.promise.real_below),
     high: number(row.promise.fake_above), promise: promiseText(row), detector: plain(row.detector), date: item.when.toISOString(),
   });
 };

@@ -80,16 +80,16 @@ const cell = (value) => {
 };
 const near = (n) => (n ? [n.distance, n.generator, n.source, n.key] : ["", "", "", ""]);
 const COLUMNS = [
-  "file", "status", "verdict", "score", "probability", "attribution", "reasons", "notes", "width", "height", "format", "sha256", "detector",
+  "file", "status", "verdict", "score", "probability", "attribution", "reasons", "reason_codes", "notes", "width", "height", "format", "sha256", "detector",
   "real_below", "fake_above", "max_fpr", "max_miss", "confidence", "fake_distance", "fake_generator", "fake_source", "fake_key",
   "real_distance", "real_generator", "real_source", "real_key", "content_credentials", "origin_claims", "error", "message", "judged",
 ];
 const csv = (items) => {
   const lines = items.map((item) => {
     const row = item.row;
-    if (!row) return [item.name, item.state, ...Array(26).fill(""), item.problem?.code, item.problem?.message, item.when?.toISOString()];
+    if (!row) return [item.name, item.state, ...Array(27).fill(""), item.problem?.code, item.problem?.message, item.when?.toISOString()];
     return [
-      item.name, "ok", row.verdict, row.score, row.probability, row.attribution, row.reasons.join("; "), row.notes.join("; "), row.width, row.height,
+      item.name, "ok", row.verdict, row.score, row.probability, row.attribution, row.reasons.join("; "), row.reason_codes.map((r) => r.code).join("; "), row.notes.join("; "), row.width, row.height,
       row.format, row.sha256, row.detector, row.promise.real_below, row.promise.fake_above, row.promise.max_fpr, row.promise.max_miss, row.promise.confidence,
       ...near(row.nearest_fake[0]), ...near(row.nearest_real[0]), row.provenance?.c2pa, row.provenance?.claims.join("; "), "", "", item.when.toISOString(),
     ];

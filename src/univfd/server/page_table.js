@@ -32,7 +32,7 @@ const order = () => {
 };
 const fill = (item) => {
   const { row } = item;
-  const remarks = row ? [...row.reasons, ...row.notes].map(remark).map(plain).join("; ") : item.problem ? say(knows(`e_${item.problem.code}`) ? `e_${item.problem.code}` : "e_other") : "";
+  const remarks = row ? joined([...reasons(row), ...notes(row)]) : item.problem ? say(knows(`e_${item.problem.code}`) ? `e_${item.problem.code}` : "e_other") : "";
   if (!item.line) {
     const preview = make("img", { src: item.url, alt: "", loading: "lazy", decoding: "async" });
     preview.addEventListener("error", () => preview.remove());

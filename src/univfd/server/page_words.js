@@ -6,6 +6,7 @@ const WORDS = {
     lead: "Is a picture AI-generated? A signal with its evidence, not proof.",
     choose: "Choose pictures", drop_hint: "or drop them here, or paste one (Ctrl+V)",
     limits: "Up to {mb} MB and {mp} megapixels each. Pictures go to this service only; it neither stores nor logs them.",
+    limits_feedback: "It stores only those that you report as judged wrongly, once you agree.",
     key: "Key of this service", key_use: "Use key", key_hint: "The service asks for a key. It is kept until this page is closed and stored nowhere.",
     key_wrong: "The service did not take this key.", api: "For programs: the API",
     starting: "The service is getting ready ...", ready: "Ready.", unreachable: "The service cannot be reached.",
@@ -20,7 +21,7 @@ const WORDS = {
     unsure_means: "No verdict, because of this:",
     promise_fpr: "At most {fpr} of real pictures are called AI-generated.",
     promise_miss: "At most {miss} of AI-generated pictures are called real.",
-    promise_basis: "Promised with {confidence} confidence for pictures like those that the thresholds were fixed on: {real} real, {fake} AI-generated ({data}).",
+    promise_basis: "Promised with {confidence} confidence for pictures like those that the thresholds were fixed on: {real} real, {fake} AI-generated ({data}). Nothing is promised of copies that were made smaller, compressed or edited since.",
     promise_none: "No false-alarm rate is promised for this detector.",
     promise_void: "Promised of the verdicts that are given, not of this picture:",
     score: "Score", score_hint: "Higher speaks for AI-generated.", real_below: "real below {value}", fake_above: "AI-generated above {value}", threshold: "threshold {value}",
@@ -44,15 +45,19 @@ const WORDS = {
     f_thresholds_of: "real below {low}, AI-generated above {high}", f_bytes: "{w} × {h} pixels, {format}, {bytes} bytes",
     sentence: "Sentence to quote", copy: "Copy sentence", copied: "Copied.", copy_failed: "The browser does not let this page copy; select the sentence.",
     sentence_of: "{file} (sha256 {sha}): {verdict}, score {score} (real below {low}, AI-generated above {high}); {promise} {detector}, {date}. A signal, not proof.",
+    wrong: "This verdict is wrong", wrong_explain: "You can tell the operator of this service. The picture is sent again for that and, unlike for a verdict, it is stored.",
+    wrong_truth: "What the picture really is", wrong_note: "How you know that (optional)", wrong_agree: "I agree that this service stores the picture and this report, and that its operator looks at them.",
+    wrong_send: "Send picture and report", wrong_cancel: "Cancel", wrong_sending: "Sending ...", wrong_filed: "Reported: the service has stored the picture.", wrong_known: "This was reported before; the service has the picture.",
+    wrong_right: "Nothing was stored: the service's verdict is what you say it should be.", wrong_failed: "Not reported.",
     report_one: "Report", report_title: "Report on AI-generation of {n}", report_n: "{n} pictures", report_made: "Made on {date} with UnivFD.", back: "Back", print: "Print or save as PDF", save: "Save report (HTML)", report_wait: "Making the report ...",
     limits_title: "Limits of this report",
     limits_text: "A verdict is a signal, not proof. It is about how a picture was made, not whether what it shows is true. Rates hold for pictures like those that the detector was measured on; copies, edits and new generators are judged worse, and whoever has the encoder can make a picture that deceives it.",
     web_name: "clipboard picture", tell: "What to do: {what}", and: " and ",
-    reason_between: "the score lies between the two thresholds", reason_tiny: "tiny: {0} × {1} pixels", reason_small: "small: {0} × {1} pixels, below {2} on the short side", reason_flat: "almost nothing but flat areas",
-    reason_text: "looks like a page of text or a screenshot", reason_quality: "heavily compressed: JPEG quality about {0}", reason_recompressed: "heavily compressed: visible 8 × 8 blocks", reason_upscaled: "enlarged: no detail finer than half its resolution",
-    reason_unlike: "unlike all that the detector knows: distance {0} to the nearest known picture", note_frames: "only the first of several frames was judged", note_upscaled: "enlarged {0} times for the encoder",
+    reason_between: "the score lies between the two thresholds", reason_tiny: "tiny: {width} × {height} pixels", reason_small: "small: {width} × {height} pixels, below {least} on the short side", reason_flat: "almost nothing but flat areas",
+    reason_text: "looks like a page of text or a screenshot", reason_recompressed_quality: "heavily compressed: JPEG quality about {quality}", reason_recompressed: "heavily compressed: visible 8 × 8 blocks", reason_upscaled: "enlarged: no detail finer than half its resolution",
+    reason_unlike: "unlike all that the detector knows", reason_unlike_distance: "unlike all that the detector knows: distance {distance} to the nearest known picture, {known_within} at most", "note_first-frame": "only the first of several frames was judged", note_upscaled: "enlarged {factor} times for the encoder",
     e_empty: "The file is empty.", "e_not-an-image": "This is not a picture that is read here.", e_truncated: "The picture is damaged or cut off.", e_unsupported: "This kind of picture is not read here.", "e_too-many-pixels": "The picture has too many pixels.",
-    "e_too-large": "The file is too large.", e_unauthorized: "The service wants a valid key.", e_forbidden: "The service does not allow this.", "e_rate-limited": "Too many pictures in a short time.", e_busy: "The service is busy.", "e_not-ready": "The service is not ready.",
+    "e_too-large": "The file is too large.", e_unauthorized: "The service wants a valid key.", e_forbidden: "The service does not allow this.", "e_output-exists": "The picture was reported as the other class before.", "e_rate-limited": "Too many pictures in a short time.", e_busy: "The service is busy.", "e_not-ready": "The service is not ready.",
     e_deadline: "The service did not finish in time.", "e_slow-upload": "The upload was too slow.", e_unreachable: "The service cannot be reached, or the file cannot be read (a folder?).", e_other: "The service could not judge this.",
   },
   de: {
@@ -60,6 +65,7 @@ const WORDS = {
     lead: "Ist ein Bild KI-erzeugt? Ein Hinweis mit Belegen, kein Beweis.",
     choose: "Bilder auswählen", drop_hint: "oder hier ablegen, oder eines einfügen (Strg+V)",
     limits: "Je Bild bis zu {mb} MB und {mp} Megapixel. Bilder gehen nur an diesen Dienst; er speichert und protokolliert sie nicht.",
+    limits_feedback: "Er speichert nur die, die Sie als falsch beurteilt melden, wenn Sie zugestimmt haben.",
     key: "Schlüssel dieses Dienstes", key_use: "Schlüssel verwenden", key_hint: "Der Dienst verlangt einen Schlüssel. Er wird behalten, bis diese Seite geschlossen wird, und nirgends gespeichert.",
     key_wrong: "Der Dienst hat diesen Schlüssel nicht angenommen.", api: "Für Programme: die API",
     starting: "Der Dienst wird vorbereitet ...", ready: "Bereit.", unreachable: "Der Dienst ist nicht erreichbar.",
@@ -74,7 +80,7 @@ const WORDS = {
     unsure_means: "Kein Urteil, aus diesem Grund:",
     promise_fpr: "Höchstens {fpr} der echten Bilder werden KI-erzeugt genannt.",
     promise_miss: "Höchstens {miss} der KI-erzeugten Bilder werden echt genannt.",
-    promise_basis: "Zugesagt mit {confidence} Sicherheit für Bilder wie jene, an denen die Schwellen festgelegt wurden: {real} echte, {fake} KI-erzeugte ({data}).",
+    promise_basis: "Zugesagt mit {confidence} Sicherheit für Bilder wie jene, an denen die Schwellen festgelegt wurden: {real} echte, {fake} KI-erzeugte ({data}). Nichts ist zugesagt für Kopien, die seither verkleinert, komprimiert oder bearbeitet wurden.",
     promise_none: "Für diesen Detektor ist keine Fehlalarmrate zugesagt.",
     promise_void: "Zugesagt für Urteile, die gefällt werden, nicht für dieses Bild:",
     score: "Wert", score_hint: "Höher spricht für KI-erzeugt.", real_below: "echt unter {value}", fake_above: "KI-erzeugt über {value}", threshold: "Schwelle {value}",
@@ -98,27 +104,22 @@ const WORDS = {
     f_thresholds_of: "echt unter {low}, KI-erzeugt über {high}", f_bytes: "{w} × {h} Pixel, {format}, {bytes} Bytes",
     sentence: "Satz zum Zitieren", copy: "Satz kopieren", copied: "Kopiert.", copy_failed: "Der Browser lässt das Kopieren nicht zu; markieren Sie den Satz.",
     sentence_of: "{file} (sha256 {sha}): {verdict}, Wert {score} (echt unter {low}, KI-erzeugt über {high}); {promise} {detector}, {date}. Ein Hinweis, kein Beweis.",
+    wrong: "Dieses Urteil ist falsch", wrong_explain: "Sie können es dem Betreiber dieses Dienstes melden. Dafür wird das Bild noch einmal gesendet und, anders als für ein Urteil, gespeichert.",
+    wrong_truth: "Was das Bild wirklich ist", wrong_note: "Woher Sie das wissen (freiwillig)", wrong_agree: "Ich bin einverstanden, dass dieser Dienst das Bild und diese Meldung speichert und der Betreiber sie ansieht.",
+    wrong_send: "Bild und Meldung senden", wrong_cancel: "Abbrechen", wrong_sending: "Wird gesendet ...", wrong_filed: "Gemeldet: Der Dienst hat das Bild gespeichert.", wrong_known: "Das wurde schon gemeldet; der Dienst hat das Bild.",
+    wrong_right: "Nichts wurde gespeichert: Das Urteil des Dienstes ist schon das, was Sie für richtig halten.", wrong_failed: "Nicht gemeldet.",
     report_one: "Bericht", report_title: "Bericht über KI-Erzeugung: {n}", report_n: "{n} Bilder", report_made: "Erstellt am {date} mit UnivFD.", back: "Zurück", print: "Drucken oder als PDF sichern", save: "Bericht speichern (HTML)", report_wait: "Der Bericht wird erstellt ...",
     limits_title: "Grenzen dieses Berichts",
     limits_text: "Ein Urteil ist ein Hinweis, kein Beweis. Es sagt etwas darüber, wie ein Bild entstand, nicht darüber, ob stimmt, was es zeigt. Die Raten gelten für Bilder wie jene, an denen der Detektor gemessen wurde; Kopien, Bearbeitungen und neue Generatoren werden schlechter beurteilt, und wer den Encoder hat, kann ein Bild machen, das ihn täuscht.",
     web_name: "Bild aus der Zwischenablage", tell: "Was zu tun ist: {what}", and: " und ",
-    reason_between: "der Wert liegt zwischen den beiden Schwellen", reason_tiny: "winzig: {0} × {1} Pixel", reason_small: "klein: {0} × {1} Pixel, kurze Seite unter {2}", reason_flat: "fast nur einfarbige Flächen",
-    reason_text: "sieht nach einer Textseite oder einem Bildschirmfoto aus", reason_quality: "stark komprimiert: JPEG-Qualität etwa {0}", reason_recompressed: "stark komprimiert: sichtbare Blöcke von 8 × 8", reason_upscaled: "vergrößert: keine Einzelheit feiner als die halbe Auflösung",
-    reason_unlike: "anders als alles, was der Detektor kennt: Abstand {0} zum nächsten bekannten Bild", note_frames: "nur das erste von mehreren Einzelbildern wurde beurteilt", note_upscaled: "für den Encoder {0}-fach vergrößert",
+    reason_between: "der Wert liegt zwischen den beiden Schwellen", reason_tiny: "winzig: {width} × {height} Pixel", reason_small: "klein: {width} × {height} Pixel, kurze Seite unter {least}", reason_flat: "fast nur einfarbige Flächen",
+    reason_text: "sieht nach einer Textseite oder einem Bildschirmfoto aus", reason_recompressed_quality: "stark komprimiert: JPEG-Qualität etwa {quality}", reason_recompressed: "stark komprimiert: sichtbare Blöcke von 8 × 8", reason_upscaled: "vergrößert: keine Einzelheit feiner als die halbe Auflösung",
+    reason_unlike: "anders als alles, was der Detektor kennt", reason_unlike_distance: "anders als alles, was der Detektor kennt: Abstand {distance} zum nächsten bekannten Bild, höchstens {known_within}", "note_first-frame": "nur das erste von mehreren Einzelbildern wurde beurteilt", note_upscaled: "für den Encoder {factor}-fach vergrößert",
     e_empty: "Die Datei ist leer.", "e_not-an-image": "Das ist kein Bild, das hier gelesen wird.", e_truncated: "Das Bild ist beschädigt oder abgeschnitten.", e_unsupported: "Diese Art Bild wird hier nicht gelesen.", "e_too-many-pixels": "Das Bild hat zu viele Pixel.",
-    "e_too-large": "Die Datei ist zu groß.", e_unauthorized: "Der Dienst verlangt einen gültigen Schlüssel.", e_forbidden: "Der Dienst lässt das nicht zu.", "e_rate-limited": "Zu viele Bilder in kurzer Zeit.", e_busy: "Der Dienst ist ausgelastet.", "e_not-ready": "Der Dienst ist nicht bereit.",
+    "e_too-large": "Die Datei ist zu groß.", e_unauthorized: "Der Dienst verlangt einen gültigen Schlüssel.", e_forbidden: "Der Dienst lässt das nicht zu.", "e_output-exists": "Das Bild wurde schon als das andere gemeldet.", "e_rate-limited": "Zu viele Bilder in kurzer Zeit.", e_busy: "Der Dienst ist ausgelastet.", "e_not-ready": "Der Dienst ist nicht bereit.",
     e_deadline: "Der Dienst wurde nicht rechtzeitig fertig.", "e_slow-upload": "Das Hochladen war zu langsam.", e_unreachable: "Der Dienst ist nicht erreichbar, oder die Datei ist nicht lesbar (ein Ordner?).", e_other: "Der Dienst konnte das nicht beurteilen.",
   },
 };
-// The service's own remarks are English sentences; these are known by how they begin, others are shown as they are.
-const REMARKS = [
-  ["reason_between", /^between the two thresholds/], ["reason_tiny", /^tiny: (\d+) x (\d+)/],
-  ["reason_small", /^small: (\d+) x (\d+) pixels, below (\d+)/], ["reason_flat", /^almost nothing but flat areas/],
-  ["reason_text", /^looks like a page of text/], ["reason_quality", /^heavily compressed: JPEG quality about (\d+)/],
-  ["reason_recompressed", /^heavily compressed/], ["reason_upscaled", /^enlarged:/],
-  ["reason_unlike", /^unlike all of the bank: distance ([\d.]+)/], ["note_frames", /^only the first of several frames/],
-  ["note_upscaled", /^upscaled ([\d.]+)x/],
-];
 let language = "en";
 const say = (key, values = {}) =>
   (WORDS[language][key] ?? WORDS.en[key]).replace(/\{(\w+)\}/g, (whole, name) => values[name] ?? whole);
@@ -128,8 +129,12 @@ const number = (value, digits = 2) =>
 const whole = (value) => new Intl.NumberFormat(language).format(value);
 const percent = (value) => new Intl.NumberFormat(language, { style: "percent", maximumSignificantDigits: 3 }).format(value);
 const date = (value) => new Intl.DateTimeFormat(language, { dateStyle: "long", timeStyle: "long" }).format(value);
-const remarkCode = (text) => (REMARKS.find(([, pattern]) => pattern.test(text)) || [""])[0];
-const remark = (text) => {
-  const [key, pattern] = REMARKS.find(([, p]) => p.test(text)) || [];
-  return key ? say(key, text.match(pattern).slice(1)) : text;
+const figure = (value) => new Intl.NumberFormat(language, { maximumFractionDigits: 3 }).format(value);
+// Reasons and notes of the service have a code and figures beside their English text: one without words here is shown as that text.
+const remark = (kind, text, { code, figures }) => {
+  const key = [`${kind}_${code}_${Object.keys(figures)[0]}`, `${kind}_${code}`].find(knows);
+  return key ? { text: say(key, Object.fromEntries(Object.entries(figures).map(([k, v]) => [k, figure(v)]))) } : { text, lang: english() };
 };
+const reasons = (row) => row.reasons.map((text, i) => remark("reason", text, row.reason_codes[i]));
+const notes = (row) => row.notes.map((text, i) => remark("note", text, row.note_codes[i]));
+const english = () => (language === "en" ? undefined : "en");

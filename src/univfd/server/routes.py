@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
+from .. import conditions
 from ..calibration import Calibration
 from ..errors import ForbiddenError, RequestError
 from ..types import Failure, Label
@@ -37,6 +38,11 @@ from .service import Judged, Options, Service
 from .uploads import many_files, one_file
 
 MOST_NEIGHBORS = 20
+ABOUT = (
+    "images like those that the thresholds were fixed on (data); nothing is promised of degraded ones: what is "
+    "recognised as one (void_under) is 'unsure', but not all are recognised"
+)
+NO_PROMISE = "nothing is promised"
 _NDJSON = "application/x-ndjson"
 _FILE = {"type": "string", "format": "binary"}
 
@@ -224,9 +230,15 @@ def routes(let_in: Callable[[Request], Awaitable[None]]) -> APIRouter:
 
 
 def promise(calibration: Calibration) -> dict[str, Any]:
-    """What verdicts of a detector keep to."""
+    """What verdicts of a detector keep to, and of which images that is said."""
     names = ("fake_above", "real_below", "max_fpr", "max_miss", "confidence", "n_real", "n_fake", "data")
-    return {name: getattr(calibration, name) for name in names}
+    void = [] if calibration.max_fpr is None else list(conditions.CODES)
+    if calibration.known_within is not None:
+        void.append("unlike")
+    about = NO_PROMISE if calibration.max_fpr is None else ABOUT
+    return {name: getattr(calibration, name) for name in names} | {
+        "known_within": calibration.known_within, "about": about, "void_under": void,
+    }  # fmt: skip
 
 
 def _state(request: Request) -> State:

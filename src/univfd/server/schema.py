@@ -36,6 +36,13 @@ class NeighborRow(_Model):
     key: str
 
 
+class RemarkRow(_Model):
+    """A reason or note for programs."""
+
+    code: str
+    figures: dict[str, float] = Field(description="Numbers that its text speaks of, by name.")
+
+
 class TimingsRow(_Model):
     """Seconds."""
 
@@ -55,6 +62,13 @@ class Promise(_Model):
     n_real: int
     n_fake: int
     data: str = Field(description="What the thresholds were fixed on.")
+    known_within: float | None = Field(
+        description="An image that is farther than this from all of the bank is 'unsure'; null: not judged."
+    )
+    about: str = Field(description="Of which images this is promised.")
+    void_under: list[str] = Field(
+        description="Codes of reasons under which nothing is promised: the image is 'unsure'."
+    )
 
 
 class Heatmap(_Model):
@@ -84,7 +98,9 @@ class VerdictRow(_Model):
     detector: str = Field(description="name@digest of all that a verdict depends on.")
     space: str
     reasons: list[str] = Field(description="Why it is unsure.")
+    reason_codes: list[RemarkRow] = Field(description="The same for programs, in the same order.")
     notes: list[str]
+    note_codes: list[RemarkRow] = Field(description="The notes for programs, in the same order.")
     timings: TimingsRow
     promise: Promise
     provenance: dict[str, Any] | None = Field(

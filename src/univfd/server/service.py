@@ -119,6 +119,15 @@ class Service:
             self.monitor.ready.set(1)
             log.info("ready: %s", detector.identity)
 
+    async def opened(self) -> None:
+        """Wait until it is ready.
+
+        Raises:
+            UnivFDError: the detector could not be opened.
+        """
+        await asyncio.to_thread(self._opening.join)
+        self._ready()
+
     def admit(self) -> None:
         """Refuse early, before a body is read.
 

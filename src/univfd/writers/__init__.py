@@ -32,7 +32,9 @@ FLAT_COLUMNS: tuple[tuple[str, type], ...] = (
     ("detector", str),
     ("space", str),
     ("reasons", str),
+    ("reason_codes", str),
     ("notes", str),
+    ("note_codes", str),
     ("error", str),
     ("message", str),
     ("provenance_c2pa", str),
@@ -41,6 +43,7 @@ FLAT_COLUMNS: tuple[tuple[str, type], ...] = (
 )
 """Columns of the flat formats (CSV, Parquet), with their types."""
 _LISTS = ("reasons", "notes")
+_CODES = ("reason_codes", "note_codes")
 
 
 class Writer(Protocol):
@@ -72,6 +75,8 @@ def flat(row: Row) -> dict[str, Any]:
                     values[f"{side}_{part}"] = nearest[part]
     for name in _LISTS:
         values[name] = "; ".join(row[name]) if name in row else None
+    for name in _CODES:
+        values[name] = "; ".join(part["code"] for part in row[name]) if name in row else None
     if provenance := row.get("provenance"):
         values["provenance_c2pa"] = provenance["c2pa"]
         values["provenance_claims"] = "; ".join(provenance["claims"])
@@ -84,6 +89,7 @@ def unflat(values: Row) -> dict[str, Any]:
     row = {k: v for k, v in values.items() if v is not None and not k.startswith(("nearest_", "provenance_"))}
     if row.get("status") == "ok":
         row |= {name: row[name].split("; ") if row.get(name) else [] for name in _LISTS}
+        row |= {name: [{"code": c} for c in row[name].split("; ")] if row.get(name) else [] for name in _CODES}
         row.setdefault("probability", None)
         row.setdefault("attribution", "")
         for side in ("nearest_fake", "nearest_real"):

@@ -1,0 +1,39 @@
+"""A browser, and a service for its page: a plugin of pytest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from browsing import executable
+from playwright.sync_api import Browser, sync_playwright
+
+from serving import Server, serving
+from univfd.detector import Detector
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=executable(), args=["--no-sandbox"])  # root in CI
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def toy_folder(toy_detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    promise = replace(
+        toy_detector.calibration, fake_above=1.0, real_below=-1.0, slope=2.0, intercept=0.0, max_fpr=0.01,
+        max_miss=0.05, confidence=0.9, n_real=300, n_fake=200, data="pictures of this test",
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("detectors") / "toy"
+    replace(toy_detector, calibration=promise).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(toy_folder: Path) -> Iterator[Server]:
+    with serving("--detector", toy_folder, "--max-bytes", 2) as running:
+        yield running
