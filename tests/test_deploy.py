@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,22 @@ def test_the_container_is_confined() -> None:
     assert "read_only: true" in COMPOSE
     assert "no-new-privileges:true" in COMPOSE
     assert "DynamicUser=yes" in UNIT
+
+
+def test_the_linter_of_container_files_has_nothing_to_say() -> None:
+    linter = Path(sys.executable).parent / "hadolint"
+    done = subprocess.run([linter, "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    bad = subprocess.run([linter, "-"], input="FROM python\n", capture_output=True, text=True, check=False)
+    assert "DL3006" in bad.stdout
+
+
+def test_its_extras_are_those_that_a_plain_environment_is_checked_with() -> None:
+    extras = re.search(r"pip install --no-cache-dir \"\.\[(.*)\]\"", DOCKERFILE)[1]  # type: ignore[index]
+    assert f"[{extras}]" in (ROOT / ".ci" / "run").read_text("utf-8")
+    assert set(extras.split(",")) <= set(
+        tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    )
 
 
 def test_it_is_given_the_time_to_finish() -> None:
