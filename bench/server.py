@@ -1,8 +1,10 @@
-"""The service: its rate over the line's on the same images, latency, and what it does at three times its places.
+"""The service: its rate over the line's on the same images, latency, and what it does at three times its rate.
 
-python bench/server.py DATA [-n 384] [-o FILE]
+python bench/server.py DATA [-n 384] [--minutes 10] [-o FILE]
 
-DATA has `manifest.jsonl`. A server process is asked from this one over loopback; line and service take turns.
+DATA has `manifest.jsonl`. A server process is asked from this one over loopback; line and service take turns. Then
+requests come at three times the rate at which the service answered, whether or not earlier ones are answered, and its
+memory is looked at every five seconds. Ends with 1 where something of `holds` does not.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ import json
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -28,13 +32,16 @@ from univfd.sources import read_bytes
 
 TURNS = 4
 CLIENTS, QUEUE = 24, 32
-OVERLOAD_SECONDS = 20
+TIMES, SAMPLE_SECONDS = 3, 5.0
+WARM_SHARE = 0.2
+"""Of the overload that passes before memory counts: buffers of every size have been needed by then."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("-n", type=int, default=384)
+    parser.add_argument("--minutes", type=float, default=0.5, help="of overload")
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
     images = [read_bytes(s.ref) for s in islice(cycle(open_dataset(args.data)), args.n)]
@@ -45,19 +52,43 @@ def main() -> None:
         try:
             while ask(address, "GET", "/readyz", b"")[0] != 200:
                 time.sleep(0.1)
-            result = compared(load(), images, address) | {
-                "at_three_times_its_places": overload(images, address, server.pid)
-            }
+            result = compared(load(), images, address)
+            rate = float(result["images_per_second_of_the_service_here"])
+            result["at_three_times_its_rate"] = overload(images, address, server.pid, TIMES * rate, 60 * args.minutes)
+            result["afterwards"] = {"status": ask(address, "POST", "/v1/detect", images[0])[0]}
         finally:
             server.terminate()
             server.wait()
+    result["holds"] = holds = judged(result)
     text = json.dumps(result, indent=1)
     print(text)
     if args.output:
         args.output.write_text(text + "\n", "utf-8")
+    sys.exit(not all(holds.values()))
 
 
-def compared(detector: Detector, images: list[bytes], address: str) -> dict[str, object]:
+def judged(result: dict[str, Any]) -> dict[str, bool]:
+    """What must be so."""
+    over = result["at_three_times_its_rate"]
+    return {
+        "service has 90 % of the line's rate": result["service_rate_over_the_line"]["median"] >= 0.9,
+        "no errors below capacity": result["errors"] == 0,
+        "nothing but 200 and 503 above it": set(over["answers"]) == {"200", "503"},
+        "half of the refusals within 0.1 s, 99 % within 1 s": (
+            over["seconds_of_a_503"]["p50"] < 0.1 and over["seconds_of_a_503"]["p99"] < 1
+        ),
+        "it goes on answering at 80 % of its rate": (
+            over["images_per_second"] >= 0.8 * result["images_per_second_of_the_service_here"]
+        ),
+        "memory flat: under 5 % and 50 MB more in the last fifth than in the first": (
+            over["memory_mb"]["last_fifth"] - over["memory_mb"]["first_fifth"]
+            < min(50, 0.05 * over["memory_mb"]["first_fifth"])
+        ),
+        "it answers afterwards": result["afterwards"]["status"] == 200,
+    }
+
+
+def compared(detector: Detector, images: list[bytes], address: str) -> dict[str, Any]:
     """Line and service in turns over the same images."""
     chunk = len(images) // TURNS
     ratios, seconds, line_seconds, service_seconds = [], [], 0.0, 0.0
@@ -90,30 +121,53 @@ def compared(detector: Detector, images: list[bytes], address: str) -> dict[str,
     }
 
 
-def overload(images: list[bytes], address: str, pid: int) -> dict[str, object]:
-    """Three times as many clients as places, each asking again at once."""
-    until = time.monotonic() + OVERLOAD_SECONDS
-    before = memory(pid)
+def overload(images: list[bytes], address: str, pid: int, rate: float, seconds: float) -> dict[str, Any]:
+    """Requests at a rate, whatever becomes of those before; memory by the clock."""
+    start, ended = time.monotonic(), threading.Event()
+    samples: list[tuple[float, int]] = []
 
-    def client(number: int) -> list[tuple[int, float]]:
-        mine, answers = cycle(images[number:] + images[:number]), []
-        while time.monotonic() < until:
-            status, taken = ask(address, "POST", "/v1/detect", next(mine))
-            answers.append((status, taken))
-            if status == 503:
-                time.sleep(0.2)
-        return answers
+    def watch() -> None:
+        while not ended.wait(SAMPLE_SECONDS):
+            samples.append((time.monotonic() - start, memory(pid)))
 
-    with ThreadPoolExecutor(3 * QUEUE) as pool:
-        answers = [a for each in pool.map(client, range(3 * QUEUE)) for a in each]
+    watching = threading.Thread(target=watch)
+    watching.start()
+    futures, late = [], 0.0
+    with ThreadPoolExecutor(8 * QUEUE) as pool:  # more than it can hold, so that requests are not held back here
+        for number in range(round(rate * seconds)):
+            wait = start + number / rate - time.monotonic()
+            time.sleep(max(0.0, wait))
+            late = max(late, -wait)
+            futures.append(pool.submit(ask, address, "POST", "/v1/detect", images[number % len(images)]))
+    ended.set()
+    watching.join()
+    taken = time.monotonic() - start
+    answers = [f.result() for f in futures]
     return {
         "places": QUEUE,
-        "clients": 3 * QUEUE,
+        "seconds": round(taken, 1),
+        "requests_per_second": round(len(answers) / taken, 2),
+        "latest_start_seconds": round(late, 3),
         "answers": {str(k): n for k, n in sorted(Counter(status for status, _ in answers).items())},
-        "images_per_second": round(sum(s == 200 for s, _ in answers) / OVERLOAD_SECONDS, 2),
+        "images_per_second": round(sum(s == 200 for s, _ in answers) / taken, 2),
         "seconds_of_a_200": quantiles([t for s, t in answers if s == 200]),
         "seconds_of_a_503": quantiles([t for s, t in answers if s == 503]),
-        "memory_before_and_after_mb": [before, memory(pid)],
+        "memory_mb": flatness(samples),
+    }
+
+
+def flatness(samples: list[tuple[float, int]]) -> dict[str, Any]:
+    """Medians of the first and last fifth after the warming up, the extremes, and MB a minute of a straight line."""
+    warm = samples[round(WARM_SHARE * len(samples)) :]
+    minutes, sizes = np.array(warm).T if len(warm) > 1 else np.array([[0.0, 1.0], [np.nan, np.nan]])
+    fifth = max(1, len(sizes) // 5)
+    return {
+        "samples": len(sizes),
+        "first_fifth": float(np.median(sizes[:fifth])),
+        "last_fifth": float(np.median(sizes[-fifth:])),
+        "least": float(sizes.min()),
+        "most": float(sizes.max()),
+        "a_minute": round(float(np.polyfit(minutes / 60, sizes, 1)[0]), 2),
     }
 
 
