@@ -1,6 +1,6 @@
 """The service: its rate over the line's on the same images, latency, and what it does at three times its rate.
 
-python bench/server.py DATA [-n 384] [--minutes 10] [-o FILE]
+python bench/server.py DATA [-n 384] [--minutes 10] [--detector FOLDER] [-o FILE]
 
 DATA has `manifest.jsonl`. A server process is asked from this one over loopback; line and service take turns. Then
 requests come at three times the rate at which the service answered, whether or not earlier ones are answered, and its
@@ -41,18 +41,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("-n", type=int, default=384)
+    parser.add_argument("--detector", default="default", help="shipped name or folder")
     parser.add_argument("--minutes", type=float, default=0.5, help="of overload")
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
     images = [read_bytes(s.ref) for s in islice(cycle(open_dataset(args.data)), args.n)]
-    command = [sys.executable, "-m", "univfd", "serve", "--port", "0", "--queue", str(QUEUE)]
+    command = [
+        sys.executable,
+        "-m",
+        "univfd",
+        "serve",
+        "--port",
+        "0",
+        "--queue",
+        str(QUEUE),
+        "--detector",
+        args.detector,
+    ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         address = urlsplit(server.stderr.readline().split()[2]).netloc
         try:
             while ask(address, "GET", "/readyz", b"")[0] != 200:
                 time.sleep(0.1)
-            result = compared(load(), images, address)
+            result = compared(load(args.detector), images, address)
             rate = float(result["images_per_second_of_the_service_here"])
             result["at_three_times_its_rate"] = overload(images, address, server.pid, TIMES * rate, 60 * args.minutes)
             result["afterwards"] = {"status": ask(address, "POST", "/v1/detect", images[0])[0]}
