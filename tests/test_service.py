@@ -16,21 +16,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import encoded, picture, toy_samples
+from conftest import toy_samples
 from serving import form
-from univfd import conditions, errors, remote
+from univfd import errors, remote
 from univfd.detector import Detector
 from univfd.embedding import Loaded, loader
 from univfd.errors import BusyError, FormatError, RateLimitedError, RequestError, UnauthorizedError, UsageError
 from univfd.remote import RemoteDetector
 from univfd.server import keys, limits
-from univfd.server.app import create_app
 from univfd.server.engine import Engine
 from univfd.server.limits import Limits, Memory, RateLimiter
 from univfd.server.problems import ANSWERS, BY_CODE
-from univfd.server.routes import promise
 from univfd.server.running import check_address, hosts_of
-from univfd.server.schema import Promise
 from univfd.server.uploads import Form
 from univfd.sources import expand
 from univfd.types import Failure, ImageRef
@@ -49,45 +46,6 @@ def test_every_error_has_one_answer() -> None:
         assert 400 <= answer.status < 600, kind
         assert answer.what_to_do
         assert re.search(rf"{kind.__name__} +{kind.code}\b", errors.__doc__ or ""), f"{kind.__name__} is not drawn"
-
-
-def test_every_code_is_documented() -> None:
-    text = (ROOT / "docs" / "server.md").read_text("utf-8")
-    for kind, answer in ANSWERS.items():
-        if kind is not errors.UnreachableError:
-            assert re.search(rf"\| {answer.status} \|[^|]*`{kind.code}`", text), kind.code
-
-
-def test_every_code_of_a_reason_or_note_is_documented() -> None:
-    text = (ROOT / "docs" / "server.md").read_text("utf-8")
-    told = re.findall(r"^\| `([\w-]+)` \| (reason|note) \|", text, re.MULTILINE)
-    reasons = {"between", *conditions.CODES, "unlike"}
-    assert told == [*((c, "reason") for c in ("between", *conditions.CODES, "unlike")), *told[len(reasons) :]]
-    assert {c for c, kind in told if kind == "note"} == {"first-frame", "upscaled"}
-
-
-def test_a_promise_says_what_it_is_about(default: Detector, toy_detector: Detector) -> None:
-    said = promise(default.calibration)
-    assert said["max_fpr"] == default.calibration.max_fpr
-    assert "nothing is promised of degraded ones" in said["about"]
-    assert set(conditions.CODES) <= set(said["void_under"]) <= {*conditions.CODES, "unlike"}
-    assert ("unlike" in said["void_under"]) == (said["known_within"] is not None)
-    assert promise(toy_detector.calibration)["about"] == "nothing is promised"
-    Promise.model_validate(said)
-
-
-def test_openapi_is_current() -> None:
-    kept = json.loads((ROOT / "docs" / "openapi.json").read_text("utf-8"))
-    assert kept == json.loads(json.dumps(create_app().openapi())), "run scripts/openapi.py"
-
-
-def test_openapi_documents_the_rows(toy_detector: Detector) -> None:
-    from univfd.server.schema import FailureRow, VerdictRow
-
-    (verdict,) = toy_detector.detect(encoded(picture(0)))
-    names = set(verdict.to_dict())
-    assert set(VerdictRow.model_fields) == names | {"promise", "provenance", "heatmap"}
-    assert set(FailureRow.model_fields) == set(Failure("a", "b", "c").to_dict()) | {"provenance"}
 
 
 def test_plain_detect_and_keygen_need_no_server(tmp_path: Path) -> None:
