@@ -36,7 +36,7 @@ class Costs:
     row_bytes: float = 120.0
     price_core_hour: float = 0.04
     price_thousand_reads: float = 0.0004
-    partition: int = 500
+    partition: int = 512
 
 
 @dataclass(frozen=True, slots=True)

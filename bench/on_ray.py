@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("-n", type=int, default=1000)
     parser.add_argument("--cheap", type=int, default=20_000)
-    parser.add_argument("--partition", type=int, default=100)
+    parser.add_argument("--partition", type=int, default=128)
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

@@ -70,7 +70,7 @@ cluster_options = option_group(
 )  # fmt: skip
 ray_options = option_group(
     cluster_options,
-    _option("--partition", type=click.IntRange(1), help="Images a partition (with --ray).  [default: 500]"),
+    _option("--partition", type=click.IntRange(1), help="Images a partition (with --ray).  [default: 512]"),
     _option("--image-column", metavar="NAME",
             help="IMAGES are Parquet files, or folders of them, with images in this column (with --ray)."),
 )  # fmt: skip

@@ -1,8 +1,8 @@
 """Ray: connecting to a cluster, and handing work to actors with Ray Data. There is no scheduler of our own.
 
-Actors are restarted without limit, and a task that its actor took with it is tried again elsewhere, ten times. So a
-lost worker or node costs the partitions that it was working on. A partition that kills every worker (ten times) is
-given up, the others go on, and the run says at its end which are missing.
+Ray Data restarts actors and tries their tasks again without limit. So a lost worker or node costs the partitions that
+it was working on. What kills its worker every time would then be tried for ever: `Guarded` counts, and gives a partition
+up at its sixth beginning. The others go on, and the run says at its end which are missing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from ..registry import missing_extra
 
 LOCAL = "local"
 _ADDRESS = re.compile(r"auto|local|[\w.-]+:\d+|\[[0-9a-f:]+\]:\d+")
-_TRIES = 10
+_TRIES = 5
 _GIVEN_UP = 10
 _BLOCKS = 20_000
 _IN_FLIGHT = 2  # one that is worked on, one that waits: the pool of Ray Data does not grow with fewer
@@ -68,6 +68,7 @@ def connected(cluster: Cluster) -> Iterator[Any]:
     try:
         import ray
         import ray.data
+        import ray.util.scheduling_strategies
     except ModuleNotFoundError as error:
         raise missing_extra("--ray", error) from error
     if ray.is_initialized():
@@ -140,12 +141,58 @@ def _mapped(
         min_size=cluster.least, max_size=most, initial_size=max(cluster.least, min(most, room)),
         max_tasks_in_flight_per_actor=_IN_FLIGHT,
     )  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the retries' options go in Ray 2.64, which the extra leaves out
-        return data.map_batches(
-            worker, batch_size=size, batch_format="pyarrow", compute=pool, fn_constructor_kwargs=arguments,
-            num_cpus=cluster.cpus, num_gpus=cluster.gpus or None, max_restarts=-1, max_task_retries=_TRIES,
-        )  # fmt: skip
+    guard = {"worker": worker, "arguments": arguments, "beginnings": _beginnings(ray), "tries": _TRIES}
+    return data.map_batches(
+        Guarded, batch_size=size, batch_format="pyarrow", compute=pool, fn_constructor_kwargs=guard,
+        num_cpus=cluster.cpus, num_gpus=cluster.gpus or None,
+    )  # fmt: skip
+
+
+class Guarded:
+    """A worker that refuses what has been begun too often without coming to an end."""
+
+    def __init__(self, worker: Any, arguments: dict[str, Any], beginnings: Any, tries: int) -> None:
+        """Open the worker.
+
+        Args:
+            worker: a class of `univfd.distributed.workers`.
+            arguments: of its constructor.
+            beginnings: the actor that counts.
+            tries: how often a piece of work may be begun.
+        """
+        self._work, self._beginnings, self._tries = worker(**arguments), beginnings, tries
+
+    def __call__(self, table: Any) -> Any:
+        """The worker's answer.
+
+        Raises:
+            UnivFDError: too often.
+        """
+        import ray
+
+        numbers = table.column(table.num_columns - 1)
+        if ray.get(self._beginnings.begin.remote(numbers[0].as_py())) > self._tries:
+            raise UnivFDError(
+                f"work from number {numbers[0]} was begun {self._tries} times, and its workers died each time"
+            )
+        return self._work(table)
+
+
+def _beginnings(ray: Any) -> Any:
+    """An actor beside the driver that counts how often each piece of work was begun."""
+
+    class Beginnings:
+        def __init__(self) -> None:
+            self._counts: Counter[int] = Counter()
+
+        def begin(self, number: int) -> int:
+            self._counts[number] += 1
+            return self._counts[number]
+
+    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Beginnings).remote()
 
 
 def _room(ray: Any, cluster: Cluster) -> int:

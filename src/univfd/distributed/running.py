@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 
 KIND, SCHEMA_VERSION = "ray run", 1
 MANIFEST, REPORT = "run.json", "report.json"
-PARTITION = 500
+PARTITION = 512
+"""Images: a multiple of all usual batches, so that batches, and with them rows to the bit, are the single process's."""
 _READERS = 16
 
 OnDone = Callable[[str, int, int], None]
@@ -107,7 +108,7 @@ def detect(
         cluster: where to run.
         work: how the workers work.
         neighbors: rows of evidence of each class.
-        size: images a partition; default: 500, or that of the run that is resumed.
+        size: images a partition; default: 512, or that of the run that is resumed.
         image_column: see `listing.entries`.
         resume: complete an earlier run with the same inputs, detector and options.
         on_done: progress.
