@@ -439,6 +439,15 @@ def test_what_says_nothing_on_a_cluster_is_refused(options: list[str], words: st
     assert words in str(result.exception) + result.output
 
 
+def test_an_output_may_be_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from univfd.cli._ray import place
+
+    monkeypatch.chdir(tmp_path)
+    assert place(Path("s3://pictures/out/run?region=x")) == "s3://pictures/out/run?region=x"
+    assert place(Path("out")) == str(tmp_path / "out")
+    assert place(Path("/a/b")) == "/a/b"
+
+
 def test_an_absent_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"univfd\[ray\]"), clusters.connected(Where()):

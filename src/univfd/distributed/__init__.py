@@ -2,7 +2,7 @@
 
     inputs ─ listing (partitions of N images) ─ Ray Data ─ actor: `Detector.detect` ─ one Parquet file a partition
 
-`listing` says where each image is, `folder` is a run on disk or in a bucket, `workers` is what an actor does, `cluster`
-hands partitions to actors, `running` puts them together. What is Ray's is left to Ray: scheduling, scaling, restarts.
-Ray and pyarrow are imported inside functions, or in files that only the workers and runs import.
+`listing` says where each image is (`entry`: one of them; `shards`: in Parquet; `stores`: in buckets), `plans` which
+partitions of a run are missing, `workers` what an actor does, `cluster` hands partitions to actors, `running` puts them
+together; `cached` fills the embedding cache. What is Ray's is left to Ray: scheduling, scaling, restarts.
 """

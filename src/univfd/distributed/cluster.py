@@ -1,8 +1,8 @@
 """Ray: connecting to a cluster, and handing work to actors with Ray Data. There is no scheduler of our own.
 
 Ray Data restarts actors and tries their tasks again without limit. So a lost worker or node costs the partitions that
-it was working on. What kills its worker every time would then be tried for ever: `Guarded` counts, and gives a partition
-up at its sixth beginning. The others go on, and the run says at its end which are missing.
+it was working on. What kills its worker every time would then be tried for ever: `Guarded` counts, and gives a
+partition up at its sixth beginning. The others go on, and the run says at its end which are missing.
 """
 
 from __future__ import annotations
