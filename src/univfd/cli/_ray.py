@@ -141,7 +141,7 @@ def detect_on(
     from ..distributed.stores import Folder
 
     folder = Folder(place(output))
-    with _progress(ctx) as on_done:
+    with _progress(ctx, folder.place) as on_done:
         report = detect(
             detector, inputs, folder, on.cluster, work, neighbors=neighbors, size=on.partition,
             image_column=on.image_column, resume=resume, on_done=on_done,
@@ -164,7 +164,7 @@ def embed_on(
     from ..distributed.stores import Folder
 
     folder = Folder(place(output))
-    with _progress(ctx) as on_done:
+    with _progress(ctx, folder.place) as on_done:
         report = embed(
             _everywhere(backbone), opened, cut, inputs, folder, on.cluster, work, perturb=perturb, size=on.partition,
             image_column=on.image_column, resume=resume, on_done=on_done,
@@ -195,11 +195,22 @@ def _say(ctx: click.Context, report: Report, where: str) -> None:
 
 
 @contextmanager
-def _progress(ctx: click.Context) -> Iterator[Callable[[str, int, int], None]]:
+def _progress(ctx: click.Context, where: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Says how far a run is; if it is interrupted, how it goes on."""
+    try:
+        with _telling(ctx) as tell:
+            yield tell
+    except KeyboardInterrupt:
+        remark(ctx, f"\ncomplete partitions are kept in {where}; the same command with --resume goes on")
+        raise
+
+
+@contextmanager
+def _telling(ctx: click.Context) -> Iterator[Callable[[str, int, int], None]]:
     """Bars on a terminal; else a line now and then, for the log of a long run."""
     if ctx.obj["quiet"] or sys.stderr.isatty():
         with watching(ctx) as show:
-            yield show
+            yield lambda what, done, total: show(what, done, total or done)
         return
     start = last = time.monotonic()
 

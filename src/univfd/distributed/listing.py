@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..errors import FileAccessError
+from ..errors import FileAccessError, UsageError
 from ..pipeline import batched, ordered_map
 from ..sources import (
     HEAD,
@@ -59,6 +59,8 @@ def entries(inputs: Iterable[Source], *, image_column: str | None = None) -> Ite
         if isinstance(text, str) and is_url(text):
             yield from _of_store(text, image_column)
         elif image_column is not None:
+            if not isinstance(text, str) or not text:
+                raise UsageError(f"{type(item).__name__}: with a column of images, inputs are Parquet files or folders")
             yield from shards_of_path(text, image_column)
         else:
             yield from map(entry_of, expand([item]))

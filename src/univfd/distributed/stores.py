@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -19,6 +19,7 @@ from ..errors import UnivFDError, UsageError
 from ..storage import cannot_write, locked, replace_file
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_OF_URLS = "%/:?#[]@!$&'()*+,;=~"
 _ATTEMPTS, _FIRST_PAUSE = 4, 0.5
 
 
@@ -29,14 +30,14 @@ def is_url(text: str) -> bool:
 
 @cache
 def open_store(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path in it.
+    """The file system of a URL, and the path in it. Spaces and letters may stand as they are, `?` in a name as `%3F`.
 
     Raises:
         UsageError: no file system is known for it, or it says no bucket.
     """
     try:
         try:
-            return pafs.FileSystem.from_uri(url)  # type: ignore[no-any-return]
+            return pafs.FileSystem.from_uri(quote(url, safe=_OF_URLS))  # type: ignore[no-any-return]
         except (pa.ArrowInvalid, NotImplementedError):
             import fsspec
 
