@@ -252,15 +252,17 @@ def test_a_lost_node_and_a_killed_worker_change_no_row(
 
     def watch(what: str, done: int, total: int) -> None:
         if what == "images" and not killed and done >= 40:
-            killed.append(nodes.actors()[0])
-            os.kill(killed[0], signal.SIGKILL)
+            for pid in nodes.actors()[:1]:
+                killed.append(pid)
+                os.kill(pid, signal.SIGKILL)
         elif killed and len(nodes.workers) == 2 and done >= 80:
             nodes.lose()
 
     out = tmp_path / "run"
     report = running.detect(toy_detector, inputs, Folder(str(out)), where, WORK, size=10, on_done=watch)
-    nodes.add()
     assert killed
+    assert len(nodes.workers) == 1
+    nodes.add()
     assert not Path("/proc", str(killed[0])).exists()
     expected = single(toy_detector, inputs, tmp_path / "single.parquet")
     same(rows(out), expected)
