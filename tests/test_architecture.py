@@ -51,7 +51,7 @@ LEVELS = [
         "heatmap",
         "training",
     },
-    {"study", "report", "store", "server"},
+    {"distributed", "study", "report", "store", "server"},
     {"experiments"},
     {"cli"},
 ]

@@ -96,8 +96,12 @@ def locked(work: Path) -> Iterator[None]:
 
 def write_json(path: Path, kind: str, schema: int, data: Mapping[str, Any]) -> None:
     """A manifest: what it is, its schema version, its data."""
-    text = json.dumps({"kind": kind, "schema": schema} | dict(data), indent=1, ensure_ascii=False)
-    path.write_text(text + "\n", "utf-8")
+    path.write_text(json_text(kind, schema, data), "utf-8")
+
+
+def json_text(kind: str, schema: int, data: Mapping[str, Any]) -> str:
+    """The text of a manifest."""
+    return json.dumps({"kind": kind, "schema": schema} | dict(data), indent=1, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path, kind: str, schema: int) -> dict[str, Any]:
@@ -107,17 +111,26 @@ def read_json(path: Path, kind: str, schema: int) -> dict[str, Any]:
         FormatError: missing, no JSON, of another kind, or of a newer schema.
     """
     try:
-        data = json.loads(path.read_text("utf-8"))
+        text = path.read_bytes()
     except FileNotFoundError:
         raise FormatError(f"{path.parent} is not a {kind} folder: it has no {path.name}") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise FormatError(f"{path} cannot be read: {error}") from error
+    return parse_json(text, str(path), kind, schema)
+
+
+def parse_json(text: bytes, where: str, kind: str, schema: int) -> dict[str, Any]:
+    """Inverse of `json_text`; see `read_json`."""
+    try:
+        data = json.loads(text.decode("utf-8"))
+    except ValueError as error:
+        raise FormatError(f"{where} cannot be read: {error}") from error
     if not isinstance(data, dict) or data.get("kind") != kind:
         got = data.get("kind") if isinstance(data, dict) else type(data).__name__
-        raise FormatError(f"{path} is not the manifest of a {kind} (it says {got!r})")
+        raise FormatError(f"{where} is not the manifest of a {kind} (it says {got!r})")
     if not isinstance(data.get("schema"), int) or data["schema"] > schema:
         raise FormatError(
-            f"{path} has schema {data.get('schema')!r}; this version reads up to {schema}. Update univfd to read it"
+            f"{where} has schema {data.get('schema')!r}; this version reads up to {schema}. Update univfd to read it"
         )
     return data
 

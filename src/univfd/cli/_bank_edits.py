@@ -22,6 +22,7 @@ from ._bank_shared import (
     say_prepared,
     select_options,
 )  # fmt: skip
+from ._ray import asked, cluster_options, embedding_on
 from ._shared import remark, watching, work_options
 
 
@@ -38,6 +39,7 @@ from ._shared import remark, watching, work_options
 @click.option("--dry-run", is_flag=True, help="Only report; change nothing.")
 @json_option
 @work_options
+@cluster_options
 @click.pass_context
 def add(
     ctx: click.Context, store: str, data: tuple[str, ...], label: str | None, generator: str, source: str, family: str,
@@ -55,16 +57,18 @@ def add(
 
     if generator and label == "real":
         raise UsageError("--generator is of fakes; say where reals come from with --source")
-    opened = open_newest(store)
+    opened, on = open_newest(store), asked(ctx)
     facts = {"generator": generator, "source": source, "family": family, "licence": licence}
     samples = samples_from(data, label, facts)
     backbone, view = encoder(ctx, opened.space, threads)
     seen = opened.snapshot()
     name = batch or batch_name()
+    work = on and on.work(batch_size=batch_size, workers=workers, threads=threads, max_pixels=max_pixels)
+    embed = embedding_on(on, opened.space.backbone, work) if on and work else None
     with watching(ctx) as on_done:
         found = prepare(
             seen, backbone, view, samples, near=near, batch=name, note=note, with_thumbnails=not no_thumbnails,
-            batch_size=batch_size, workers=workers, max_pixels=round(max_pixels * 1e6), on_done=on_done,
+            batch_size=batch_size, workers=workers, max_pixels=round(max_pixels * 1e6), embed=embed, on_done=on_done,
         )  # fmt: skip
     if skip_near:
         found = found.without_near()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
@@ -17,6 +18,9 @@ from ..runner import Line
 from ..types import Failure, ImageRef
 from ._heatmaps import HeatMaps, Maps
 from ._shared import download_progress
+
+if TYPE_CHECKING:
+    from ..detector import Detector
 
 _LOCAL_ONLY = ("detector", "bank", "trust", "batch_size", "threads", "max_pixels")
 
@@ -43,25 +47,32 @@ def here(
     trust: tuple[Path, ...], batch_size: int | None, workers: int | None, threads: int | None, max_pixels: float,
 ) -> Judging:  # fmt: skip
     """A detector of this machine."""
-    from ..detector import load
-
-    with download_progress(ctx) as downloading:
-        opened = load(detector, threads=threads, progress=downloading)
-    if bank is not None:
-        from ._bank_looks import deciding_with
-
-        opened = deciding_with(opened, bank)
+    found = opened(ctx, detector, bank, threads=threads)
     judging = partial(
-        opened.detect, neighbors=neighbors, batch_size=batch_size, workers=workers, max_pixels=round(max_pixels * 1e6),
+        found.detect, neighbors=neighbors, batch_size=batch_size, workers=workers, max_pixels=round(max_pixels * 1e6),
     )  # fmt: skip
-    maps = None if heatmap is None else HeatMaps(opened, heatmap)
+    maps = None if heatmap is None else HeatMaps(found, heatmap)
     line: Line = maps.beside(judging) if maps else judging
     if provenance:
         from ..provenance import ProvenanceReader
         from ._provenance import beside
 
         line = beside(line, ProvenanceReader(trust=trust))
-    return Judging(line, opened.identity, opened.calibration, maps)
+    return Judging(line, found.identity, found.calibration, maps)
+
+
+def opened(ctx: click.Context, detector: str, bank: str | None, *, threads: int | None) -> Detector:
+    """A detector, deciding with the rows of a bank store where one is named."""
+    from ..detector import load
+
+    with download_progress(ctx) as downloading:
+        found = load(detector, threads=threads, progress=downloading)
+    if bank is None:
+        return found
+    from ._bank_looks import deciding_with
+
+    deciding: Detector = deciding_with(found, bank)
+    return deciding
 
 
 def there(

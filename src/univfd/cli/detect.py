@@ -12,6 +12,7 @@ import click
 
 from ..errors import UsageError
 from . import DONE, FLAGGED, UNREADABLE
+from ._ray import ray_options
 from ._shared import PATH, collect, images_options, progress, remark, trust_option, work_options
 
 FORMATS = ("json", "jsonl", "csv", "parquet")
@@ -27,7 +28,12 @@ def _format_options(function: Any) -> Any:
 @click.command()
 @images_options
 @_format_options
-@click.option("-o", "--output", type=PATH, help="Write rows to this file (format by its ending, or as asked).")
+@click.option(
+    "-o",
+    "--output",
+    type=PATH,
+    help="Write rows to this file (format by its ending, or as asked). With --ray: a folder to make, or a URL.",
+)
 @click.option("--resume", is_flag=True, help="Go on where an earlier run into the same --output stopped.")
 @click.option("--detector", default="default", show_default=True, help="A shipped detector's name, or a folder.")
 @click.option("--bank", metavar="STORE[@VERSION]", help="Decide with the rows of this bank store (see `univfd bank`).")
@@ -57,6 +63,7 @@ def _format_options(function: Any) -> Any:
     help="Exit with 1 if any image gets this verdict; may be repeated.",
 )  # fmt: skip
 @work_options
+@ray_options
 @click.pass_context
 def command(
     ctx: click.Context, images: tuple[str, ...], from_file: str | None, null: bool, format: str | None,
@@ -71,8 +78,11 @@ def command(
     """
     from .. import runner
     from ._judging import here, there
+    from ._ray import asked
 
     inputs = collect(images, from_file, null)
+    if (on := asked(ctx)) is not None:
+        return _on_cluster(ctx, on, inputs)
     if resume and output is None:
         raise UsageError("--resume needs -o/--output: there must be a file to go on with")
     if format == "parquet" and output is None:
@@ -110,6 +120,23 @@ def command(
     if any(counts[verdict] for verdict in fail_on):
         return FLAGGED
     return UNREADABLE if counts["failed"] or (judging.maps and judging.maps.failed) else DONE
+
+
+def _on_cluster(ctx: click.Context, on: Any, inputs: Iterable[Any]) -> int:
+    """The same on a Ray cluster."""
+    from ._judging import opened
+    from ._ray import detect_on, place, refuse
+
+    if ctx.params["format"] not in {None, "parquet"}:
+        raise UsageError("--ray writes Parquet, partition by partition; leave the format out")
+    refuse(ctx, "heatmap", "provenance", "trust", "server", "key_env", "explain")
+    given = ctx.params
+    place(given["output"])  # refused before the detector is opened
+    detector = opened(ctx, given["detector"], given["bank"], threads=1)
+    work = on.work(**{name: given[name] for name in ("batch_size", "workers", "threads", "max_pixels")})
+    return detect_on(
+        ctx, on, detector, inputs, given["output"], work, neighbors=1, resume=given["resume"], fail_on=given["fail_on"]
+    )
 
 
 def _to_stdout(line: Any, inputs: Iterable[Any], format: str | None, explain: bool) -> Iterator[Any]:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
+from ..errors import UsageError
 from . import DONE, UNREADABLE
+from ._ray import asked, embed_on, ray_options
 from ._shared import (
     PATH,
     collect,
@@ -21,28 +23,38 @@ from ._shared import (
 
 @click.command()
 @images_options
-@click.option("-o", "--output", type=PATH, required=True, help="Folder to make.")
+@click.option("-o", "--output", type=PATH, required=True, help="Folder to make. With --ray also a URL.")
+@click.option("--resume", is_flag=True, help="With --ray: complete an earlier run.")
 @click.option(
     "--perturb", default="clean", show_default=True, help="Lay a chain on the pixels first: limit:768+jpeg:60"
 )
 @space_options
 @work_options
+@ray_options
 @click.pass_context
 def command(
-    ctx: click.Context, images: tuple[str, ...], from_file: str | None, null: bool, output: Path, perturb: str,
-    backbone: str, taps: tuple[str, ...], view: str, batch_size: int | None, workers: int | None, threads: int | None,
-    max_pixels: float,
+    ctx: click.Context, images: tuple[str, ...], from_file: str | None, null: bool, output: Path, resume: bool,
+    perturb: str, backbone: str, taps: tuple[str, ...], view: str, batch_size: int | None,
+    workers: int | None, threads: int | None, max_pixels: float,
 ) -> int:  # fmt: skip
-    """Write the frozen features of images: vectors.npy (N, D) float32 and rows.jsonl, one line an input."""
+    """Write the frozen features of images: vectors.npy (N, D) float32 and rows.jsonl, one line an input.
+
+    With --ray: Parquet partitions, one row an input, with a column `vector`.
+    """
     from ..backbones import open_backbone
     from ..embedding import embed_images
     from ..embeddings_file import write_embeddings
     from ..views import view as named_view
 
-    inputs = collect(images, from_file, null)
+    inputs, on = collect(images, from_file, null), asked(ctx)
+    if resume and on is None:
+        raise UsageError("--resume is of --ray")
     cut = named_view(view)
     with download_progress(ctx) as downloading:
         opened = open_backbone(backbone, taps=taps, threads=threads, progress=downloading)
+    if on is not None:
+        work = on.work(batch_size=batch_size, workers=workers, threads=threads, max_pixels=max_pixels)
+        return embed_on(ctx, on, backbone, opened, cut, inputs, output, work, perturb=perturb, resume=resume)
     batches = embed_images(
         opened, cut, inputs, perturb=perturb, batch_size=batch_size, workers=workers,
         max_pixels=round(max_pixels * 1e6),

@@ -18,23 +18,29 @@ import numpy as np
 
 from ..errors import FileAccessError, InputError, TruncatedImageError, UsageError
 from ..types import Failure, ImageRef, Sample, TarSpan
-from ._formats import sniff
+from ._formats import HEAD, IMAGE_SUFFIXES, sniff
 from ._names import display_name, explain_os_error, failed, unreachable, unreachable_ref
-from ._tar import TarMember, is_tar, tar_members, tar_ref
+from ._tar import TarEntry, TarMember, is_tar, tar_entries, tar_members, tar_ref
 from ._walk import file_refs, image_files, walk
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 __all__ = [
+    "HEAD",
+    "IMAGE_SUFFIXES",
     "Source",
+    "TarEntry",
     "TarMember",
     "display_name",
     "expand",
+    "explain_os_error",
+    "failed",
     "image_files",
     "is_tar",
     "read_bytes",
     "sniff",
+    "tar_entries",
     "tar_members",
     "tar_ref",
     "unreachable_ref",

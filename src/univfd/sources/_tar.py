@@ -6,7 +6,7 @@ import logging
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from ..errors import NotAnImageError, TruncatedImageError
 from ..types import Failure, ImageRef, TarSpan
@@ -47,16 +47,42 @@ def tar_ref(member: TarMember) -> ImageRef:
 
 def tar_members(path: Path) -> Iterator[TarMember | Failure]:
     """Every regular file of an uncompressed tar, in order; a `Failure` where the tar is damaged or no tar."""
-    name = display_name(path)
     try:
-        with tarfile.open(path, "r:") as tar, path.open("rb") as file:
+        with path.open("rb") as file:
+            for entry in tar_entries(file, display_name(path)):
+                if isinstance(entry, Failure):
+                    yield entry
+                else:
+                    yield TarMember(entry.name, TarSpan(path, entry.offset, entry.size), entry.image)
+    except OSError as error:
+        yield unreachable(path, error)
+
+
+class TarEntry(NamedTuple):
+    """A regular file inside a tar: its bytes are `size` bytes at `offset`."""
+
+    name: str
+    offset: int
+    size: int
+    image: bool
+
+
+def tar_entries(file: IO[bytes], name: str) -> Iterator[TarEntry | Failure]:
+    """Every regular file of an open tar, see `tar_members`.
+
+    Args:
+        file: it can seek; each read is at a place that was sought.
+        name: of the tar, for failures.
+    """
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 if member.isfile():
                     image = Path(member.name).suffix.lower() in IMAGE_SUFFIXES
                     if not image:
                         file.seek(member.offset_data)
                         image = sniff(file.read(min(HEAD, member.size))) != ""
-                    yield TarMember(member.name, TarSpan(path, member.offset_data, member.size), image)
+                    yield TarEntry(member.name, member.offset_data, member.size, image)
                 tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member otherwise
             end = tar.offset
             file.seek(end)  # tarfile takes a damaged header for the end
@@ -64,5 +90,3 @@ def tar_members(path: Path) -> Iterator[TarMember | Failure]:
                 yield failed(name, TruncatedImageError(f"the tar is damaged at byte {end}; what follows was not read"))
     except (tarfile.TarError, EOFError) as error:
         yield failed(name, NotAnImageError(f"not a readable (uncompressed) tar file: {error}"))
-    except OSError as error:
-        yield unreachable(path, error)

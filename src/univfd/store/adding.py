@@ -31,6 +31,8 @@ from .store import BankStore
 from .thumbnails import thumbnails
 
 OnDone = Callable[[str, int, int], None]
+Embed = Callable[[EmbeddingCache, Sequence[Keyed], Callable[[int], None]], dict[str, Failure]]
+"""Embeds what the cache lacks and keeps it, calling back with numbers of images; gives the failures by sha256."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +89,7 @@ def prepare(
     workers: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     cache: Path | None = None,
+    embed: Embed | None = None,
     on_done: OnDone = lambda *_: None,
 ) -> Prepared:
     """Embed what a version does not have; the store is not touched.
@@ -104,6 +107,7 @@ def prepare(
         workers: decoding threads.
         max_pixels: larger images are refused.
         cache: root of the embedding cache; default: the user's.
+        embed: in place of this machine's encoder, see `univfd.distributed.cached`.
         on_done: called with what is done, how many and of how many.
 
     Raises:
@@ -119,9 +123,9 @@ def prepare(
     new, same, other = doubles([(k.ref.name, k.sha256, s.label) for s, k in given], known)
     kept = EmbeddingCache(space, root=cache)
     wanted = [given[i][1] for i in new]
-    failures = embed_missing(
-        kept, backbone, view, wanted, batch_size=batch_size, workers=workers, max_pixels=max_pixels,
-        on_done=_counter(on_done, "images", len(wanted)),
+    advance = _counter(on_done, "images", len(wanted))
+    failures = embed(kept, wanted, advance) if embed else embed_missing(
+        kept, backbone, view, wanted, batch_size=batch_size, workers=workers, max_pixels=max_pixels, on_done=advance
     )  # fmt: skip
     result = kept.batch(wanted, failures)
     good = [given[i] for i, item in zip(new, result.items, strict=True) if isinstance(item, Loaded)]

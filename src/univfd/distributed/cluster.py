@@ -1,0 +1,216 @@
+"""Ray: connecting to a cluster, and handing work to actors with Ray Data. There is no scheduler of our own.
+
+Ray Data restarts actors and tries their tasks again without limit. So a lost worker or node costs the partitions that
+it was working on. What kills its worker every time would then be tried for ever: `Guarded` counts, and gives a
+partition up at its sixth beginning. The others go on, and the run says at its end which are missing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import UnivFDError, UsageError
+from ..registry import missing_extra
+
+LOCAL = "local"
+_ADDRESS = re.compile(r"auto|local|[\w.-]+:\d+|\[[0-9a-f:]+\]:\d+")
+_TRIES = 5
+_GIVEN_UP = 10
+_BLOCKS = 20_000
+_IN_FLIGHT = 2  # one that is worked on, one that waits: the pool of Ray Data does not grow with fewer
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Where to run, and on what.
+
+    Attributes:
+        address: `local` (a cluster of this machine for the time of the run), `auto`, or `HOST:PORT` of a running one.
+        cpus: of each actor.
+        gpus: of each actor.
+        least: number of actors that are kept.
+        most: number of actors; None: as many as there is room for at the start.
+    """
+
+    address: str = LOCAL
+    cpus: int = 1
+    gpus: float = 0
+    least: int = 1
+    most: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no address, and bounds that are none."""
+        if not _ADDRESS.fullmatch(self.address):
+            raise UsageError(
+                f"{self.address!r} is no address of a Ray cluster; expected local, auto or HOST:PORT. On the command "
+                "line write --ray=ADDRESS, or put --ray behind the images"
+            )
+        if self.most is not None and self.most < self.least:
+            raise UsageError(f"at least {self.least} actors and at most {self.most}; expected the other way round")
+
+
+@contextmanager
+def connected(cluster: Cluster) -> Iterator[Any]:
+    """Ray, connected; a local cluster ends with the block. A connection that is there already is used and kept.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        UnivFDError: no cluster answers.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # otherwise a local cluster reports to its makers
+    try:
+        import ray
+        import ray.data
+        import ray.util.scheduling_strategies
+    except ModuleNotFoundError as error:
+        raise missing_extra("--ray", error) from error
+    if ray.is_initialized():
+        yield ray
+        return
+    try:
+        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR, **_local(cluster))
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UnivFDError(f"no Ray cluster at {cluster.address}: {error}") from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _local(cluster: Cluster) -> dict[str, Any]:
+    return {"include_dashboard": False} if cluster.address == LOCAL else {}
+
+
+def over_partitions(
+    ray: Any, cluster: Cluster, worker: Any, arguments: dict[str, Any], partitions: list[int]
+) -> Iterator[dict[str, Any]]:
+    """What the workers say of each partition, as they are done.
+
+    Args:
+        ray: connected.
+        cluster: actors and what each gets.
+        worker: a class of `univfd.distributed.workers`.
+        arguments: of its constructor.
+        partitions: numbers.
+
+    Raises:
+        UnivFDError: the work failed, by a mistake or on more than ten partitions.
+    """
+    import pyarrow as pa
+
+    tables = [pa.table({"partition": part}) for part in _blocks(partitions)]
+    for table in over_tables(ray, cluster, worker, arguments, tables, 1):
+        yield from table.to_pylist()
+
+
+def over_tables(
+    ray: Any, cluster: Cluster, worker: Any, arguments: dict[str, Any], tables: list[Any], size: int
+) -> Iterator[Any]:
+    """The tables that workers make of tables of `size` rows (the last may be shorter), as they are done."""
+    mapped = _mapped(ray, cluster, tables, worker, arguments, size)
+    try:
+        yield from mapped.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+    except ray.exceptions.RayError as error:
+        raise _in_words(error) from error
+
+
+def _blocks(partitions: list[int]) -> list[list[int]]:
+    """One partition a block, or a few where there are very many: a block is what an actor gets at a time."""
+    step = -(-len(partitions) // _BLOCKS)
+    return [partitions[i : i + step] for i in range(0, len(partitions), step)]
+
+
+def _mapped(
+    ray: Any, cluster: Cluster, tables: list[Any], worker: Any, arguments: dict[str, Any], size: int
+) -> Any:  # fmt: skip
+    """The dataset; nothing runs yet."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    data = ray.data.from_arrow(tables)
+    data.context.enable_progress_bars = False
+    data.context.max_errored_blocks = _GIVEN_UP
+    room = _room(ray, cluster)
+    most = max(cluster.least, cluster.most or room)
+    pool = ray.data.ActorPoolStrategy(
+        min_size=cluster.least, max_size=most, initial_size=max(cluster.least, min(most, room)),
+        max_tasks_in_flight_per_actor=_IN_FLIGHT,
+    )  # fmt: skip
+    guard = {"worker": worker, "arguments": arguments, "beginnings": _beginnings(ray), "tries": _TRIES}
+    return data.map_batches(
+        Guarded, batch_size=size, batch_format="pyarrow", compute=pool, fn_constructor_kwargs=guard,
+        num_cpus=cluster.cpus, num_gpus=cluster.gpus or None,
+    )  # fmt: skip
+
+
+class Guarded:
+    """A worker that refuses what has been begun too often without coming to an end."""
+
+    def __init__(self, worker: Any, arguments: dict[str, Any], beginnings: Any, tries: int) -> None:
+        """Open the worker.
+
+        Args:
+            worker: a class of `univfd.distributed.workers`.
+            arguments: of its constructor.
+            beginnings: the actor that counts.
+            tries: how often a piece of work may be begun.
+        """
+        self._work, self._beginnings, self._tries = worker(**arguments), beginnings, tries
+
+    def __call__(self, table: Any) -> Any:
+        """The worker's answer.
+
+        Raises:
+            UnivFDError: too often.
+        """
+        import ray
+
+        numbers = table.column(table.num_columns - 1)
+        if ray.get(self._beginnings.begin.remote(numbers[0].as_py())) > self._tries:
+            raise UnivFDError(
+                f"work from number {numbers[0]} was begun {self._tries} times, and its workers died each time"
+            )
+        return self._work(table)
+
+
+def _beginnings(ray: Any) -> Any:
+    """An actor beside the driver that counts how often each piece of work was begun."""
+
+    class Beginnings:
+        def __init__(self) -> None:
+            self._counts: Counter[int] = Counter()
+
+        def begin(self, number: int) -> int:
+            self._counts[number] += 1
+            return self._counts[number]
+
+    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Beginnings).remote()
+
+
+def _room(ray: Any, cluster: Cluster) -> int:
+    """Actors that the cluster has room for as it is now."""
+    there = ray.cluster_resources()
+    bounds = [there.get("CPU", 0) // cluster.cpus]
+    if cluster.gpus:
+        bounds.append(there.get("GPU", 0) // cluster.gpus)
+    return max(1, int(min(bounds)))
+
+
+def _in_words(error: BaseException) -> UnivFDError:
+    """What a worker raised on purpose, as it was; else Ray's words."""
+    seen: BaseException | None = error
+    while seen is not None:
+        cause = getattr(seen, "cause", None)
+        for each in (cause, seen):
+            if isinstance(each, UnivFDError):
+                return each
+        seen = cause if isinstance(cause, BaseException) else seen.__cause__
+    return UnivFDError(f"the work on the cluster failed: {error}")

@@ -1,0 +1,172 @@
+"""What the inputs are, image by image, as plain rows that any node can follow to the bytes.
+
+The walk, its order and what counts as an image are those of `univfd.sources`; buckets are walked alike. A listing is
+cut by ordinal into partitions of a fixed size, so which image is in which does not depend on the cluster.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ..errors import FileAccessError, UsageError
+from ..pipeline import batched, ordered_map
+from ..sources import (
+    HEAD,
+    IMAGE_SUFFIXES,
+    Source,
+    display_name,
+    expand,
+    explain_os_error,
+    failed,
+    is_tar,
+    sniff,
+    tar_entries,
+)
+from ..types import Failure, ImageRef, TarSpan
+from .entry import SCHEMA, Entry, entry_of, table_bytes, table_of
+from .shards import shard_entries, shard_images, shards_of_path
+from .stores import Folder, display_url, is_url, open_store, read_object, walk_store
+
+log = logging.getLogger(__name__)
+
+_TAR_BUFFER = 1 << 20
+_READERS = 16
+
+
+def entries(inputs: Iterable[Source], *, image_column: str | None = None) -> Iterator[Entry]:
+    """One entry per image, in order.
+
+    Args:
+        inputs: what `univfd.sources.expand` takes, and URLs of objects, tars and prefixes.
+        image_column: the inputs are Parquet files, or folders and prefixes of such, with encoded images in this
+            column (binary, or a struct with `bytes`).
+
+    Raises:
+        UsageError: a URL that cannot be opened, or a Parquet file without the column.
+    """
+    for item in inputs:
+        text = os.fspath(item) if isinstance(item, str | os.PathLike) else ""
+        if isinstance(text, str) and is_url(text):
+            yield from _of_store(text, image_column)
+        elif image_column is not None:
+            if not isinstance(text, str) or not text:
+                raise UsageError(f"{type(item).__name__}: with a column of images, inputs are Parquet files or folders")
+            yield from shards_of_path(text, image_column)
+        else:
+            yield from map(entry_of, expand([item]))
+
+
+def _of_store(url: str, image_column: str | None) -> Iterator[Entry]:
+    system, top = open_store(url)
+    try:
+        info = system.get_file_info(top)
+        if info.type.name == "NotFound":
+            raise FileNotFoundError(top)
+        found = walk_store(system, top) if info.type.name == "Directory" else iter([info])
+        for each in found:
+            name = display_url(url, each.path)
+            if image_column is not None:
+                if each.path.lower().endswith(".parquet"):
+                    yield from shard_entries(system, url, each.path, name, image_column)
+            elif is_tar(Path(each.path)):
+                yield from _tar_of_store(system, url, each.path, name)
+            elif Path(each.path).suffix.lower() in IMAGE_SUFFIXES or _looks_like_image(system, each):
+                yield Entry(display_name(name), "object", url, each.path.encode())
+            else:
+                log.info("passed over %s: not an image by name or content", name)
+    except OSError as error:
+        yield entry_of(failed(display_name(display_url(url, top)), FileAccessError(explain_os_error(error))))
+
+
+def _looks_like_image(system: Any, info: Any) -> bool:
+    try:
+        with system.open_input_file(info.path) as file:
+            return sniff(file.read(HEAD)) != ""
+    except OSError:
+        return True  # it cannot be told; reading it will say why
+
+
+def _tar_of_store(system: Any, url: str, path: str, name: str) -> Iterator[Entry]:
+    try:
+        with io.BufferedReader(system.open_input_file(path), _TAR_BUFFER) as file:
+            for member in tar_entries(file, display_name(name)):
+                if isinstance(member, Failure):
+                    yield entry_of(member)
+                elif member.image:
+                    shown = f"{display_name(name)}/{display_name(member.name)}"
+                    yield Entry(shown, "object", url, path.encode(), member.offset, member.size)
+                else:
+                    log.info("passed over %s in %s: not an image by name or content", display_name(member.name), name)
+    except OSError as error:
+        yield entry_of(failed(display_name(name), FileAccessError(explain_os_error(error))))
+
+
+def partition_name(number: int) -> str:
+    """File name of a partition, in `listing` and `rows`."""
+    return f"part-{number:07}.parquet"
+
+
+def write_listing(
+    folder: Folder, found: Iterable[Entry], size: int, on_done: Callable[[int], None] = lambda _: None
+) -> tuple[int, str]:
+    """Write a listing partition by partition, in memory that does not grow.
+
+    Returns:
+        Number of images, and the digest of all entries.
+    """
+    digest, total = hashlib.sha256(), 0
+    for number, part in enumerate(batched(_digesting(found, digest), size)):
+        folder.put(f"listing/{partition_name(number)}", table_bytes(table_of(part)))
+        total += len(part)
+        on_done(len(part))
+    return total, digest.hexdigest()
+
+
+def digest_of_listing(found: Iterable[Entry]) -> tuple[int, str]:
+    """What `write_listing` returns, without writing."""
+    digest = hashlib.sha256()
+    return sum(1 for _ in _digesting(found, digest)), digest.hexdigest()
+
+
+def _digesting(found: Iterable[Entry], digest: Any) -> Iterator[Entry]:
+    for entry in found:
+        record = [*entry[:3], hashlib.sha256(entry.place).hexdigest(), *entry[4:]]
+        digest.update(json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+        yield entry
+
+
+def references(table: pa.Table) -> Iterator[ImageRef | Failure]:
+    """The images of a partition, in order. Objects of a bucket are fetched ahead by threads, a few at a time."""
+    found = (Entry(**row) for row in table.select(SCHEMA.names).to_pylist())
+    for (kind, *_), run in groupby(found, key=lambda e: (e.kind, e.store, e.place if e.kind == "row" else b"")):
+        if kind == "row":
+            yield from shard_images(list(run))
+        elif kind == "object":
+            yield from ordered_map(_reference, run, workers=_READERS, ahead=2 * _READERS)
+        else:
+            yield from map(_reference, run)
+
+
+def _reference(entry: Entry) -> ImageRef | Failure:
+    if entry.kind == "failure":
+        return Failure(entry.name, entry.error, entry.message)
+    if entry.kind == "bytes":
+        return ImageRef(entry.name, entry.place)
+    if entry.kind == "object":
+        try:
+            data = read_object(entry.store, entry.place.decode(), entry.offset, entry.size)
+        except OSError as error:
+            return failed(entry.name, FileAccessError(explain_os_error(error)))
+        return ImageRef(entry.name, data)
+    path = Path(os.fsdecode(entry.place))
+    return ImageRef(entry.name, path if entry.kind == "file" else TarSpan(path, entry.offset, entry.size))
