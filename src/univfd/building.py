@@ -85,8 +85,13 @@ def build_bank(
         on_done(len(batch.items))
     if not kept:
         raise DataError(f"none of {taken} images could be read" if taken else "the data set holds no images")
-    bank = FeatureBank.from_rows(
-        Embeddings(np.concatenate(parts), space_of(backbone, view)),
+    embeddings = Embeddings(np.concatenate(parts), space_of(backbone, view))
+    return Built(_bank(embeddings, kept, keys, added), tuple(s.group for s in kept), tuple(failures))
+
+
+def _bank(embeddings: Embeddings, kept: list[Sample], keys: list[str], added: str) -> FeatureBank:
+    return FeatureBank.from_rows(
+        embeddings,
         [s.label for s in kept],
         keys,
         generator=[s.generator for s in kept],
@@ -94,7 +99,6 @@ def build_bank(
         licence=[s.licence for s in kept],
         added=added,
     )
-    return Built(bank, tuple(s.group for s in kept), tuple(failures))
 
 
 def fit_detector(

@@ -67,36 +67,11 @@ def fetch_wheel(
     """
     target = scratch / f"{package}-wheel"
     target.mkdir(exist_ok=True)
-    command = [
-        *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir"),
-        *(
-            "--disable-pip-version-check",
-            "--progress-bar",
-            "off",
-            "-q",
-            "-d",
-            str(target),
-            f"{package}=={version}",
-        ),
-    ]
     log.warning("downloading %s %s (%.0f MB) with pip, once", package, version, size / 1e6)
-    environment = os.environ | {"TMPDIR": str(target)}  # so that the half of a download goes with the scratch folder
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=environment,
-        text=True,
-    )
-    with _watched(target, f"{package} {version}", size, progress), process:
-        try:
-            said = process.communicate()[0]
-        except BaseException:
-            process.kill()
-            raise
+    with _watched(target, f"{package} {version}", size, progress):
+        failed, said = _pip_download(f"{package}=={version}", target)
     wheels = sorted(target.glob("*.whl"))
-    if process.returncode or not wheels:
+    if failed or not wheels:
         raise DownloadError(_pip_failure(package, version, said))
     got = sha256_of(wheels[0])
     if got != sha256:
@@ -105,6 +80,28 @@ def fetch_wheel(
             "package index pip is set up for"
         )
     return wheels[0]
+
+
+def _pip_download(requirement: str, target: Path) -> tuple[bool, str]:
+    """Whether pip failed, and what it said."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir", "-q"),
+            *("--disable-pip-version-check", "--progress-bar", "off", "-d", str(target), requirement),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"TMPDIR": str(target)},  # so that the half of a download goes with the scratch folder
+        text=True,
+    )
+    with process:
+        try:
+            said = process.communicate()[0]
+        except BaseException:
+            process.kill()
+            raise
+    return process.returncode != 0, said
 
 
 def _pip_failure(package: str, version: str, said: str) -> str:
