@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import contextlib
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from conftest import encoded, picture
+from univfd import images
 from univfd.errors import (
     EmptyFileError,
     FileAccessError,
@@ -212,3 +215,87 @@ def test_pixels_and_pillow_images_obey_the_limit() -> None:
             decode(ImageRef("x", source), max_pixels=1199)
     with pytest.raises(UnsupportedImageError, match="nothing to see"):
         decode(ImageRef("x", Image.new("RGB", (0, 5))))
+
+
+def by_pillow(data: bytes) -> np.ndarray:
+    """The rule of `images`, on whole pictures and with Pillow's own turning."""
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    if image.mode.startswith("I;16"):
+        return np.repeat((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+    if "transparency" in image.info or image.mode in {"LA", "RGBA", "PA"}:
+        white = Image.new("RGBA", image.size, (255,) * 4)
+        white.alpha_composite(image.convert("RGBA"))
+        image = white
+    return np.asarray(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "CMYK", "1", "I;16"])
+def test_bands_and_turning_in_place_change_nothing(mode: str, format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_BAND_PIXELS", 1000)
+    pixels = np.random.default_rng(0).integers(0, 256, (31, 47, 4), dtype=np.uint8)
+    if mode == "I;16":
+        image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(pixels if mode in {"RGBA", "LA"} else pixels[..., :3]).convert(mode)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x112] = orientation
+        buffer = io.BytesIO()
+        try:
+            image.save(buffer, format, exif=exif)
+        except (OSError, ValueError):
+            assert (mode, format) not in {
+                ("RGB", "JPEG"),
+                ("RGBA", "PNG"),
+                ("CMYK", "JPEG"),
+                ("P", "PNG"),
+                ("L", "JPEG"),
+            }
+            return
+        np.testing.assert_array_equal(decode(ref(buffer.getvalue())).pixels, by_pillow(buffer.getvalue()))
+
+
+def test_a_colour_that_is_declared_transparent_is_white() -> None:
+    pixels = picture(3, 60, 40) // 64 * 64
+    data = encoded(pixels, "PNG", transparency=tuple(int(v) for v in pixels[5, 5]))
+    got = decode(ref(data)).pixels
+    np.testing.assert_array_equal(got, by_pillow(data))
+    assert (got[5, 5] == 255).all()
+
+
+def test_another_pillow_takes_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(picture(1), "PNG")
+    monkeypatch.setattr(Image.core, "map_buffer", None)  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(decode(ref(data)).pixels, picture(1))
+
+
+PEAK = """
+import resource, sys
+from univfd.conditions import conditions
+from univfd.images import decode
+from univfd.types import ImageRef
+from univfd.views import PreprocessSpec, view
+
+def see(path):
+    decoded = decode(ImageRef(path, open(path, "rb").read()))
+    view(sys.argv[3]).cut(decoded.pixels, PreprocessSpec(224, (0, 0, 0), (1, 1, 1)))
+    conditions(decoded.pixels, decoded.quantisation)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+before = see(sys.argv[1])
+print(see(sys.argv[2]) - before)
+"""
+
+
+@pytest.mark.parametrize("view", ["native", "resize"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_a_large_picture_is_in_memory_once(format: str, view: str, tmp_path: Path) -> None:
+    """Pillow has four bytes a pixel; anything full-size beside that would be three more at least."""
+    pixels = np.tile(picture(1, 1000, 500), (10, 5, 1))
+    Image.fromarray(pixels[:500, :1000]).save(tmp_path / "small", format)
+    Image.fromarray(pixels).save(tmp_path / "large", format, **({"compress_level": 1} if format == "PNG" else {}))
+    command = [sys.executable, "-c", PEAK, str(tmp_path / "small"), str(tmp_path / "large"), view]
+    raised = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    file = (tmp_path / "large").stat().st_size
+    assert raised < 4.5 * pixels.shape[0] * pixels.shape[1] + 1.5 * file

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from conftest import picture
+from univfd import views
 from univfd.catalogue import entry
 from univfd.errors import UnknownNameError, UnsupportedImageError, UsageError
 from univfd.perturbations import perturbation
@@ -210,3 +211,20 @@ def test_scale_and_webp_are_pillows() -> None:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "WEBP", quality=40)
     np.testing.assert_array_equal(perturbation("webp:40")(pixels), np.asarray(Image.open(buffer).convert("RGB")))
+
+
+def test_wide_pictures_are_resampled_in_bands_to_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "_BAND_PIXELS", 9000)
+    rng = np.random.default_rng(0)
+    for height, width, name in (
+        (700, 1300, "bicubic"),
+        (1500, 900, "bicubic"),
+        (97, 2011, "bilinear"),
+        (1, 900, "bicubic"),
+    ):
+        spec = PreprocessSpec(224, (0, 0, 0), (1, 1, 1), name)
+        pixels = rng.integers(0, 256, (height, width, 4), dtype=np.uint8)[:, :, :3]
+        side = min(height, width)
+        left, top = round((width - side) / 2), round((height - side) / 2)
+        whole = Image.fromarray(pixels).resize((224, 224), spec.resampling, box=(left, top, left + side, top + side))
+        np.testing.assert_array_equal(view("resize").cut(pixels, spec).pixels[0], np.asarray(whole))

@@ -4,6 +4,9 @@ The rule: the first frame; EXIF orientation applied; transparency laid over whit
 16-bit grey converted to 8-bit RGB (16-bit keeps the high byte, as libpng does for 16-bit colour); ICC profiles are
 not applied, since the encoders were trained on untagged pixels. A truncated, damaged, empty or oversized file is an
 error of its own class, never a partial picture. A JPEG is always decoded at full size.
+
+A picture is in memory once: Pillow decodes into an array of this module, conversions are done in place, in bands, and
+turning is a matter of strides. Pixels are therefore not always contiguous.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import hashlib
 import importlib
 import io
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +23,9 @@ import numpy as np
 from PIL import (  # the plug-ins register themselves: Image.open knows only formats whose module is loaded
     AvifImagePlugin,  # noqa: F401
     BmpImagePlugin,  # noqa: F401
+    ExifTags,
     GifImagePlugin,  # noqa: F401
     Image,
-    ImageOps,
     JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
     TiffImagePlugin,  # noqa: F401
@@ -45,6 +49,10 @@ DEFAULT_MAX_PIXELS = 200_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP")
 
 _FIRST_FRAME = Remark("first-frame", "only the first of several frames")
+_DECODED_IN_PLACE = frozenset(["JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP"])
+_FOUR_BYTES = frozenset(["RGB", "RGBA", "CMYK"])
+_BAND_PIXELS = 1 << 20
+
 _open_lock = threading.Lock()
 
 
@@ -67,12 +75,15 @@ class Decoded:
     quantisation: tuple[tuple[int, ...], ...] = ()
 
 
-def decode(ref: ImageRef, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Decoded:
+def decode(
+    ref: ImageRef, *, max_pixels: int = DEFAULT_MAX_PIXELS, on_size: Callable[[int], object] = lambda _: None
+) -> Decoded:
     """Read one image.
 
     Args:
         ref: the image.
         max_pixels: limit on width x height, checked before any pixel is decoded.
+        on_size: called with width x height before any pixel is decoded.
 
     Raises:
         FileAccessError: it cannot be read.
@@ -90,8 +101,9 @@ def decode(ref: ImageRef, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Decoded:
         raise EmptyFileError("the file is empty (0 bytes); expected an image")
     with open_image(data) as image:
         check_size(*image.size, max_pixels)
+        on_size(image.size[0] * image.size[1])
         notes = (_FIRST_FRAME,) if _has_more_frames(image) else ()
-        pixels = to_rgb(_load(image))
+        pixels = _decoded(image)
         return Decoded(pixels, image.format or "", hashlib.sha256(data).hexdigest(), notes, quantisation(image))
 
 
@@ -184,22 +196,67 @@ def to_rgb(image: Image.Image) -> Pixels:
         UnsupportedImageError: float or 32-bit integer samples (their range is not defined), or a colour space
             that Pillow cannot convert.
     """
-    image = _upright(image)
-    if image.mode.startswith("I;16"):
-        return _grey(np.asarray(image).astype(np.uint16) >> 8)
     if image.mode in {"I", "F"}:
         raise UnsupportedImageError(
             f"samples of mode {image.mode!r} (32 bits) have no defined range; expected 8 or 16 bits a channel"
         )
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top, bottom in _bands(height, width):
+        pixels[top:bottom] = _band_to_rgb(image.crop((0, top, width, bottom)))
+    return _upright(pixels, image)
+
+
+def _decoded(image: Image.Image) -> Pixels:
+    """Decode an opened image; where Pillow lets it, into memory that is the result's own."""
+    buffer = _lay_under(image)
+    laid = image.im if buffer is not None else None
+    if buffer is None or _load(image).im is not laid:
+        return to_rgb(_load(image))
+    if image.mode != "RGB" or "transparency" in image.info:
+        width, height = image.size
+        for top, bottom in _bands(height, width):
+            buffer[top:bottom, :, :3] = _band_to_rgb(image.crop((0, top, width, bottom)))
+    return _upright(buffer[:, :, :3], image)
+
+
+def _lay_under(image: Image.Image) -> Pixels | None:
+    """Memory `(H, W, 4)` that Pillow will decode into, or None where it must take its own.
+
+    Pillow keeps an image's core where there is one before decoding, and has cores that are laid over a buffer (for
+    files that are mapped into memory). Whoever uses this checks that it still was so afterwards.
+    """
+    if image.format not in _DECODED_IN_PLACE or image.mode not in _FOUR_BYTES:
+        return None
+    buffer = np.zeros((*image.size[::-1], 4), np.uint8)
     try:
-        if image.mode == "PA" or "transparency" in image.info or image.mode in {"LA", "La", "RGBA", "RGBa"}:
-            rgba = image.convert("RGBA")
+        image.im = Image.core.map_buffer(  # type: ignore[attr-defined]
+            buffer, image.size, "raw", 0, (image.mode, 0, 1)
+        )
+    except (AttributeError, TypeError, ValueError):  # of another Pillow: then in the ordinary way
+        return None
+    return buffer
+
+
+def _bands(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """First row, and row behind the last, of bands of about a megapixel."""
+    rows = max(1, _BAND_PIXELS // width)
+    return ((top, min(top + rows, height)) for top in range(0, height, rows))
+
+
+def _band_to_rgb(band: Image.Image) -> Pixels:
+    """Some rows, by the rule of this module."""
+    if band.mode.startswith("I;16"):
+        return _grey(np.asarray(band).astype(np.uint16) >> 8)
+    try:
+        if band.mode == "PA" or "transparency" in band.info or band.mode in {"LA", "La", "RGBA", "RGBa"}:
+            rgba = band.convert("RGBA")
             white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
             white.alpha_composite(rgba)
-            image = white
-        return np.ascontiguousarray(np.asarray(image.convert("RGB")))
+            band = white
+        return np.asarray(band.convert("RGB"))
     except (ValueError, OSError) as error:
-        raise UnsupportedImageError(f"no conversion from mode {image.mode!r} to RGB: {error}") from error
+        raise UnsupportedImageError(f"no conversion from mode {band.mode!r} to RGB: {error}") from error
 
 
 def quantisation(image: Image.Image) -> tuple[tuple[int, ...], ...]:
@@ -210,15 +267,30 @@ def quantisation(image: Image.Image) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(tables[key]) for key in sorted(tables) if len(tables[key]) == 64)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _upright(pixels: Pixels, image: Image.Image) -> Pixels:
+    """The pixels turned as the image's EXIF says, without a copy."""
     try:
-        return ImageOps.exif_transpose(image)
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except MemoryError:
         raise
     except Exception:
         # EXIF that cannot be parsed states no orientation; the pixels themselves are whole.
-        return image
+        return pixels
+    turn = _TURNS.get(orientation)
+    return pixels if turn is None else turn(pixels)
+
+
+_TURNS: dict[Any, Callable[[Pixels], Pixels]] = {
+    2: lambda p: p[:, ::-1],
+    3: lambda p: p[::-1, ::-1],
+    4: lambda p: p[::-1],
+    5: lambda p: p.swapaxes(0, 1),
+    6: lambda p: p[::-1].swapaxes(0, 1),
+    7: lambda p: p[::-1, ::-1].swapaxes(0, 1),
+    8: lambda p: p[:, ::-1].swapaxes(0, 1),
+}
+"""By EXIF orientation: what brings the stored rows upright."""
 
 
 def _grey(values: np.ndarray[Any, Any]) -> Pixels:
-    return np.ascontiguousarray(np.repeat(values.astype(np.uint8)[:, :, None], 3, axis=2))
+    return np.repeat(values.astype(np.uint8)[:, :, None], 3, axis=2)

@@ -5,6 +5,7 @@ A view's name is part of the feature space: the same picture under two views giv
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,6 +19,9 @@ from .remarks import Remark
 from .types import Pixels, digest_of
 
 Pool = Literal["mean", "concat"]
+_WIDE = 4  # times the crop: below this the narrowed picture would be no smaller than the picture
+_REACH = 2  # half-width of the widest filter (bicubic), in crop pixels
+_BAND_PIXELS = 1 << 20
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -170,5 +174,21 @@ def _box(h: int, w: int, side: int, y: float, x: float) -> tuple[float, float, f
 
 def _resampled(pixels: Pixels, box: tuple[float, float, float, float], spec: PreprocessSpec) -> Pixels:
     # Only the box is resampled: a 1 x 100,000 strip must not grow to 224 x 22,400,000 on its way to the crop.
-    image = Image.fromarray(pixels).resize((spec.size, spec.size), spec.resampling, box=box)
+    height, width = pixels.shape[:2]
+    left, top, right, bottom = box
+    if width < _WIDE * spec.size:
+        image = Image.fromarray(pixels).resize((spec.size, spec.size), spec.resampling, box=box)
+        return np.asarray(image)
+    # Pillow resamples along rows, keeps 8 bits, then along columns. Band by band this gives the same bytes, without
+    # a second picture in memory. Rows out of the filter's reach are never looked at.
+    reach = math.ceil(_REACH * max(1.0, (bottom - top) / spec.size)) + 1
+    first, last = max(0, math.floor(top) - reach), min(height, math.ceil(bottom) + reach)
+    narrow = np.empty((height, spec.size, 3), np.uint8)
+    rows = max(1, _BAND_PIXELS // width)
+    for start in range(first, last, rows):
+        end = min(start + rows, last)
+        band = Image.fromarray(pixels[start:end])
+        across = band.resize((spec.size, end - start), spec.resampling, box=(left, 0, right, end - start))
+        narrow[start:end] = np.asarray(across)
+    image = Image.fromarray(narrow).resize((spec.size, spec.size), spec.resampling, box=(0, top, spec.size, bottom))
     return np.asarray(image)
