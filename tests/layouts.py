@@ -108,6 +108,25 @@ def as_parquet(root: Path) -> Path:
     return root / "list.parquet"
 
 
+def as_parquet_of_images(root: Path) -> Path:
+    """As the `datasets` library writes: shards of a split, a struct of bytes and path, numbers for classes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    root.mkdir(parents=True, exist_ok=True)
+    features = {"info": {"features": {"label": {"names": ["fake", "real"], "_type": "ClassLabel"}}}}
+    for split in sorted({item.split for item in items()}):
+        rows = [
+            {**item.row, "label": int(item.label == "real"), "image": {"bytes": item.data, "path": item.file}}
+            for item in items()
+            if item.split == split
+        ]
+        table = pa.Table.from_pylist([{k: v for k, v in r.items() if k != "split"} for r in rows])
+        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+        pq.write_table(table, root / f"{split}-00000-of-00001.parquet", row_group_size=3)
+    return root
+
+
 def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     info = tarfile.TarInfo(name)
     info.size = len(data)
@@ -168,6 +187,7 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "jsonl": as_jsonl,
     "csv": as_csv,
     "parquet": as_parquet,
+    "parquet of images": as_parquet_of_images,
     "shards": as_shards,
     "one tar": as_one_tar,
 }

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import InputError, UsageError
-from .sources import display_name, expand, read_bytes
-from .types import Failure, ImageRef, TarSpan
+from .sources import display_name, expand, file_of, read_bytes
+from .types import Failure, ImageRef
 
 LOOSE = "images"
 
@@ -78,7 +78,7 @@ def gather(folder: Path) -> Collection:
 
 
 def _group_of(ref: ImageRef, folder: Path) -> str:
-    path = ref.source.tar if isinstance(ref.source, TarSpan) else ref.source
-    assert isinstance(path, Path)  # `expand` of a folder gives nothing else
+    path = file_of(ref)
+    assert path is not None  # `expand` of a folder gives nothing else
     parts = path.relative_to(folder).parts
     return display_name(parts[0]) if len(parts) > 1 else LOOSE

@@ -65,17 +65,27 @@ class TarSpan:
 
 
 @dataclass(frozen=True, slots=True)
+class ParquetCell:
+    """An encoded image in a Parquet file: row `row` of the row group `group` in `column` (`image`, `image.bytes`)."""
+
+    file: Path
+    column: str
+    group: int
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRef:
     """Names one input image and where its bytes (or pixels) are; nothing is read yet.
 
     Attributes:
         name: what the user sees; always valid Unicode (undecodable file name bytes are backslash-escaped).
-        source: a path, encoded bytes, a span of a tar file, RGB pixels `(H, W, 3)` uint8, a Pillow image; or, of a
-            place that could not be reached, the error that reading it raises.
+        source: a path, encoded bytes, a span of a tar file, a cell of a Parquet file, RGB pixels `(H, W, 3)` uint8, a
+            Pillow image; or, of a place that could not be reached, the error that reading it raises.
     """
 
     name: str
-    source: Path | bytes | TarSpan | Pixels | Image | InputError = field(repr=False)
+    source: Path | bytes | TarSpan | ParquetCell | Pixels | Image | InputError = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

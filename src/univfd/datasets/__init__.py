@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .. import registry
-from ..errors import DataError
-from ..sources import is_tar
+from ..errors import DataError, InputError
+from ..sources import image_column, is_parquet, is_tar
 from ..types import Sample
 from ._rows import SPLITS
 
@@ -24,8 +24,9 @@ def open_dataset(path: str | Path) -> Iterator[Sample]:
     """Samples of a collection, in a stable order.
 
     Args:
-        path: a manifest (`.jsonl`, `.csv`, `.parquet`) or a folder with one called `manifest`; a `.tar` shard or a
-            folder of them, directly or in folders of splits; or a folder of labelled folders.
+        path: a manifest (`.jsonl`, `.csv`, `.parquet`) or a folder with one called `manifest`; a `.tar` shard, a
+            `.parquet` with image bytes, or a folder of them, directly or in folders of splits; or a folder of labelled
+            folders.
 
     Raises:
         DataError: none of these; says what was looked for.
@@ -38,7 +39,7 @@ def open_dataset(path: str | Path) -> Iterator[Sample]:
 def _reader(place: Path) -> tuple[str, Path]:
     """Name of the reader, and what it is to read."""
     if place.is_file() and place.suffix.lower() in TABLES:
-        return "manifest", place
+        return _table(place), place
     if place.is_file() and is_tar(place):
         return "webdataset", place
     if not place.is_dir():
@@ -49,12 +50,25 @@ def _reader(place: Path) -> tuple[str, Path]:
     if len(manifests) > 1:
         raise DataError(f"{place} has {len(manifests)} manifests ({', '.join(m.name for m in manifests)}); name one")
     if manifests:
-        return "manifest", manifests[0]
-    return ("webdataset" if _holds_shards(place) else "folder"), place
+        return _table(manifests[0]), manifests[0]
+    if _holds(place, is_tar):
+        return "webdataset", place
+    return ("parquet" if _holds(place, lambda p: is_parquet(p) and _table(p) == "parquet") else "folder"), place
 
 
-def _holds_shards(folder: Path) -> bool:
+def _table(file: Path) -> str:
+    """Name of the reader of a table: a Parquet file may hold the images themselves."""
+    if not is_parquet(file):
+        return "manifest"
+    try:
+        return "parquet" if image_column(file) else "manifest"
+    except (InputError, OSError):
+        return "manifest"  # which says what is wrong with it
+
+
+def _holds(folder: Path, is_shard: Callable[[Path], bool]) -> bool:
+    """Whether there are shards in the folder, or in folders of splits in it."""
     entries = list(folder.iterdir())
     return any(
-        is_tar(e) or (e.name.lower() in SPLITS and e.is_dir() and any(map(is_tar, e.iterdir()))) for e in entries
+        is_shard(e) or (e.name.lower() in SPLITS and e.is_dir() and any(map(is_shard, e.iterdir()))) for e in entries
     )

@@ -28,8 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DataError
-from ..sources import display_name, expand, image_files, unreachable_ref
-from ..types import Failure, ImageRef, Label, Sample, TarSpan
+from ..sources import display_name, expand, file_of, image_files, unreachable_ref
+from ..types import Failure, ImageRef, Label, Sample
 from ._rows import SPLITS
 
 LABELS = {"0_real": Label.REAL, "real": Label.REAL, "nature": Label.REAL,
@@ -80,7 +80,7 @@ def read_folder(path: Path) -> Iterator[Sample]:
         if isinstance(item, Failure):
             yield _sample(unreachable_ref(item), _place_of(item, path, splits, stated), stated)
         else:
-            place = known.get(_folders(path, item.source.tar if isinstance(item.source, TarSpan) else item.source))
+            place = known.get(_folders(path, file_of(item)))
             if place is None:  # made since the walk above
                 raise DataError(f"{path} changed while it was read; try again")
             yield _sample(item, place, stated)

@@ -1,8 +1,9 @@
 """What the user points at -> a stream of `ImageRef`, one per image, in a stable order.
 
-Takes paths, folders (recursive), globs, tar files (WebDataset style), bytes, file objects, Pillow images and pixel
-arrays. What cannot be reached (no permission, a link loop) comes out as a `Failure` in its place: nothing is dropped
-in silence. Files of a walked folder that are neither named nor shaped like an image are passed over and logged.
+Takes paths, folders (recursive), globs, tar files (WebDataset style), Parquet files of images, bytes, file objects,
+Pillow images and pixel arrays. What cannot be reached (no permission, a link loop) comes out as a `Failure` in its
+place: nothing is dropped in silence. Files of a walked folder that are neither named nor shaped like an image are
+passed over and logged.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ..errors import FileAccessError, InputError, TruncatedImageError, UsageError
-from ..types import Failure, ImageRef, Sample, TarSpan
+from ..types import Failure, ImageRef, ParquetCell, Sample, TarSpan
 from ._formats import HEAD, IMAGE_SUFFIXES, sniff
 from ._names import display_name, explain_os_error, failed, unreachable, unreachable_ref
+from ._parquet import cell_refs, image_column, is_parquet, read_cell
 from ._tar import TarEntry, TarMember, is_tar, tar_entries, tar_members, tar_ref
 from ._walk import file_refs, image_files, walk
 
@@ -32,11 +34,15 @@ __all__ = [
     "Source",
     "TarEntry",
     "TarMember",
+    "cell_refs",
     "display_name",
     "expand",
     "explain_os_error",
     "failed",
+    "file_of",
+    "image_column",
     "image_files",
+    "is_parquet",
     "is_tar",
     "read_bytes",
     "sniff",
@@ -146,12 +152,23 @@ def _expand_glob(pattern: str) -> Iterator[ImageRef | Failure]:
                 folders.append(path)
 
 
+def file_of(ref: ImageRef) -> Path | None:
+    """The file on disk that an image lies in, itself or as a part of it; None where there is none."""
+    source = ref.source
+    if isinstance(source, TarSpan):
+        return source.tar
+    if isinstance(source, ParquetCell):
+        return source.file
+    return source if isinstance(source, Path) else None
+
+
 def read_bytes(ref: ImageRef) -> bytes:
     """The encoded bytes of a reference.
 
     Raises:
         FileAccessError: the file cannot be opened or read.
-        TruncatedImageError: a tar that ends before its member does.
+        EmptyFileError: a row of a Parquet file without bytes.
+        TruncatedImageError: a tar that ends before its member does, or a damaged Parquet file.
         InputError: a place that could not be reached when its folder was walked.
         UsageError: the reference holds pixels, which have no encoded bytes.
     """
@@ -168,6 +185,8 @@ def read_bytes(ref: ImageRef) -> bytes:
             if len(data) < source.size:
                 raise TruncatedImageError(f"the tar ends {source.size - len(data)} bytes before the end of this member")
             return data
+        if isinstance(source, ParquetCell):
+            return read_cell(source)
     except OSError as error:
         raise FileAccessError(explain_os_error(error)) from error
     if not isinstance(source, bytes):

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import FileAccessError
+from ..errors import FileAccessError, InputError, MissingExtraError
 from ..types import Failure, ImageRef
 from ._formats import HEAD, IMAGE_SUFFIXES, sniff
 from ._names import display_name, failed, unreachable
+from ._parquet import image_column, is_parquet, parquet_images
 from ._tar import is_tar, tar_images
 
 log = logging.getLogger("univfd.sources")
@@ -21,12 +22,12 @@ _OWN = frozenset(["dataset.toml"])  # what a data set says of itself: no image, 
 
 
 def walk(top: Path) -> Iterator[ImageRef | Failure]:
-    """The images below a folder, those inside tars too; what is passed over is logged."""
+    """The images below a folder, those inside tars and Parquet files too; what is passed over is logged."""
     passed_over = 0
     for found in _entries(top):
         if isinstance(found, Failure):
             yield found
-        elif found.image:
+        elif found.image or _holds_images(found.path):
             yield from file_refs(found.path, found.mode)
         elif found.path.name not in _OWN:
             passed_over += 1
@@ -36,11 +37,11 @@ def walk(top: Path) -> Iterator[ImageRef | Failure]:
 
 
 def image_files(top: Path) -> Iterator[Path | Failure]:
-    """The files that a walk of `top` takes as images or tar shards, in its order; nothing is logged or opened."""
+    """The files that a walk of `top` takes as images or as shards of images, in its order; nothing is logged."""
     for found in _entries(top):
         if isinstance(found, Failure):
             yield found
-        elif found.image:
+        elif found.image or _holds_images(found.path):
             yield found.path
 
 
@@ -97,14 +98,29 @@ def _open_folder(folder: Path, above: list[tuple[int, int]]) -> tuple[Iterator[P
 
 
 def file_refs(path: Path, mode: int) -> Iterator[ImageRef | Failure]:
-    """The image that a file is, or those that a tar holds."""
+    """The image that a file is, or those that a tar or a Parquet file holds."""
     name = display_name(path)
     if not stat.S_ISREG(mode):
         yield failed(name, FileAccessError("not a regular file (a pipe, socket or device); skipped"))
     elif is_tar(path):
         yield from tar_images(path)
+    elif is_parquet(path):
+        yield from parquet_images(path)
     else:
         yield ImageRef(name, path)
+
+
+def _holds_images(path: Path) -> bool:
+    """Whether it is a Parquet file with images: in a folder, results and manifests are Parquet files too."""
+    if not is_parquet(path):
+        return False
+    try:
+        return image_column(path) is not None
+    except MissingExtraError as error:
+        log.warning("%s was not looked into: %s", display_name(path), error)
+    except (InputError, OSError) as error:
+        log.warning("%s was passed over: %s", display_name(path), error)
+    return False
 
 
 def _looks_like_image(path: Path, mode: int) -> bool:

@@ -15,8 +15,8 @@ from typing import Any
 
 from .. import registry
 from ..errors import DataError, FormatError
-from ..sources import display_name, expand, unreachable_ref
-from ..types import Failure, Label, Sample, TarSpan
+from ..sources import display_name, expand, file_of, unreachable_ref
+from ..types import Failure, Label, Sample
 from ._checksums import Archive, fingerprint, verify
 from ._places import Found, count, find
 
@@ -207,7 +207,8 @@ def _class_of(item: Any, place: Path, stars: tuple[str, ...]) -> dict[str, str]:
     """The folders that the `*` of a pattern stood for, and those below; see `Sample.extra`."""
     below: tuple[str, ...] = ()
     if not isinstance(item, Failure):
-        file = item.source.tar if isinstance(item.source, TarSpan) else item.source
+        file = file_of(item)
+        assert file is not None  # `expand` of a folder gives nothing else
         below = file.relative_to(place).parts[:-1]
     words = [display_name(part) for part in (*stars, *below)]
     return {"class": "/".join(words)} if words else {}

@@ -1,0 +1,82 @@
+"""Parquet shards that hold the images themselves (extra `parquet`), as the `datasets` library and hubs have them.
+
+One column of encoded images (`image.bytes`, or bytes) and the columns of a manifest: `label`, `generator` and so on. A
+number in `label` stands for the class that the file's own metadata name; where they name none, 0 is real and 1 fake.
+The split is what the row says, or the folder or beginning of the shard's name (`train-00000-of-00004.parquet`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, InputError
+from ..sources import cell_refs, image_column, is_parquet
+from ..types import Sample
+from ._rows import SPLITS, sample_of
+
+
+def read_parquet(path: Path) -> Iterator[Sample]:
+    """Samples of a shard or of a folder of shards, shards sorted by path, rows in their order.
+
+    Raises:
+        DataError: no shards, a shard that cannot be read or has no images, a row without label.
+        MissingExtraError: pyarrow is not installed.
+    """
+    shards = sorted(p for p in path.rglob("*") if is_parquet(p)) if path.is_dir() else [path]
+    if not shards:
+        raise DataError(f"{path} holds no Parquet files")
+    for shard in shards:
+        try:
+            column = image_column(shard)
+        except (InputError, OSError) as error:
+            raise DataError(f"{shard}: {error}. Labels are lost with it; get the shard again") from error
+        if column is None:
+            raise DataError(f"{shard} has no column of image bytes; expected 'image' or 'bytes'")
+        split = _split(shard, path)
+        for sample in _shard(shard, column):
+            yield sample if sample.split or not split else replace(sample, split=split)
+
+
+def _shard(shard: Path, column: str) -> Iterator[Sample]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    image = column.partition(".")[0]
+    refs = cell_refs(shard, column)
+    try:
+        with pq.ParquetFile(shard) as file:
+            names = _class_names(file.schema_arrow)
+            others = [field.name for field in file.schema_arrow if field.name != image]
+            for group in range(file.num_row_groups):
+                for row in file.read_row_group(group, columns=others).to_pylist():
+                    ref = next(refs)
+                    if names and isinstance(number := row.get("label"), int):
+                        if not 0 <= number < len(names):
+                            raise DataError(f"{ref.name}: label {number}; the classes are {', '.join(names)}")
+                        row["label"] = names[number]
+                    yield sample_of(row, ref, ref.name)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{shard} is no readable Parquet file: {error}") from error
+
+
+def _class_names(schema: Any) -> list[str]:
+    """Names of the numbers in `label`, where the file says them."""
+    stated = (schema.metadata or {}).get(b"huggingface")
+    try:
+        names = json.loads(stated)["info"]["features"]["label"]["names"] if stated else []
+    except (ValueError, KeyError, TypeError):
+        return []
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def _split(shard: Path, top: Path) -> str:
+    folders = shard.relative_to(top).parts[:-1] if shard != top else ()
+    said = [*folders, shard.name.partition(".")[0].partition("-")[0]]
+    return next((SPLITS[name.lower()] for name in said if name.lower() in SPLITS), "")
+
+
+PLUGIN = read_parquet

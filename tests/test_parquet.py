@@ -1,0 +1,103 @@
+"""Parquet files of images as inputs: one row an image, whatever is wrong with it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from conftest import encoded, picture
+from univfd.datasets import open_dataset
+from univfd.detector import Detector
+from univfd.errors import DataError, TruncatedImageError
+from univfd.images import decode
+from univfd.sources import expand, read_bytes
+from univfd.types import Failure, ImageRef, Verdict
+
+PICTURES = [encoded(picture(i, 240, 240), "PNG") for i in range(5)]
+
+
+def shard(path: Path, values: list[Any], column: str = "image", group: int = 2, **others: list[Any]) -> Path:
+    pq.write_table(pa.table({column: values, **others}), path, row_group_size=group)
+    return path
+
+
+def test_rows_in_order_with_the_bad_ones_in_their_place(toy_detector: Detector, tmp_path: Path) -> None:
+    good = PICTURES
+    rows = [good[0], b"", good[1], None, good[2][:400], good[3], b"no image"]
+    structs = [{"bytes": value, "path": f"{i}.png"} for i, value in enumerate(rows)]
+    plain = shard(tmp_path / "plain.parquet", rows)
+    nested = shard(tmp_path / "nested.parquet", structs, "photo")
+    for path in (plain, nested):
+        got = list(toy_detector.detect(path))
+        assert [g.image for g in got] == [f"{path}/{i}" for i in range(7)]
+        errors = [g.error if isinstance(g, Failure) else "" for g in got]
+        assert errors == ["", "empty", "", "empty", "truncated", "", "not-an-image"]
+    files = [tmp_path / f"{i}.png" for i in (0, 2, 5)]
+    for file, i in zip(files, (0, 2, 5), strict=True):
+        file.write_bytes(rows[i])  # type: ignore[arg-type]
+    expected = [v.score for v in toy_detector.detect(files) if isinstance(v, Verdict)]
+    assert [v.score for v in toy_detector.detect(plain) if isinstance(v, Verdict)] == expected
+
+
+def test_a_file_that_is_named_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+    numbers = shard(tmp_path / "numbers.parquet", [1, 2, 3], "n")
+    text = tmp_path / "text.parquet"
+    text.write_text("not at all")
+    whole = shard(tmp_path / "whole.parquet", PICTURES).read_bytes()
+    cut = tmp_path / "cut.parquet"
+    cut.write_bytes(whole[: len(whole) // 2])
+    for path, words in (
+        (numbers, "without a column of image bytes"),
+        (text, "not a readable"),
+        (cut, "not a readable"),
+    ):
+        (failure,) = list(expand(path))
+        assert isinstance(failure, Failure)
+        assert failure.error == "not-an-image"
+        assert words in failure.message
+
+
+def test_a_damaged_row_group_costs_its_rows_alone(tmp_path: Path) -> None:
+    path = shard(tmp_path / "a.parquet", [bytes(np.random.default_rng(i).bytes(5000)) for i in range(4)])
+    data = bytearray(path.read_bytes())
+    place = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    start = place.dictionary_page_offset or place.data_page_offset
+    data[start : start + 40] = b"\xff" * 40
+    path.write_bytes(data)
+    refs = [r for r in expand(path) if isinstance(r, ImageRef)]
+    assert len(refs) == 4
+    assert len(read_bytes(refs[0])) == 5000
+    with pytest.raises(TruncatedImageError, match="row group 1 is damaged"):
+        read_bytes(refs[2])
+
+
+def test_in_a_folder_only_those_with_images_are_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shard(tmp_path / "images.parquet", PICTURES[:2])
+    shard(tmp_path / "rows.parquet", ["a.png"], "file", label=["real"])
+    (tmp_path / "c.png").write_bytes(PICTURES[2])
+    with caplog.at_level(logging.WARNING):
+        refs = list(expand(tmp_path))
+    assert [Path(r.name).relative_to(tmp_path).as_posix() for r in refs if isinstance(r, ImageRef)] == [
+        "c.png",
+        "images.parquet/0",
+        "images.parquet/1",
+    ]
+    assert "1 files" in caplog.text
+    assert [decode(r).pixels.shape for r in refs if isinstance(r, ImageRef)] == [(240, 240, 3)] * 3
+
+
+def test_labels_come_from_the_row(tmp_path: Path) -> None:
+    path = shard(tmp_path / "x.parquet", PICTURES[:2], label=["real", "fake"], generator=["", "sdxl"], note=["a", "b"])
+    samples = list(open_dataset(path))
+    assert [(s.label.word, s.generator, s.extra["note"]) for s in samples] == [("real", "", "a"), ("fake", "sdxl", "b")]
+    assert read_bytes(samples[1].ref) == PICTURES[1]
+    with pytest.raises(DataError, match=r"x\.parquet/0: label 'perhaps'"):
+        list(open_dataset(shard(path, PICTURES[:1], label=["perhaps"])))
+    with pytest.raises(DataError, match="no 'label'"):
+        list(open_dataset(shard(path, PICTURES[:1])))
