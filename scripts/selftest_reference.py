@@ -14,6 +14,7 @@ from pathlib import Path
 from univfd import selftest
 from univfd.backbones import open_backbone
 from univfd.catalogue import entry
+from univfd.parity import fixed_crops
 
 BACKBONES = ("clip-vit-b-16", "toy")
 TARGET = Path(__file__).parents[1] / "src" / "univfd" / selftest.REFERENCE
@@ -23,7 +24,7 @@ def main() -> None:
     reference = {}
     for name in BACKBONES:
         described = entry(name)
-        crops = selftest.fixed_crops(described.preprocess.size)
+        crops = fixed_crops(described.preprocess.size)
         vectors = open_backbone(name, taps=described.taps).embed(crops)
         taps, start = {}, 0
         for tap in described.taps:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from univfd.pipeline import batched, ordered_map
+from univfd.pipeline import Budget, batched, ordered_map
 
 
 def test_order_is_kept_whatever_finishes_first() -> None:
@@ -48,3 +48,29 @@ def test_a_consumer_that_stops_early_ends_the_threads() -> None:
 def test_batches() -> None:
     assert list(batched(range(7), 3)) == [[0, 1, 2], [3, 4, 5], [6]]
     assert list(batched([], 3)) == []
+
+
+def test_a_budget_is_never_overdrawn_and_the_large_wait_until_they_are_alone() -> None:
+    budget, held, most = Budget(10), [0], [0]
+    lock = threading.Lock()
+
+    def hold(amount: int) -> None:
+        with budget.hold(amount):
+            with lock:
+                held[0] += amount
+                most[0] = max(most[0], held[0])
+                assert amount <= 10 or held[0] == amount
+            time.sleep(0.002)
+            with lock:
+                held[0] -= amount
+
+    list(ordered_map(hold, [3, 4, 25, 1, 9, 10, 2, 2, 2, 30, 5] * 3, workers=6, ahead=12))
+    assert most[0] == 30
+    assert held[0] == 0
+
+
+def test_a_budget_is_given_back_after_an_error() -> None:
+    budget = Budget(1)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="x"), budget.hold(1):
+            raise ValueError("x")

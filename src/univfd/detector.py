@@ -16,18 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import registry
-from .backbones import Backbone, feature_space, open_backbone
+from .backbones import Backbone, EngineBackbone, feature_space, open_backbone
 from .bank import BankType, FeatureBank
 from .calibration import UNCALIBRATED, Calibration
 from .classifiers import Classifier
 from .downloads import Progress
-from .embedding import Batch, OnPixels, embed_images, space_of
-from .errors import FormatError, UnknownNameError, UsageError
+from .embedding import Batch, OnPixels, as_if_seen, embed_images, space_of
+from .errors import FeatureSpaceError, FormatError, UnknownNameError, UsageError
 from .images import DEFAULT_MAX_PIXELS
 from .patch_probe import PatchProbe
 from .sources import Source
 from .storage import new_folder, read_arrays, read_json, write_arrays, write_json
-from .types import Failure, FeatureSpace, Label, Neighbor, Timings, Verdict, VerdictLabel, digest_of
+from .types import Failure, FeatureSpace, FloatArray, Label, Neighbor, Timings, Verdict, VerdictLabel, digest_of
 from .views import View, view
 
 KIND, SCHEMA = "detector", 1
@@ -85,6 +85,7 @@ class Detector:
         neighbors: int = 1,
         batch_size: int | None = None,
         workers: int | None = None,
+        streams: int = 1,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         on_pixels: OnPixels | None = None,
     ) -> Iterator[Verdict | Failure]:
@@ -96,6 +97,7 @@ class Detector:
             neighbors: rows of evidence of each class.
             batch_size: images a batch (default: sized for the machine); verdicts do not depend on it.
             workers: decoding threads; default: one per CPU.
+            streams: batches that the encoder works on at a time.
             max_pixels: larger images are refused.
             on_pixels: see `univfd.embedding.embed_images`.
 
@@ -104,7 +106,8 @@ class Detector:
         """
         batches = embed_images(
             self.backbone, self.view, images,
-            perturb=perturb, batch_size=batch_size, workers=workers, max_pixels=max_pixels, on_pixels=on_pixels,
+            perturb=perturb, batch_size=batch_size, workers=workers, streams=streams, max_pixels=max_pixels,
+            on_pixels=on_pixels,
         )  # fmt: skip
         for batch in batches:
             verdicts = iter(self.judge(batch, neighbors=neighbors))
@@ -163,6 +166,10 @@ class Detector:
             )
             for i, (item, score) in enumerate(zip(loaded, scores, strict=True))
         ]
+
+    def score_of_crops(self, vectors: FloatArray) -> NDArray[np.float64]:
+        """Scores `(N,)` of pictures all of whose crops have the same vector: rows of `(N, D)`."""
+        return np.asarray(self.classifier.decision_function(as_if_seen(vectors, self.view)), np.float64)
 
     def _attribution(self, verdict: VerdictLabel, nearest_fake: tuple[Neighbor, ...]) -> str:
         """See `Calibration.attribution`; a bank without fakes names none."""
@@ -249,6 +256,7 @@ def load(
     threads: int | None = None,
     progress: Progress | None = None,
     backbone: Backbone | None = None,
+    engine: str | None = None,
 ) -> Detector:
     """Open a detector; its encoder's weights are fetched at the very first use.
 
@@ -257,11 +265,13 @@ def load(
         threads: for the encoder; default: the CPUs this process may use.
         progress: called while downloading.
         backbone: take this encoder (already open, same feature space) instead of opening one.
+        engine: what computes the encoder, see `univfd.backbones.open_backbone`.
 
     Raises:
         UnknownNameError: neither a shipped name nor a folder.
         FormatError: a folder that cannot be read.
         FeatureSpaceError: this version's encoder gives another feature space than the detector was made in.
+        EngineError: the engine computes wrong vectors on this machine, or moves this detector's scores.
         WeightsError: see `univfd.weights.ensure`.
     """
     folder = locate(detector)
@@ -274,8 +284,13 @@ def load(
     except (TypeError, ValueError) as error:
         raise FormatError(f"{folder}: its classifier {name!r} cannot be restored: {error}") from error
     encoder = backbone or open_backbone(
-        encoder_of(folder, manifest), taps=space.taps, threads=threads, progress=progress
+        encoder_of(folder, manifest), taps=space.taps, threads=threads, progress=progress, engine=engine
     )
+    if encoder.entry.lossy and space_of(encoder, view(space.view)) != space:
+        raise FeatureSpaceError(
+            f"detector {manifest['name']} was made in another feature space: this engine is lossy "
+            f"({encoder.entry.lossy}), and has one of its own. Take an exact engine, or fit a detector under this one"
+        )
     opened = Detector(
         name=manifest["name"],
         backbone=encoder,
@@ -286,6 +301,8 @@ def load(
         patch_probe=PatchProbe.read(folder, manifest["patch_probe"]) if "patch_probe" in manifest else None,
     )
     opened.space.require(space, f"detector {opened.name}")
+    if isinstance(encoder, EngineBackbone) and encoder.parity is not None:
+        encoder.parity.require_scores(opened.score_of_crops)
     return opened
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -17,7 +18,7 @@ from .conditions import conditions
 from .errors import InputError, MissingExtraError, UsageError
 from .images import DEFAULT_MAX_PIXELS, decode
 from .perturbations import perturbation
-from .pipeline import batched, ordered_map
+from .pipeline import Budget, batched, ordered_map
 from .remarks import Remark
 from .sources import Source, expand
 from .types import Embeddings, Failure, FeatureSpace, FloatArray, ImageRef, Pixels
@@ -25,6 +26,10 @@ from .views import View
 
 _IMAGES_PER_CPU = 4
 _MAX_BATCH = 32
+_PIXELS_AT_A_TIME = 128_000_000  # of pictures that are in memory at full size; four bytes each
+_WAITING_BYTES = 256 << 20  # of crops that wait for the encoder
+_MAX_PIECE = 64 * 224 * 224 * 3  # bytes of crops that go through the encoder at a time, whatever the view's number
+_NO_PIXELS: Pixels = np.empty((0, 0, 3), np.uint8)
 
 OnPixels = Callable[[ImageRef, Pixels], None]
 """Sees the full-size pixels `(H, W, 3)` of an image before they are let go."""
@@ -85,6 +90,7 @@ def embed_images(
     perturb: str = "clean",
     batch_size: int | None = None,
     workers: int | None = None,
+    streams: int = 1,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     on_pixels: OnPixels | None = None,
 ) -> Iterator[Batch]:
@@ -97,6 +103,8 @@ def embed_images(
         perturb: chain of perturbations laid on the pixels first, see `univfd.perturbations.perturbation`.
         batch_size: images a batch; default: sized for the machine, see `default_batch`.
         workers: decoding threads; default: one per CPU.
+        streams: batches that the encoder works on at a time, each with the threads that it was opened for. Several
+            narrow streams can be faster than one wide one; `univfd.tuning` measures it.
         max_pixels: see `univfd.images.decode`.
         on_pixels: called in the loading threads with each reference and the pixels that the crops are cut from.
 
@@ -104,13 +112,16 @@ def embed_images(
         Batches in the order of the inputs. An input that cannot be read is a `Failure` in its place.
     """
     load = loader(backbone, view, perturb=perturb, max_pixels=max_pixels, on_pixels=on_pixels)
-    for name, value in (("batch_size", batch_size), ("workers", workers)):
+    for name, value in (("batch_size", batch_size), ("workers", workers), ("streams", streams)):
         if value is not None and value < 1:
             raise UsageError(f"{name} is {value}; expected at least 1")
     workers, batch_size = workers or cpus(), batch_size or default_batch()
-    stream = ordered_map(load, expand(images), workers=workers, ahead=2 * batch_size + workers)
-    for items in batched(stream, batch_size):
-        yield embed_loaded(backbone, view, items)
+    waiting = max(1, _WAITING_BYTES // (view.count * 3 * backbone.entry.preprocess.size**2))
+    ahead = min(2 * streams * batch_size + workers, max(batch_size, waiting))
+    stream = ordered_map(load, expand(images), workers=workers, ahead=ahead)
+    encode = partial(embed_loaded, backbone, view)
+    batches = batched(stream, batch_size)
+    yield from map(encode, batches) if streams == 1 else ordered_map(encode, batches, workers=streams, ahead=streams)
 
 
 def loader(
@@ -123,8 +134,9 @@ def loader(
 ) -> Callable[[ImageRef | Failure], Loaded | Failure]:
     """What reads, decodes and cuts one image; see `embed_images`. What it gives goes to `embed_loaded`."""
     return partial(
-        _load, view=view, backbone=backbone, perturb=perturbation(perturb), max_pixels=max_pixels, on_pixels=on_pixels
-    )
+        _load, view=view, backbone=backbone, budget=Budget(_PIXELS_AT_A_TIME), perturb=perturbation(perturb),
+        max_pixels=max_pixels, on_pixels=on_pixels,
+    )  # fmt: skip
 
 
 def embed_loaded(backbone: Backbone, view: View, items: Sequence[Loaded | Failure]) -> Batch:
@@ -150,6 +162,7 @@ def _load(
     *,
     view: View,
     backbone: Backbone,
+    budget: Budget,
     perturb: Callable[[Pixels], Pixels],
     max_pixels: int,
     on_pixels: OnPixels | None,
@@ -158,18 +171,21 @@ def _load(
         return ref
     start = time.perf_counter()
     try:
-        decoded = decode(ref, max_pixels=max_pixels)
-        pixels = perturb(decoded.pixels)
-        crops = view.cut(pixels, backbone.entry.preprocess)
-        # A perturbed picture is no longer what the file's tables speak of.
-        found = conditions(pixels, decoded.quantisation if pixels is decoded.pixels else ())
-        if on_pixels is not None:
-            on_pixels(ref, pixels)
+        with ExitStack() as held:
+            decoded = decode(ref, max_pixels=max_pixels, on_size=lambda n: held.enter_context(budget.hold(n)))
+            height, width = decoded.pixels.shape[:2]
+            pixels = perturb(decoded.pixels)
+            crops = view.cut(pixels, backbone.entry.preprocess)
+            # A perturbed picture is no longer what the file's tables speak of.
+            found = conditions(pixels, decoded.quantisation if pixels is decoded.pixels else ())
+            if on_pixels is not None:
+                on_pixels(ref, pixels)
+            decoded = replace(decoded, pixels=_NO_PIXELS)
+            del pixels
     except (InputError, MissingExtraError) as error:
         return Failure(ref.name, error.code, str(error))
     except MemoryError:
         return Failure(ref.name, InputError.code, "not enough memory to decode it; lower --max-pixels or --workers")
-    height, width = decoded.pixels.shape[:2]
     return Loaded(
         name=ref.name,
         sha256=decoded.sha256,
@@ -183,11 +199,19 @@ def _load(
     )
 
 
+def as_if_seen(vectors: FloatArray, view: View) -> FloatArray:
+    """Vectors `(N, D)` of crops -> those of pictures all of whose crops are this one."""
+    return np.tile(vectors, view.count) if view.pool == "concat" else vectors
+
+
 def _embed(backbone: Backbone, view: View, loaded: list[Loaded]) -> Embeddings:
     space = space_of(backbone, view)
     if not loaded:
         return Embeddings(np.empty((0, space.dim), np.float32), space)
-    vectors = backbone.embed(np.concatenate([i.crops for i in loaded]))
+    crops = np.concatenate([i.crops for i in loaded])
+    piece = max(1, _MAX_PIECE // crops[0].nbytes)
+    parts = [backbone.embed(crops[i : i + piece]) for i in range(0, len(crops), piece)]
+    vectors = np.concatenate(parts) if len(parts) > 1 else parts[0]
     return Embeddings(_pool(vectors.reshape(len(loaded), -1, vectors.shape[1]), view), space)
 
 

@@ -19,7 +19,8 @@ what was expected and what to do::
     │   ├── OfflineError            offline          not in the cache and the network is switched off
     │   ├── DownloadError           download         no source could deliver the file
     │   ├── ChecksumError           checksum         a file is not the one that the catalogue names
-    │   └── CacheError              cache            the cache folder cannot be written (read-only, full)
+    │   ├── CacheError              cache            the cache folder cannot be written (read-only, full)
+    │   └── EngineError             engine           what computes the encoder does not start here, or is wrong
     ├── FormatError                 format           a bank, detector or catalogue file that cannot be read
     ├── StaleIndexError             stale-index      an index was built for other rows than the bank has now
     ├── FeatureSpaceError           feature-space    two different feature spaces were mixed
@@ -143,6 +144,12 @@ class CacheError(WeightsError):
     """The cache folder cannot be written: read-only, no permission, disk full."""
 
     code = "cache"
+
+
+class EngineError(WeightsError):
+    """What computes the encoder does not start on this machine, or gives wrong vectors."""
+
+    code = "engine"
 
 
 class FormatError(UnivFDError):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
 import numpy as np
 
 from . import weights
+from .backbones import EngineBackbone, open_backbone
 from .detector import Detector
+from .engines import DEFAULT
 from .errors import UnivFDError
+from .parity import Parity, cosine_loss, fixed_crops
 from .types import FloatArray, Verdict
 
 REFERENCE = "selftest_reference.json"
@@ -39,25 +42,16 @@ def selftest(detector: Detector) -> Iterator[Check]:
 
     Yields:
         `weights` (checksums of the prepared files), `parity` (embeddings of fixed inputs against stored figures),
-        `batch` (embeddings of a batch against one by one), `score` (verdicts of a batch against one by one).
+        `batch` (embeddings of a batch against one by one), `score` (verdicts of a batch against one by one); under
+        another engine than the reference also `engine` (its vectors and scores against the reference's, computed now).
     """
     crops = fixed_crops(detector.backbone.entry.preprocess.size)
     yield _guarded("weights", lambda: _weights(detector))
     yield _guarded("parity", lambda: _parity(detector, crops))
     yield _guarded("batch", lambda: _batch(detector, crops))
     yield _guarded("score", lambda: _score(detector, crops))
-
-
-def fixed_crops(size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Four picture-like crops `(4, S, S, 3)` uint8, the same on every machine: ramps, waves, noise, a checkerboard."""
-    y, x = np.mgrid[0:size, 0:size].astype(np.float64) / size
-    rng = np.random.default_rng(0)
-    ramp = np.stack([x, y, 1 - x], axis=-1)
-    wave = np.stack([np.sin(20 * x), np.cos(13 * y), np.sin(9 * (x + y))], axis=-1) / 2 + 0.5
-    noise = rng.random((size, size, 3))
-    board = np.repeat((((x * 16).astype(int) + (y * 16).astype(int)) % 2)[..., None], 3, axis=-1)
-    stacked = np.stack([ramp, wave, 0.5 * noise + 0.5 * ramp, 0.8 * board + 0.2 * wave])
-    return np.asarray(np.rint(stacked * 255), dtype=np.uint8)
+    if isinstance(detector.backbone, EngineBackbone) and (known := detector.backbone.parity) is not None:
+        yield _guarded("engine", lambda: _engine(detector, known, crops))
 
 
 def _guarded(name: str, check: Callable[[], tuple[bool, str]]) -> Check:
@@ -102,13 +96,6 @@ def reference_columns(dim: int) -> np.ndarray[Any, np.dtype[np.intp]]:
     return np.unique(np.linspace(0, dim - 1, min(dim, 64)).astype(np.intp))
 
 
-def cosine_loss(a: FloatArray, b: FloatArray) -> float:
-    """Largest 1 - cosine of corresponding rows."""
-    a64, b64 = a.astype(np.float64), b.astype(np.float64)
-    cosine = (a64 * b64).sum(axis=1) / (np.linalg.norm(a64, axis=1) * np.linalg.norm(b64, axis=1))
-    return float((1 - cosine).max())
-
-
 def _batch(detector: Detector, crops: Any) -> tuple[bool, str]:
     together = detector.backbone.embed(crops)
     single = np.concatenate([detector.backbone.embed(crops[i : i + 1]) for i in range(len(crops))])
@@ -117,6 +104,21 @@ def _batch(detector: Detector, crops: Any) -> tuple[bool, str]:
         loss <= COSINE_LOSS,
         f"1 - cosine of a batch to single images {loss:.1e} (at most {COSINE_LOSS:.0e})",
     )
+
+
+def _engine(detector: Detector, known: Parity, crops: Any) -> tuple[bool, str]:
+    entry = detector.backbone.entry
+    reference = open_backbone(entry.folder or entry.name, taps=detector.backbone.taps, engine=DEFAULT)
+    seen = replace(
+        known,
+        reference=reference.embed(crops),
+        batch=detector.backbone.embed(crops),
+        single=np.concatenate([detector.backbone.embed(crops[i : i + 1]) for i in range(len(crops))]),
+    )
+    seen.require()
+    seen.require_scores(detector.score_of_crops)
+    difference = seen.score_difference(detector.score_of_crops)
+    return True, f"{known.engine}: 1 - cosine to float32 {seen.loss:.1e}, scores differ by {difference:.1e}"
 
 
 def _score(detector: Detector, crops: Any) -> tuple[bool, str]:

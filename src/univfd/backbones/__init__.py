@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from .. import registry
+from .. import engines, registry
 from ..catalogue import Entry, entry
 from ..downloads import Progress
 from ..errors import UsageError
+from ..machine import cpus
+from ..parity import Parity
 from ..types import FeatureSpace, FloatArray, Pixels
 from ..views import PreprocessSpec
 
 SCHEMES = {"timm": "timm", "openclip": "open_clip"}
 """Names `SCHEME:...` of encoders that a library has, not the catalogue, and the library; their engine is `torch`."""
 
-_LIBRARIES_ENGINE = "torch"
+_LIBRARIES_ENGINE, _GRAPH_ENGINE = "torch", "onnx"
 
 
 class Backbone(Protocol):
@@ -68,6 +69,19 @@ class PatchBackbone(Backbone, Protocol):
         ...
 
 
+@runtime_checkable
+class EngineBackbone(Backbone, Protocol):
+    """An encoder whose graph runs on one of several engines.
+
+    Attributes:
+        engine: its name.
+        parity: its vectors beside the reference's; None for the reference.
+    """
+
+    engine: str
+    parity: Parity | None
+
+
 def open_backbone(
     name: str | Path,
     *,
@@ -75,6 +89,7 @@ def open_backbone(
     threads: int | None = None,
     progress: Progress | None = None,
     device: str | None = None,
+    engine: str | None = None,
 ) -> Backbone:
     """Open an encoder, fetching its weights at first use.
 
@@ -86,13 +101,15 @@ def open_backbone(
             computed.
         threads: for the encoder; default: the CPUs this process may use.
         progress: called while downloading.
-        device: `cpu`, `cuda` or `auto`, for `timm:` and `openclip:`; default: `UNIVFD_DEVICE`, else `auto`. The other
-            engines compute on the CPU.
+        device: `cpu`, `cuda` or `auto`, for `timm:` and `openclip:`; default: `UNIVFD_DEVICE`, else `auto`.
+        engine: what computes the graph of the other encoders: a name of `univfd.engines.ENGINES`, or `auto`; default:
+            `UNIVFD_ENGINE`, else `cpu`. `timm:` and `openclip:` have `torch` alone.
 
     Raises:
         UnknownNameError: no such backbone or tap.
-        UsageError: no taps, or a device that this backbone cannot use.
+        UsageError: no taps, or a device or engine that this backbone cannot use.
         MissingExtraError: its engine needs a package that is not installed.
+        EngineError: the engine that was named does not start, or computes wrong vectors on this machine.
         WeightsError: see `univfd.weights.ensure`.
     """
     scheme, colon, _ = str(name).partition(":")
@@ -101,8 +118,10 @@ def open_backbone(
             raise UsageError(f"no taps were asked for; {name} has proj")
         if importlib.util.find_spec(SCHEMES[scheme]) is None:
             raise registry.missing_extra(f"a backbone {scheme}:...", ModuleNotFoundError(name=SCHEMES[scheme]))
-        engine: Any = registry.load("backbones", _LIBRARIES_ENGINE)
-        named: Backbone = engine(str(name), tuple(taps), threads or cpus(), device)
+        if engine not in {None, engines.AUTO, _LIBRARIES_ENGINE}:
+            raise UsageError(f"{name} runs on PyTorch; engine {engine!r} is for encoders with a graph")
+        make: Any = registry.load("backbones", _LIBRARIES_ENGINE)
+        named: Backbone = make(str(name), tuple(taps), threads or cpus(), device)
         return named
     described = entry(name)
     for tap in taps:
@@ -110,17 +129,19 @@ def open_backbone(
     if not taps:
         raise UsageError(f"no taps were asked for; {described.name} has: {', '.join(described.taps)}")
     if device not in {None, "auto", "cpu"}:
-        raise UsageError(f"{described.name} runs on the CPU alone; device {device!r} is for timm: and openclip: names")
+        raise UsageError(f"{described.name}: device {device!r} is for timm: and openclip: names; name an engine")
     if described.engine == _LIBRARIES_ENGINE:
         raise UsageError(f"{described.name}: the engine {described.engine!r} has no entries; give a name timm:MODEL")
-    engine = registry.load("backbones", described.engine)
-    opened: Backbone = engine(described, tuple(taps), threads or cpus(), progress)
+    if described.engine == _GRAPH_ENGINE:
+        from ._gate import open_prepared
+
+        return open_prepared(described, tuple(taps), threads or cpus(), progress, engines.asked(engine))
+    if described.engine in engines.ENGINES:
+        raise UsageError(f"{described.name}: write engine = 'onnx', and name {described.engine!r} when it is opened")
+    if engine not in {None, engines.AUTO, described.engine}:
+        raise UsageError(f"{described.name} is computed by {described.engine!r} alone, not by {engine!r}")
+    opened: Backbone = registry.load("backbones", described.engine)(described, tuple(taps), threads or cpus(), progress)
     return opened
-
-
-def cpus() -> int:
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_crops(crops: Pixels, described: Entry) -> None:
@@ -160,13 +181,14 @@ def feature_space(described: Entry, taps: Sequence[str], view: str, crops_side_b
         weights=described.sha256,
         taps=tuple(taps),
         view=view,
-        preprocessing=described.preprocess.digest(described.preparation),
+        preprocessing=described.preprocess.digest(described.preparation + described.lossy),
         dim=sum(described.tap_dim(t) for t in taps) * crops_side_by_side,
     )
 
 
 __all__ = [
     "Backbone",
+    "EngineBackbone",
     "Entry",
     "PatchBackbone",
     "PreprocessSpec",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from ..catalogue import Entry
-from ..downloads import Progress
-from ..errors import ChecksumError
+from ..downloads import Progress, home
+from ..engines import CPU, Engine, provider_list
+from ..errors import ChecksumError, EngineError
+from ..parity import Parity
 from ..types import FloatArray, Pixels
 from ..weights import GRAPH, ensure
 from . import check_crops, square_grid
@@ -25,9 +28,14 @@ _AXES_ARE_INPUTS = 18  # opset from which ReduceMean takes its axes as a tensor
 class OnnxBackbone:
     """See `univfd.backbones.Backbone`."""
 
-    def __init__(self, entry: Entry, taps: tuple[str, ...], threads: int, progress: Progress | None) -> None:
-        self.entry = entry
+    def __init__(
+        self, entry: Entry, taps: tuple[str, ...], threads: int, progress: Progress | None, engine: Engine = CPU
+    ) -> None:
+        self.entry = replace(entry, lossy=engine.lossy)
         self.taps = taps
+        self.engine = engine.name
+        self.parity: Parity | None = None
+        self._engine = engine
         self._folder = ensure(entry, progress=progress)
         self._threads = threads
         self._session = self._open(taps)
@@ -37,18 +45,29 @@ class OnnxBackbone:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.log_severity_level = 3
+        options.enable_mem_pattern = self._engine.name != "directml"  # which cannot work with it
         # Idle encoder threads that spin would take the CPU from the decoding threads.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self._folder))
         try:
             graph = cut(self._folder / GRAPH, taps, self.entry.prefix)
-            return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(
+                graph, options, providers=provider_list(self._engine, home() / "engines")
+            )
         except Exception as error:
             # Protobuf and ONNX Runtime raise types of their own on a damaged file.
+            if self._engine is not CPU:
+                raise EngineError(f"engine {self.engine!r} does not start ({str(error)[:200]}). Take cpu") from error
             raise ChecksumError(
                 f"the prepared graph of {self.entry.name} cannot be opened ({str(error)[:200]}). Run 'univfd models "
                 f"verify {self.entry.name}'; if it fails, delete {self._folder} and fetch it again"
             ) from error
+        if session.get_providers()[0] != self._engine.provider:  # ONNX Runtime turns to the CPU without an error
+            raise EngineError(
+                f"engine {self.engine!r} does not start: ONNX Runtime has {self._engine.provider}, but it found no "
+                f"device or library for it. It needs: {self._engine.install}"
+            )
+        return session
 
     def embed(self, crops: Pixels) -> FloatArray:
         """`(N, S, S, 3)` uint8 -> `(N, D)` float32, see `univfd.backbones.Backbone.embed`."""

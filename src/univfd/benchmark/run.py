@@ -45,7 +45,11 @@ class Finished:
 
 
 def open_detectors(
-    names: Sequence[str | Path], *, threads: int | None = None, progress: Progress | None = None
+    names: Sequence[str | Path],
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    engine: str | None = None,
 ) -> list[Detector]:
     """Open detectors; those of one encoder and taps share it.
 
@@ -53,6 +57,7 @@ def open_detectors(
         names: shipped names or folders.
         threads: for the encoder.
         progress: called while downloading.
+        engine: what computes the encoders, see `univfd.backbones.open_backbone`.
 
     Raises:
         UsageError: two of one name, which the rows could not tell apart.
@@ -67,7 +72,7 @@ def open_detectors(
         encoder = encoder_of(folder, manifest)
         key = (str(encoder), space.taps)
         if key not in encoders:
-            encoders[key] = open_backbone(encoder, taps=space.taps, threads=threads, progress=progress)
+            encoders[key] = open_backbone(encoder, taps=space.taps, threads=threads, progress=progress, engine=engine)
         opened.append(load(name, backbone=encoders[key]))
     _require_distinct([d.name for d in opened], "detectors of the name")
     return opened

@@ -75,6 +75,7 @@ class Entry:
         recipe_options: what the recipe needs to know about this file.
         folder: where a backbone that does not come with the package was read from.
         reopen: what `open_backbone` takes to open it again, where that is neither the name nor the folder.
+        lossy: the loss of the engine that it was opened on, see `univfd.engines.Engine`; part of the feature space.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Entry:
     recipe_options: Mapping[str, Any]
     folder: Path | None = None
     reopen: str = ""
+    lossy: str = ""
 
     @property
     def taps(self) -> tuple[str, ...]:

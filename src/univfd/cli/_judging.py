@@ -15,14 +15,14 @@ from click.core import ParameterSource
 from ..calibration import Calibration
 from ..errors import UsageError
 from ..runner import Line
-from ..types import Failure, ImageRef
+from ..types import Failure, FeatureSpace, ImageRef
 from ._heatmaps import HeatMaps, Maps
 from ._shared import download_progress
 
 if TYPE_CHECKING:
     from ..detector import Detector
 
-_LOCAL_ONLY = ("detector", "bank", "trust", "batch_size", "threads", "max_pixels")
+_LOCAL_ONLY = ("detector", "bank", "trust", "batch_size", "threads", "max_pixels", "engine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +45,18 @@ class Judging:
 def here(
     ctx: click.Context, *, detector: str, bank: str | None, neighbors: int, heatmap: Path | None, provenance: bool,
     trust: tuple[Path, ...], batch_size: int | None, workers: int | None, threads: int | None, max_pixels: float,
+    engine: str | None,
 ) -> Judging:  # fmt: skip
     """A detector of this machine."""
-    found = opened(ctx, detector, bank, threads=threads)
+    from ..detector import locate, read_manifest
+    from ..tuning import tuned
+
+    space = FeatureSpace.from_dict(read_manifest(locate(detector))["space"])
+    work = tuned(space.backbone, space.weights, engine).by_hand(threads, batch_size, workers)
+    found = opened(ctx, detector, bank, threads=work.threads, engine=engine)
     judging = partial(
-        found.detect, neighbors=neighbors, batch_size=batch_size, workers=workers, max_pixels=round(max_pixels * 1e6),
+        found.detect, neighbors=neighbors, batch_size=work.batch_size, workers=work.workers, streams=work.streams,
+        max_pixels=round(max_pixels * 1e6),
     )  # fmt: skip
     maps = None if heatmap is None else HeatMaps(found, heatmap)
     line: Line = maps.beside(judging) if maps else judging
@@ -61,12 +68,14 @@ def here(
     return Judging(line, found.identity, found.calibration, maps)
 
 
-def opened(ctx: click.Context, detector: str, bank: str | None, *, threads: int | None) -> Detector:
+def opened(
+    ctx: click.Context, detector: str, bank: str | None, *, threads: int | None, engine: str | None = None
+) -> Detector:
     """A detector, deciding with the rows of a bank store where one is named."""
     from ..detector import load
 
     with download_progress(ctx) as downloading:
-        found = load(detector, threads=threads, progress=downloading)
+        found = load(detector, threads=threads, progress=downloading, engine=engine)
     if bank is None:
         return found
     from ._bank_looks import deciding_with

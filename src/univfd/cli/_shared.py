@@ -60,6 +60,11 @@ work_options = option_group(
         metavar="MEGAPIXELS", help="Refuse larger images.",
     ),
 )  # fmt: skip
+engine_option = click.option(
+    "--engine", metavar="NAME",
+    help="What computes the encoder: cpu, openvino, cuda, tensorrt, coreml, directml, or auto.  "
+    "[default: UNIVFD_ENGINE, else cpu]",
+)  # fmt: skip
 space_options = option_group(
     click.option("--backbone", default="clip-vit-b-16", show_default=True,
                  help="Encoder: name, folder, timm:... or openclip:..."),

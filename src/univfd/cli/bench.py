@@ -14,6 +14,7 @@ from ._shared import (
     PATH,
     data_options,
     download_progress,
+    engine_option,
     remark,
     rounds_option,
     samples_of,
@@ -42,11 +43,12 @@ def command() -> None:
 @click.option("--resume", is_flag=True, help="Go on with an unfinished run of the same.")
 @click.option("--cache", type=PATH, help="Folder of kept embeddings.  [default: in the user's cache folder]")
 @work_options
+@engine_option
 @click.pass_context
 def run(
     ctx: click.Context, data: str, root: Path | None, subsets: tuple[str, ...], partial: bool, detectors: str,
     perturb: str, output: Path, resume: bool, cache: Path | None, batch_size: int | None, workers: int | None,
-    threads: int | None, max_pixels: float,
+    threads: int | None, max_pixels: float, engine: str | None,
 ) -> int:  # fmt: skip
     """Score every image with every detector under every perturbation.
 
@@ -60,7 +62,7 @@ def run(
 
     samples = samples_of(data, root, subsets, partial)
     with download_progress(ctx) as downloading:
-        opened = open_detectors(_listed(detectors), threads=threads, progress=downloading)
+        opened = open_detectors(_listed(detectors), threads=threads, progress=downloading, engine=engine)
     try:
         with watching(ctx) as watch:
             finished = run_benchmark(

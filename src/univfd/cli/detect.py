@@ -13,7 +13,7 @@ import click
 from ..errors import UsageError
 from . import DONE, FLAGGED, UNREADABLE
 from ._ray import ray_options
-from ._shared import PATH, collect, images_options, progress, remark, trust_option, work_options
+from ._shared import PATH, collect, engine_option, images_options, progress, remark, trust_option, work_options
 
 FORMATS = ("json", "jsonl", "csv", "parquet")
 _EVIDENCE = 3
@@ -63,6 +63,7 @@ def _format_options(function: Any) -> Any:
     help="Exit with 1 if any image gets this verdict; may be repeated.",
 )  # fmt: skip
 @work_options
+@engine_option
 @ray_options
 @click.pass_context
 def command(
@@ -70,6 +71,7 @@ def command(
     output: Path | None, resume: bool, detector: str, bank: str | None, explain: bool, heatmap: Path | None,
     provenance: bool, trust: tuple[Path, ...], server: str | None, key_env: str | None, fail_on: tuple[str, ...],
     batch_size: int | None, workers: int | None, threads: int | None, max_pixels: float,
+    engine: str | None,
 ) -> int:  # fmt: skip
     """Say of each image whether it is AI-generated: fake, real or unsure, with the evidence.
 
@@ -83,14 +85,7 @@ def command(
     inputs = collect(images, from_file, null)
     if (on := asked(ctx)) is not None:
         return _on_cluster(ctx, on, inputs)
-    if resume and output is None:
-        raise UsageError("--resume needs -o/--output: there must be a file to go on with")
-    if format == "parquet" and output is None:
-        raise UsageError("--parquet is binary; give it a file with -o FILE")
-    if key_env is not None and server is None:
-        raise UsageError("--key-env is of --server")
-    if trust and not provenance:
-        raise UsageError("--trust is of --provenance")
+    _require_fitting(format, output, resume=resume, key_env=key_env, server=server, trust=trust, provenance=provenance)
     if output is not None:
         format = format or runner.format_of(output)
     neighbors = _EVIDENCE if explain else 1
@@ -101,7 +96,7 @@ def command(
     else:
         judging = here(
             ctx, detector=detector, bank=bank, neighbors=neighbors, heatmap=heatmap, provenance=provenance, trust=trust,
-            batch_size=batch_size, workers=workers, threads=threads, max_pixels=max_pixels,
+            batch_size=batch_size, workers=workers, threads=threads, max_pixels=max_pixels, engine=engine,
         )  # fmt: skip
     if output is not None and format is not None:
         rows = runner.run(judging.line, inputs, output, format, detector=judging.identity, resume=resume)
@@ -129,7 +124,7 @@ def _on_cluster(ctx: click.Context, on: Any, inputs: Iterable[Any]) -> int:
 
     if ctx.params["format"] not in {None, "parquet"}:
         raise UsageError("--ray writes Parquet, partition by partition; leave the format out")
-    refuse(ctx, "heatmap", "provenance", "trust", "server", "key_env", "explain")
+    refuse(ctx, "heatmap", "provenance", "trust", "server", "key_env", "explain", "engine")
     given = ctx.params
     place(given["output"])  # refused before the detector is opened
     detector = opened(ctx, given["detector"], given["bank"], threads=1)
@@ -137,6 +132,21 @@ def _on_cluster(ctx: click.Context, on: Any, inputs: Iterable[Any]) -> int:
     return detect_on(
         ctx, on, detector, inputs, given["output"], work, neighbors=1, resume=given["resume"], fail_on=given["fail_on"]
     )
+
+
+def _require_fitting(
+    format: str | None, output: Path | None, *, resume: bool, key_env: str | None, server: str | None,
+    trust: tuple[Path, ...], provenance: bool,
+) -> None:  # fmt: skip
+    """Refuse options that mean nothing without another."""
+    if resume and output is None:
+        raise UsageError("--resume needs -o/--output: there must be a file to go on with")
+    if format == "parquet" and output is None:
+        raise UsageError("--parquet is binary; give it a file with -o FILE")
+    if key_env is not None and server is None:
+        raise UsageError("--key-env is of --server")
+    if trust and not provenance:
+        raise UsageError("--trust is of --provenance")
 
 
 def _to_stdout(line: Any, inputs: Iterable[Any], format: str | None, explain: bool) -> Iterator[Any]:

@@ -8,11 +8,12 @@ import click
 
 from ..errors import UsageError
 from . import DONE, UNREADABLE
-from ._ray import asked, embed_on, ray_options
+from ._ray import asked, embed_on, ray_options, refuse
 from ._shared import (
     PATH,
     collect,
     download_progress,
+    engine_option,
     images_options,
     progress,
     remark,
@@ -30,12 +31,13 @@ from ._shared import (
 )
 @space_options
 @work_options
+@engine_option
 @ray_options
 @click.pass_context
 def command(
     ctx: click.Context, images: tuple[str, ...], from_file: str | None, null: bool, output: Path, resume: bool,
     perturb: str, backbone: str, taps: tuple[str, ...], view: str, batch_size: int | None,
-    workers: int | None, threads: int | None, max_pixels: float,
+    workers: int | None, threads: int | None, max_pixels: float, engine: str | None,
 ) -> int:  # fmt: skip
     """Write the frozen features of images: vectors.npy (N, D) float32 and rows.jsonl, one line an input.
 
@@ -44,19 +46,23 @@ def command(
     from ..backbones import open_backbone
     from ..embedding import embed_images
     from ..embeddings_file import write_embeddings
+    from ..tuning import tuned_for
     from ..views import view as named_view
 
     inputs, on = collect(images, from_file, null), asked(ctx)
     if resume and on is None:
         raise UsageError("--resume is of --ray")
-    cut = named_view(view)
-    with download_progress(ctx) as downloading:
-        opened = open_backbone(backbone, taps=taps, threads=threads, progress=downloading)
     if on is not None:
-        work = on.work(batch_size=batch_size, workers=workers, threads=threads, max_pixels=max_pixels)
-        return embed_on(ctx, on, backbone, opened, cut, inputs, output, work, perturb=perturb, resume=resume)
+        refuse(ctx, "engine")
+    cut = named_view(view)
+    work = tuned_for(backbone, engine).by_hand(threads, batch_size, workers)
+    with download_progress(ctx) as downloading:
+        opened = open_backbone(backbone, taps=taps, threads=work.threads, progress=downloading, engine=engine)
+    if on is not None:
+        asked_for = on.work(batch_size=batch_size, workers=workers, threads=threads, max_pixels=max_pixels)
+        return embed_on(ctx, on, backbone, opened, cut, inputs, output, asked_for, perturb=perturb, resume=resume)
     batches = embed_images(
-        opened, cut, inputs, perturb=perturb, batch_size=batch_size, workers=workers,
+        opened, cut, inputs, perturb=perturb, batch_size=work.batch_size, workers=work.workers, streams=work.streams,
         max_pixels=round(max_pixels * 1e6),
     )  # fmt: skip
     with progress(ctx, "images") as advance:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import DONE
-from ._shared import PATH, option_group, remark
+from ._shared import PATH, engine_option, option_group, remark
 
 if TYPE_CHECKING:
     from ..detector import Detector
@@ -50,12 +50,13 @@ _limits_options = option_group(
 @click.option("--batch-size", type=click.IntRange(1), help="Images a batch of the encoder.  [default: four per CPU]")
 @click.option("--workers", type=click.IntRange(1), help="Decoding threads of a process.  [default: one per CPU]")
 @click.option("--threads", type=click.IntRange(1), help="Encoder threads of a process.  [default: CPUs / processes]")
+@engine_option
 @click.pass_context
 def command(
     ctx: click.Context, host: str, port: int, detector: str, bank: str | None, processes: int, key_file: Path | None,
     allow_anonymous: bool, hosts: tuple[str, ...], feedback: Path | None, queue: int, deadline: float, max_bytes: float,
     max_pixels: float, max_batch: int, connections: int, rate: int, batch_size: int | None, workers: int | None,
-    threads: int | None,
+    threads: int | None, engine: str | None,
 ) -> int:  # fmt: skip
     """Answer over HTTP what `univfd detect` answers, for other programs and machines.
 
@@ -82,7 +83,8 @@ def command(
     )  # fmt: skip
     threads = threads or max(1, cpus() // processes)
     application = partial(
-        create_app, partial(_opened, detector, bank, threads), limits=limits, key_file=key_file, feedback=feedback,
+        create_app, partial(_opened, detector, bank, threads, engine), limits=limits, key_file=key_file,
+        feedback=feedback,
         hosts=hosts_of(host, hosts, keys=key_file is not None), workers=workers, batch_size=batch_size,
     )  # fmt: skip
     application()  # what is wrong with the options is said here, once
@@ -95,10 +97,10 @@ def command(
     return DONE
 
 
-def _opened(detector: str, bank: str | None, threads: int) -> Detector:
+def _opened(detector: str, bank: str | None, threads: int, engine: str | None) -> Detector:
     from ..detector import load
 
-    opened = load(detector, threads=threads)
+    opened = load(detector, threads=threads, engine=engine)
     if bank is None:
         return opened
     from ._bank_looks import deciding_with

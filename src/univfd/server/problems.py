@@ -55,6 +55,7 @@ ANSWERS: dict[type[e.UnivFDError], Answer] = {
     e.DownloadError: _WEIGHTS,
     e.ChecksumError: _WEIGHTS,
     e.CacheError: _WEIGHTS,
+    e.EngineError: _WEIGHTS,
     e.FormatError: Answer(500, _INTERNAL),
     e.FeatureSpaceError: Answer(500, _INTERNAL),
     e.StaleIndexError: Answer(500, _INTERNAL),

@@ -1,0 +1,233 @@
+"""Engines: which is taken, the gate in front of them, and what the self-test refuses."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper, numpy_helper
+from onnx.external_data_helper import load_external_data_for_model
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from conftest import picture
+from univfd import weights
+from univfd.backbones import EngineBackbone, _gate, open_backbone
+from univfd.backbones.onnx import cut
+from univfd.backbones.openvino import OpenVinoBackbone
+from univfd.catalogue import entry
+from univfd.detector import Detector, linear_detector, load
+from univfd.downloads import sha256_of
+from univfd.embedding import space_of
+from univfd.engines import ENGINES, asked, candidates, provider_list
+from univfd.errors import EngineError, FeatureSpaceError, MissingExtraError, UnknownNameError, UsageError
+from univfd.parity import Parity
+from univfd.selftest import selftest
+from univfd.types import Verdict
+from univfd.views import view
+
+CUDA, TENSORRT, DIRECTML, COREML, CPU = (
+    f"{name}ExecutionProvider" for name in ("CUDA", "Tensorrt", "Dml", "CoreML", "CPU")
+)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own that has the real weights."""
+    real = weights.folder(entry("clip-vit-b-16"))
+    monkeypatch.setenv("UNIVFD_HOME", str(tmp_path))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / real.name).symlink_to(real)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("providers", "expected"),
+    [
+        ([TENSORRT, CUDA, CPU], ["cuda", "cpu"]),
+        ([DIRECTML, CPU], ["directml", "cpu"]),
+        ([COREML, CPU], ["coreml", "cpu"]),
+        (["AzureExecutionProvider", CPU], ["cpu"]),
+    ],
+)
+def test_auto_takes_what_is_there_and_the_cpu_last(providers: list[str], expected: list[str]) -> None:
+    assert [e.name for e in candidates("auto", providers, lambda _: True)] == expected
+
+
+def test_a_named_engine_is_that_one_or_an_error_that_says_what_to_install() -> None:
+    assert [e.name for e in candidates("tensorrt", [TENSORRT, CUDA, CPU], lambda _: False)] == ["tensorrt"]
+    with pytest.raises(MissingExtraError, match=r"'cuda' is not on this machine.*onnxruntime-gpu.*Here are: cpu"):
+        candidates("cuda", [CPU], lambda _: False)
+    with pytest.raises(MissingExtraError, match=r"univfd\[openvino\]"):
+        candidates("openvino", [CUDA, CPU], lambda _: False)
+    with pytest.raises(UnknownNameError, match="Did you mean openvino"):
+        candidates("openvio", [CPU], lambda _: True)
+
+
+def test_providers_in_order_with_their_options() -> None:
+    names, options = zip(*provider_list(ENGINES["tensorrt"], Path("/kept")), strict=True)
+    assert names == (TENSORRT, CUDA, CPU)
+    assert options[0]["trt_fp16_enable"] == options[0]["trt_bf16_enable"] == "0"
+    assert options[0]["trt_engine_cache_path"] == str(Path("/kept"))
+    assert options[1]["use_tf32"] == "0"  # else float32 products keep 10 bits
+    assert [name for name, _ in provider_list(ENGINES["coreml"], Path("/kept"))] == [COREML, CPU]
+    assert provider_list(ENGINES["cpu"], Path("/kept")) == [(CPU, {})]
+
+
+def test_the_argument_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert asked(None) == "cpu"
+    monkeypatch.setenv("UNIVFD_ENGINE", "openvino")
+    assert asked(None) == "openvino"
+    assert asked("auto") == "auto"
+
+
+def test_a_provider_without_its_device_is_an_error_by_name_and_a_remark_under_auto(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CUDA, CPU])
+    with pytest.raises(EngineError, match="engine 'cuda' does not start"):
+        open_backbone("clip-vit-b-16", taps=("cls.1",), engine="cuda")
+    with caplog.at_level(logging.WARNING):
+        opened = open_backbone("clip-vit-b-16", taps=("cls.1",), engine="auto")
+    assert isinstance(opened, EngineBackbone)
+    assert opened.engine == "cpu"
+    assert "engine 'cuda' does not start" in caplog.text
+    assert "taking cpu" in caplog.text
+
+
+def test_encoders_without_a_graph_refuse_engines_but_not_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="computed by 'toy' alone"):
+        open_backbone("toy", engine="openvino")
+    monkeypatch.setenv("UNIVFD_ENGINE", "openvino")
+    assert open_backbone("toy").entry.engine == "toy"
+
+
+def test_openvino_gives_the_reference_and_the_comparison_is_kept(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taps = ("cls.1", "mean.2")
+    opened = open_backbone("clip-vit-b-16", taps=taps, engine="openvino")
+    reference = open_backbone("clip-vit-b-16", taps=taps)
+    crops = np.stack([picture(i, 224, 224) for i in range(3)])
+    np.testing.assert_allclose(opened.embed(crops), reference.embed(crops), atol=2e-5)
+    np.testing.assert_allclose(opened.patch_tokens(crops, 1), reference.patch_tokens(crops, 1), atol=2e-5)  # type: ignore[attr-defined]
+    assert space_of(opened, view("native")) == space_of(reference, view("native"))
+    assert len(list((own_cache / "engines").glob("openvino-*.safetensors"))) == 1
+
+    def forbidden(*_: object) -> None:
+        raise AssertionError("compared again")
+
+    monkeypatch.setattr(_gate, "_keep", forbidden)
+    again = open_backbone("clip-vit-b-16", taps=taps, engine="openvino")
+    assert isinstance(again, EngineBackbone)
+    assert again.parity is not None
+    assert again.parity.loss < 1e-6
+
+
+def test_an_engine_that_computes_something_else_is_refused(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    true = OpenVinoBackbone.embed_normalised
+    monkeypatch.setattr(OpenVinoBackbone, "embed_normalised", lambda self, x: np.maximum(true(self, x), 0))
+    with pytest.raises(EngineError, match="'openvino' computes wrong vectors"):
+        open_backbone("clip-vit-b-16", taps=("cls.1",), engine="openvino")
+
+
+def test_an_engine_that_depends_on_the_batch_is_refused() -> None:
+    good = np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)
+    Parity("x", 0.999, True, good, good, good).require()
+    with pytest.raises(EngineError, match="computes wrong vectors"):
+        Parity("x", 0.999, True, good, good, good[::-1]).require()
+    with pytest.raises(EngineError, match=r"wrong vectors.*inf"):
+        Parity("x", 0.999, True, good, np.full_like(good, np.nan), good).require()
+
+
+def test_an_exact_engine_must_not_move_scores_and_a_lossy_one_may() -> None:
+    good = np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)
+    near = Parity("x", 0.999, True, good, good * np.float32(1 + 1e-3), good)
+    near.require()
+    with pytest.raises(EngineError, match="moves scores"):
+        near.require_scores(lambda v: v.sum(axis=1))
+    replace(near, exact=False).require_scores(lambda v: v.sum(axis=1))
+
+
+def test_a_lossy_engine_has_a_feature_space_of_its_own(own_cache: Path) -> None:
+    taps = ("cls.1",)
+    exact, lossy = (open_backbone("clip-vit-b-16", taps=taps, engine=e) for e in ("cpu", "openvino-bf16"))
+    assert space_of(exact, view("native")) != space_of(lossy, view("native"))
+    linear_detector("first block", exact, view("native"), np.ones(768), 0.0).save(own_cache / "detector")
+    with pytest.raises(FeatureSpaceError, match=r"this engine is lossy \(bf16\)"):
+        load(own_cache / "detector", engine="openvino-bf16")
+
+
+def scores(detector: Detector, **options: int) -> np.ndarray:
+    pictures = [picture(i, 260 + 40 * i, 300) for i in range(4)]
+    return np.array([v.score for v in detector.detect(pictures, **options) if isinstance(v, Verdict)])  # type: ignore[arg-type]
+
+
+def test_scores_are_the_same_whatever_the_batch_the_threads_and_the_exact_engine(default: Detector) -> None:
+    expected = scores(default)
+    assert len(expected) == 4
+    np.testing.assert_allclose(scores(default, batch_size=1, workers=3), expected, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(scores(load(threads=1), batch_size=3), expected, atol=1e-5, rtol=0)
+    for threads, batch in ((1, 2), (2, 4)):
+        other = load(engine="openvino", threads=threads)
+        assert other.identity == default.identity
+        np.testing.assert_allclose(scores(other, batch_size=batch), expected, atol=1e-5, rtol=0)
+
+
+def test_selftest_looks_at_the_engine(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_backbone("clip-vit-b-16", taps=("cls.1",), engine="openvino")
+    coef = np.random.default_rng(0).standard_normal(768)
+    detector = linear_detector("first block", opened, view("native"), coef, 0.0)
+    checks = {c.name: c for c in selftest(detector)}
+    assert all(c.passed for c in checks.values()), checks
+    assert checks["engine"].seen.startswith("openvino: 1 - cosine to float32")
+    true = OpenVinoBackbone.embed_normalised
+    monkeypatch.setattr(OpenVinoBackbone, "embed_normalised", lambda self, x: true(self, x * np.float32(1.1)))
+    broken = {c.name: c.passed for c in selftest(detector)}
+    assert not broken["engine"]
+    assert not broken["parity"]
+
+
+def int8(model: onnx.ModelProto, out: Path) -> None:
+    """Signed weights of one scale a tensor: what saturates on a CPU without VNNI, and is coarse on every other."""
+    quantize_dynamic(model, out, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8, per_channel=False)
+
+
+def wrecked_scale(model: onnx.ModelProto, out: Path) -> None:
+    """One product's weights are a tenth larger than they were."""
+    products = {name for node in model.graph.node if node.op_type == "MatMul" for name in node.input}
+    wrecked = next(i for i in model.graph.initializer if i.name in products)
+    wrecked.CopyFrom(numpy_helper.from_array(np.float32(1.1) * numpy_helper.to_array(wrecked), wrecked.name))
+    onnx.save(model, str(out))
+
+
+@pytest.mark.parametrize("breaking", [int8, wrecked_scale])
+def test_a_broken_graph_is_refused_by_the_selftest(
+    breaking: Callable[[onnx.ModelProto, Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = weights.folder(entry("clip-vit-b-16"))
+    model = onnx.load_model_from_string(cut(real / weights.GRAPH, ("cls.6", "cls.7", "cls.8", "cls.9"), 1))
+    load_external_data_for_model(model, str(real))
+    taken = [node for node in model.graph.node if node.output[0].startswith("cls.")]  # opening it adds them again
+    for node in taken:
+        model.graph.node.remove(node)
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info("block.9", onnx.TensorProto.FLOAT, None))
+    breaking(model, tmp_path / "broken.onnx")
+    monkeypatch.setenv("UNIVFD_HOME", str(tmp_path / "home"))
+    place = weights.folder(entry("clip-vit-b-16"))
+    place.mkdir(parents=True)
+    onnx.save(onnx.load(str(tmp_path / "broken.onnx")), str(place / weights.GRAPH), save_as_external_data=True,
+              location=weights.WEIGHTS, size_threshold=1024)  # fmt: skip
+    made = [place / weights.GRAPH, place / weights.WEIGHTS]
+    files = {f.name: {"bytes": f.stat().st_size, "sha256": sha256_of(f)} for f in made}
+    (place / weights.MANIFEST).write_text(json.dumps({"files": files}), "utf-8")
+    checks = {c.name: c for c in selftest(load())}
+    assert checks["weights"].passed, "its checksums fit: it must be told by its vectors"
+    assert not checks["parity"].passed, checks["parity"].seen
