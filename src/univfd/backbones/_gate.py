@@ -20,7 +20,7 @@ from .. import registry
 from .._version import __version__
 from ..catalogue import Entry
 from ..downloads import Progress, home
-from ..engines import CPU, Engine, candidates
+from ..engines import AUTO, CPU, Engine, candidates
 from ..errors import EngineError, FormatError, MissingExtraError
 from ..machine import machine
 from ..parity import Parity, fixed_crops
@@ -63,7 +63,7 @@ def open_prepared(
                 raise
             log.warning("%s; taking %s", error, following.name)
         else:
-            if following is not None or len(found) > 1 or engine is not CPU:
+            if name == AUTO or engine is not CPU:
                 log.info("engine %s", engine.name)
             return opened
     raise EngineError("no engine is left to compute with; reinstall onnxruntime")
