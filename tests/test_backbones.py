@@ -121,7 +121,7 @@ def test_a_library_s_encoder_without_its_extra(name: str, library: str, monkeypa
 
 
 def test_a_device_is_for_pytorch(toy: Backbone) -> None:
-    with pytest.raises(UsageError, match="toy runs on the CPU alone"):
+    with pytest.raises(UsageError, match="device 'cuda' is for timm: and openclip: names"):
         open_backbone("toy", device="cuda")
     assert open_backbone("toy", device="cpu").entry == toy.entry
 

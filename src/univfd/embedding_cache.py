@@ -55,7 +55,7 @@ _SCRATCH = ".writing-"
 _OPEN_SHARDS = 8  # kept in memory
 _STALE_SECONDS = 86_400
 _NO_CROPS = np.empty((0, 0, 0, 3), np.uint8)
-_DECIDING = ("images", "perturbations", "views", "conditions", "embedding", "backbones")
+_DECIDING = ("images", "perturbations", "views", "conditions", "embedding", "backbones", "engines", "parity")
 
 
 @dataclass(frozen=True, slots=True)
