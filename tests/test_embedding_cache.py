@@ -194,7 +194,7 @@ def test_a_change_of_the_code_in_front_of_the_vector_starts_anew(
     """A remark more changes nothing; a number does."""
     package = tmp_path / "univfd"
     (package / "backbones").mkdir(parents=True)
-    for name in ("images", "perturbations", "views", "conditions", "embedding", "backbones/toy"):
+    for name in ("images", "perturbations", "views", "conditions", "embedding", "engines", "parity", "backbones/toy"):
         (package / f"{name}.py").write_text('"""Says."""\n\n\ndef f():\n    """Gives."""\n    return 1\n')
     monkeypatch.setattr(embedding_cache, "__file__", str(package / "embedding_cache.py"))
 

@@ -101,3 +101,21 @@ def test_labels_come_from_the_row(tmp_path: Path) -> None:
         list(open_dataset(shard(path, PICTURES[:1], label=["perhaps"])))
     with pytest.raises(DataError, match="no 'label'"):
         list(open_dataset(shard(path, PICTURES[:1])))
+
+
+def test_a_listing_for_a_cluster_names_the_rows(tmp_path: Path) -> None:
+    """Shards that lie in a walked folder, beside other images."""
+    from univfd.distributed.entry import table_of
+    from univfd.distributed.listing import entries, references
+
+    shard(tmp_path / "images.parquet", [{"bytes": b, "path": None} for b in (*PICTURES[:3], None)])
+    (tmp_path / "a.png").write_bytes(PICTURES[4])
+    alone = list(expand(tmp_path))
+    there = list(references(table_of(entries([tmp_path]))))
+    for one, other in zip(alone, there, strict=True):
+        assert isinstance(one, ImageRef)
+        if isinstance(other, Failure):
+            assert (other.image, other.error) == (one.name, "empty")
+        else:
+            assert (other.name, read_bytes(other)) == (one.name, read_bytes(one))
+    assert [isinstance(r, Failure) for r in there] == [False, False, False, False, True]

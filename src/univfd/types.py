@@ -66,12 +66,21 @@ class TarSpan:
 
 @dataclass(frozen=True, slots=True)
 class ParquetCell:
-    """An encoded image in a Parquet file: row `row` of the row group `group` in `column` (`image`, `image.bytes`)."""
+    """An encoded image in a Parquet file.
+
+    Attributes:
+        file: its path.
+        column: that holds the images (`image`, `image.bytes`).
+        group: number of the row group.
+        row: within the row group.
+        number: of the row in the whole file.
+    """
 
     file: Path
     column: str
     group: int
     row: int
+    number: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import InputError, UsageError
-from ..types import Failure, ImageRef, TarSpan
+from ..types import Failure, ImageRef, ParquetCell, TarSpan
 
 SCHEMA = pa.schema(
     [("name", pa.string()), ("kind", pa.string()), ("store", pa.string()), ("place", pa.binary()),
@@ -60,6 +60,8 @@ def entry_of(ref: ImageRef | Failure) -> Entry:
         return Entry(ref.name, "file", place=absolute(source))
     if isinstance(source, TarSpan):
         return Entry(ref.name, "span", place=absolute(source.tar), offset=source.offset, size=source.size)
+    if isinstance(source, ParquetCell):
+        return Entry(ref.name, "row", place=absolute(source.file), offset=source.number, error=source.column)
     if isinstance(source, bytes):
         return Entry(ref.name, "bytes", place=source)
     raise UsageError(f"{ref.name} is in the memory of this process; give files, tars, Parquet files or URLs")

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from ..errors import FileAccessError, UsageError
+from ..errors import EmptyFileError, FileAccessError, UsageError
 from ..sources import display_name, explain_os_error, failed
 from ..types import Failure, ImageRef
 from .entry import Entry, absolute, entry_of
@@ -86,4 +86,6 @@ def _image_of(name: str, value: Any) -> ImageRef | Failure:
     data = value.get("bytes") if isinstance(value, dict) else value
     if isinstance(data, bytes):
         return ImageRef(name, data)
+    if data is None:
+        return failed(name, EmptyFileError("the row holds no bytes of an image"))
     return failed(name, FileAccessError(f"the row holds no bytes of an image but {type(data).__name__}"))

@@ -74,7 +74,7 @@ def cell_refs(path: Path, column: str) -> Iterator[ImageRef]:
         number = 0
         for group in range(file.num_row_groups):
             for row in range(file.metadata.row_group(group).num_rows):
-                yield ImageRef(f"{display_name(path)}/{number}", ParquetCell(path, column, group, row))
+                yield ImageRef(f"{display_name(path)}/{number}", ParquetCell(path, column, group, row, number))
                 number += 1
 
 
