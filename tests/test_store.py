@@ -387,7 +387,7 @@ def test_a_rival_that_was_faster_is_seen(tmp_path: Path, monkeypatch: pytest.Mon
     honest = Tables.seal
 
     def slower(self: Tables, tip: object, new: object) -> bool:
-        rival.tag(f"t{next(interfering)}") if self is store._tables else None
+        rival.tag(f"t{next(interfering)}") if self is store.tables else None
         return honest(self, tip, new)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Tables, "seal", slower)
@@ -546,7 +546,7 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: py
         def refuse(*_: object, text: str = text) -> None:
             raise RuntimeError(f"lance error: {text}")
 
-        monkeypatch.setattr(store._tables._rows, "add", refuse)
+        monkeypatch.setattr(store.tables._rows, "add", refuse)
         with pytest.raises(UnivFDError, match=f"s cannot be written: .*{plain}"):
             store.append(Rows.of(random_bank(2, seed=1)))
 

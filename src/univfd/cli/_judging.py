@@ -48,7 +48,7 @@ def here(
     with download_progress(ctx) as downloading:
         opened = load(detector, threads=threads, progress=downloading)
     if bank is not None:
-        from ._bank_looks import deciding_with
+        from ._bank_shared import deciding_with
 
         opened = deciding_with(opened, bank)
     judging = partial(

@@ -101,10 +101,9 @@ def _opened(detector: str, bank: str | None, threads: int) -> Detector:
     opened = load(detector, threads=threads)
     if bank is None:
         return opened
-    from ._bank_looks import deciding_with
+    from ._bank_shared import deciding_with
 
-    decided: Detector = deciding_with(opened, bank)
-    return decided
+    return deciding_with(opened, bank)
 
 
 @command.command()
