@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import logging
+import random
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -201,3 +206,62 @@ def test_the_index_from_the_command_line(store: BankStore, space: FeatureSpace) 
         run("info")
     run("build")
     assert "stale" not in run("info")
+
+
+# -- kill -9 -----------------------------------------------------------------------------------------------------------
+
+BUILDER = """
+import sys
+from univfd.store import BankStore, indexing
+store = BankStore.open({place!r})
+print("open", flush=True)
+indexing.build(store)
+print("done", flush=True)
+"""
+
+
+def kill_builds(store: BankStore, kills: int, rng: random.Random, longest: float = 0.6) -> dict[str, int]:
+    """Kill index builds at random moments. After each the store must open with its version and be of use."""
+    before = store.snapshot()
+    took = {"killed": 0, "finished": 0, "cut after the index was made": 0}
+    code = [sys.executable, "-c", BUILDER.format(place=store.uri)]
+    finished_once = False
+    for _ in range(kills):
+        process = subprocess.Popen(code, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"open\n"
+        time.sleep(rng.uniform(0, longest))
+        process.send_signal(signal.SIGKILL)
+        finished = process.stdout.read() == b"done\n"
+        process.wait()
+        took["finished" if finished else "killed"] += 1
+        again = BankStore.open(store.uri)
+        after = again.snapshot()  # whole: rows and content digest are checked as it is read
+        assert (after.edit.id, after.bank.digest) == (before.edit.id, before.bank.digest)
+        logged = indexing.built(again.tables)
+        finished_once |= logged is not None
+        there = [i.name for i in again.tables.source(before.ids).table.list_indices() if i.columns == ["vector"]]
+        if logged is None:
+            assert not finished_once
+            took["cut after the index was made"] += bool(there)
+            with pytest.raises(UsageError, match="Build an index"):
+                again.at()
+        else:
+            took["cut after the index was made"] += not finished and there != [logged.manifest.parameters["name"]]
+            assert (again.at().bank.nearest(before.bank.vectors[:5], 1)[1][:, 0] == range(5)).all()
+    indexing.build(BankStore.open(store.uri))
+    again = BankStore.open(store.uri)
+    assert (again.at().bank.nearest(before.bank.vectors[:5], 1)[1][:, 0] == range(5)).all()
+    (only,) = [i.name for i in again.tables.source(before.ids).table.list_indices() if i.columns == ["vector"]]
+    made = indexing.built(again.tables)
+    assert made is not None
+    assert made.manifest.parameters["name"] == only
+    return took
+
+
+def test_a_build_that_is_killed_at_any_moment_harms_nothing(tmp_path: Path) -> None:
+    bank = random_bank(4_000, 3, 64)
+    store = BankStore.create(tmp_path / "s", bank.space)
+    add_rows(store, Rows.of(bank), "rows", "import", store.snapshot())
+    took = kill_builds(store, 4, random.Random(1))
+    assert took["killed"] >= 2, took

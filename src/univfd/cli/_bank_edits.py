@@ -59,7 +59,7 @@ def add(
     facts = {"generator": generator, "source": source, "family": family, "licence": licence}
     samples = samples_from(data, label, facts)
     backbone, view = encoder(ctx, opened.space, threads)
-    seen = opened.snapshot()
+    seen = opened.at(indexed=False)
     name = batch or batch_name()
     with watching(ctx) as on_done:
         found = prepare(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
@@ -17,6 +18,10 @@ from ..runner import Line
 from ..types import Failure, ImageRef
 from ._heatmaps import HeatMaps, Maps
 from ._shared import download_progress
+
+if TYPE_CHECKING:
+    from ..report.evidence import Pictures
+    from ._explaining import Explaining
 
 _LOCAL_ONLY = ("detector", "bank", "trust", "batch_size", "threads", "max_pixels")
 
@@ -30,30 +35,41 @@ class Judging:
         identity: of the detector.
         calibration: what it promises.
         maps: the heat maps that are drawn on the way, if any.
+        bank: what the evidence comes from, and its version.
+        pictures: thumbnails of the bank's rows by number; None: it has none.
     """
 
     line: Line
     identity: str
     calibration: Calibration
     maps: Maps | None
+    bank: str
+    pictures: Pictures | None = None
 
 
 def here(
-    ctx: click.Context, *, detector: str, bank: str | None, neighbors: int, heatmap: Path | None, provenance: bool,
-    trust: tuple[Path, ...], batch_size: int | None, workers: int | None, threads: int | None, max_pixels: float,
+    ctx: click.Context, *, detector: str, bank: str | None, neighbors: int, explaining: Explaining | None,
+    heatmap: Path | None, provenance: bool, trust: tuple[Path, ...], batch_size: int | None, workers: int | None,
+    threads: int | None, max_pixels: float,
 ) -> Judging:  # fmt: skip
     """A detector of this machine."""
     from ..detector import load
 
     with download_progress(ctx) as downloading:
         opened = load(detector, threads=threads, progress=downloading)
+    name, pictures = f"{len(opened.bank)} rows, {opened.bank.digest}", None
     if bank is not None:
-        from ._bank_shared import deciding_with
+        from ._bank_shared import open_at
 
-        opened = deciding_with(opened, bank)
+        store, version = open_at(bank)
+        known = store.at(version)
+        opened, name = opened.with_bank(known), known.name
+        pictures = None if explaining is None else explaining.thumbnails_of(store, known.ids)
     judging = partial(
         opened.detect, neighbors=neighbors, batch_size=batch_size, workers=workers, max_pixels=round(max_pixels * 1e6),
     )  # fmt: skip
+    if explaining is not None:
+        judging = explaining.beside(judging)
     maps = None if heatmap is None else HeatMaps(opened, heatmap)
     line: Line = maps.beside(judging) if maps else judging
     if provenance:
@@ -61,7 +77,7 @@ def here(
         from ._provenance import beside
 
         line = beside(line, ProvenanceReader(trust=trust))
-    return Judging(line, opened.identity, opened.calibration, maps)
+    return Judging(line, opened.identity, opened.calibration, maps, name, pictures)
 
 
 def there(
@@ -95,4 +111,6 @@ def there(
                 maps.save(row.row["image"], row.row["sha256"], row.heatmap)
             yield row
 
-    return Judging(line, about["identity"], Calibration(**about["promise"]), maps)
+    return Judging(
+        line, about["identity"], Calibration(**about["promise"]), maps, f"the service's bank, {about['bank_rows']} rows"
+    )

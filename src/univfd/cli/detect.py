@@ -6,13 +6,16 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UsageError
 from . import DONE, FLAGGED, UNREADABLE
 from ._shared import PATH, collect, images_options, progress, remark, trust_option, work_options
+
+if TYPE_CHECKING:
+    from ._explaining import Explaining
 
 FORMATS = ("json", "jsonl", "csv", "parquet")
 _EVIDENCE = 3
@@ -35,6 +38,9 @@ def _format_options(function: Any) -> Any:
     "--explain",
     is_flag=True,
     help="Show the three nearest fake and real bank rows of each image (CSV and Parquet: the nearest).",
+)
+@click.option(
+    "--explain-html", type=PATH, metavar="FILE", help="Write verdicts and bank rows as one HTML page, with pictures."
 )
 @click.option(
     "--heatmap",
@@ -60,9 +66,9 @@ def _format_options(function: Any) -> Any:
 @click.pass_context
 def command(
     ctx: click.Context, images: tuple[str, ...], from_file: str | None, null: bool, format: str | None,
-    output: Path | None, resume: bool, detector: str, bank: str | None, explain: bool, heatmap: Path | None,
-    provenance: bool, trust: tuple[Path, ...], server: str | None, key_env: str | None, fail_on: tuple[str, ...],
-    batch_size: int | None, workers: int | None, threads: int | None, max_pixels: float,
+    output: Path | None, resume: bool, detector: str, bank: str | None, explain: bool, explain_html: Path | None,
+    heatmap: Path | None, provenance: bool, trust: tuple[Path, ...], server: str | None, key_env: str | None,
+    fail_on: tuple[str, ...], batch_size: int | None, workers: int | None, threads: int | None, max_pixels: float,
 ) -> int:  # fmt: skip
     """Say of each image whether it is AI-generated: fake, real or unsure, with the evidence.
 
@@ -83,20 +89,24 @@ def command(
         raise UsageError("--trust is of --provenance")
     if output is not None:
         format = format or runner.format_of(output)
-    neighbors = _EVIDENCE if explain else 1
+    neighbors = _EVIDENCE if explain or explain_html else 1
+    explaining = _explaining(explain_html)
     if server is not None:
         judging = there(
             ctx, server, key_env=key_env, neighbors=neighbors, heatmap=heatmap, provenance=provenance, workers=workers
         )
     else:
         judging = here(
-            ctx, detector=detector, bank=bank, neighbors=neighbors, heatmap=heatmap, provenance=provenance, trust=trust,
-            batch_size=batch_size, workers=workers, threads=threads, max_pixels=max_pixels,
+            ctx, detector=detector, bank=bank, neighbors=neighbors, explaining=explaining, heatmap=heatmap,
+            provenance=provenance, trust=trust, batch_size=batch_size, workers=workers, threads=threads,
+            max_pixels=max_pixels,
         )  # fmt: skip
     if output is not None and format is not None:
         rows = runner.run(judging.line, inputs, output, format, detector=judging.identity, resume=resume)
     else:
         rows = _to_stdout(judging.line, inputs, format, explain)
+    if explaining is not None:
+        rows = explaining.rows(judging, rows)
     try:
         counts = _count(ctx, rows, quiet=output is None and sys.stdout.isatty())
     except KeyboardInterrupt:
@@ -110,6 +120,16 @@ def command(
     if any(counts[verdict] for verdict in fail_on):
         return FLAGGED
     return UNREADABLE if counts["failed"] or (judging.maps and judging.maps.failed) else DONE
+
+
+def _explaining(path: Path | None) -> Explaining | None:
+    if path is None:
+        return None
+    from ..storage import require_new
+    from ._explaining import Explaining
+
+    require_new(path)
+    return Explaining(path)
 
 
 def _to_stdout(line: Any, inputs: Iterable[Any], format: str | None, explain: bool) -> Iterator[Any]:

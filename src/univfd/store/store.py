@@ -106,11 +106,12 @@ class BankStore:
             raise FormatError(f"{self.uri}: version {number} has other rows than its digest says; the store is damaged")
         return Snapshot(self.name, edit, ids, rows)
 
-    def at(self, version: str | int | None = None) -> Snapshot | LargeSnapshot:
+    def at(self, version: str | int | None = None, *, indexed: bool = True) -> Snapshot | LargeSnapshot:
         """A version to decide with: in memory where it is small, else through the store's index.
 
         Args:
             version: number or tag; default: the newest.
+            indexed: insist on an index for a large one; False: without one read it into memory all the same.
 
         Raises:
             UnknownNameError, FormatError: see `snapshot`.
@@ -119,7 +120,7 @@ class BankStore:
         history = self.history()
         number = history.resolve(version)
         ids = history.ids(number)
-        if not indexing.is_large(len(ids)):
+        if not indexing.is_large(len(ids)) or not (indexed or indexing.built(self.tables)):
             return self.snapshot(number, history)
         return indexing.opened(self.tables, self.name, history.edit(number), ids)
 
