@@ -114,12 +114,10 @@ class BankStore:
             indexed: insist on an index for a large one; False: without one read it into memory all the same.
 
         Raises:
-            UnknownNameError, FormatError: see `snapshot`.
-            UsageError: it is large, and the store has no index.
+            UsageError: it is large, and the store has no index; else see `snapshot`.
         """
         history = self.history()
-        number = history.resolve(version)
-        ids = history.ids(number)
+        ids = history.ids(number := history.resolve(version))
         if not indexing.is_large(len(ids)) or not (indexed or indexing.built(self.tables)):
             return self.snapshot(number, history)
         return indexing.opened(self.tables, self.name, history.edit(number), ids)
