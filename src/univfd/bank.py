@@ -171,19 +171,16 @@ class FeatureBank:
     def _units(self) -> dict[Label, FloatArray]:
         return {label: np.ascontiguousarray(self.unit[self.rows(label)]) for label in Label}
 
-    def neighbors(self, distances: Distances, rows: NDArray[np.intp]) -> tuple[Neighbor, ...]:
-        """One query's result of `nearest`, `(k,)` each, with what is known about the rows."""
-        return tuple(
-            Neighbor(
-                row=int(row),
-                distance=float(distance),
-                label=Label(int(self.labels[row])),
-                generator=str(self.generator[row]),
-                source=str(self.source[row]),
-                key=self.key(int(row)),
-            )
-            for distance, row in zip(distances, rows, strict=True)
-        )
+    def neighbors(self, distances: Distances, rows: NDArray[np.intp]) -> list[tuple[Neighbor, ...]]:
+        """The result of `nearest`, `(Q, k)` each, with what is known about the rows."""
+        return [
+            tuple(self._neighbor(int(row), float(far)) for far, row in zip(*of, strict=True))
+            for of in zip(distances, rows, strict=True)
+        ]
+
+    def _neighbor(self, row: int, distance: float) -> Neighbor:
+        label, generator, source = Label(int(self.labels[row])), str(self.generator[row]), str(self.source[row])
+        return Neighbor(row, distance, label, generator, source, self.key(row))
 
     def add(self, other: FeatureBank) -> FeatureBank:
         """This bank with the rows of another after its own.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from .downloads import Progress
 from .embedding import Batch, OnPixels, as_if_seen, embed_images, space_of
 from .errors import FeatureSpaceError, FormatError, UnknownNameError, UsageError
 from .images import DEFAULT_MAX_PIXELS
+from .index import Bank, IndexedBank
 from .patch_probe import PatchProbe
 from .sources import Source
 from .storage import new_folder, read_arrays, read_json, write_arrays, write_json
@@ -34,6 +35,14 @@ KIND, SCHEMA = "detector", 1
 MANIFEST, ARRAYS, BANK, CARD = "detector.json", "classifier.safetensors", "bank", "MODEL_CARD.md"
 BACKBONE = "backbone"
 DEFAULT = "default"
+
+
+class HasBank(Protocol):
+    """What lends a bank under a name: a bank store (its newest version), or a version of one."""
+
+    def deciding(self) -> tuple[Bank, str]:
+        """The bank, and its name in verdicts."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +63,7 @@ class Detector:
     backbone: Backbone
     view: View
     classifier: Classifier
-    bank: FeatureBank
+    bank: Bank
     calibration: Calibration = UNCALIBRATED
     patch_probe: PatchProbe | None = None
 
@@ -134,6 +143,7 @@ class Detector:
         start = time.perf_counter()
         scores = self.classifier.decision_function(vectors)
         real, fake = (self.bank.nearest(vectors, neighbors, label=label) for label in Label)
+        nearest_real, nearest_fake = (self.bank.neighbors(*found) for found in (real, fake))
         share = (batch.seconds / len(loaded), (time.perf_counter() - start) / len(loaded))
         nearest = np.concatenate([real[0], fake[0]], axis=1).min(axis=1, initial=np.inf)
         doubts = [
@@ -143,16 +153,15 @@ class Detector:
         verdicts: list[VerdictLabel] = [
             "unsure" if doubts[i] else self.calibration.verdict(float(score)) for i, score in enumerate(scores)
         ]
-        evidence = [tuple(self.bank.neighbors(d[i], r[i]) for d, r in (fake, real)) for i in range(len(loaded))]
         return [
             Verdict(
                 image=item.name,
                 verdict=verdicts[i],
                 score=float(score),
                 probability=self.calibration.probability(float(score)),
-                attribution=self._attribution(verdicts[i], evidence[i][0]),
-                nearest_fake=evidence[i][0],
-                nearest_real=evidence[i][1],
+                attribution=self._attribution(verdicts[i], nearest_fake[i]),
+                nearest_fake=nearest_fake[i],
+                nearest_real=nearest_real[i],
                 sha256=item.sha256,
                 width=item.width,
                 height=item.height,
@@ -176,20 +185,24 @@ class Detector:
         nearest = nearest_fake[0] if nearest_fake else None
         return self.calibration.attribution(verdict, nearest.generator, nearest.distance) if nearest else ""
 
-    def with_bank(self, bank: FeatureBank, *, name: str | None = None) -> Detector:
+    def with_bank(self, bank: Bank | HasBank, *, name: str | None = None) -> Detector:
         """This detector with another bank of its feature space.
 
         What was learned stays as it is, thresholds too; what reads the bank's rows (evidence, doubts, attribution, and
         the score of a classifier that compares with them) reads the new ones.
 
         Args:
-            bank: known images.
-            name: of the new detector; default: the same.
+            bank: known images; or a bank store, or a version of one, whose rows are searched where they lie if they
+                are many (`univfd.store.BankStore.at`).
+            name: of the new detector; default: the same, and what the bank is called in a store.
 
         Raises:
             FeatureSpaceError: a bank of another space.
             UsageError: the classifier cannot work with it (no row of one class, say).
         """
+        if not isinstance(bank, FeatureBank | IndexedBank):
+            bank, said = bank.deciding()
+            name = name or f"{self.name}+{said}"
         self.space.require(bank.space, "the bank")
         old = self.classifier
         try:
@@ -219,7 +232,13 @@ class Detector:
 
         Raises:
             OutputExistsError: the folder exists.
+            UsageError: the bank is not in memory.
         """
+        if isinstance(self.bank, IndexedBank) and bank_at is None:
+            raise UsageError(
+                f"{self.name} decides with {len(self.bank):,} rows of a store, which are not copied; save the detector "
+                "without them, and name the store when it is used"
+            )
         with new_folder(Path(folder)) as scratch:
             record = {
                 "name": self.name,
@@ -239,7 +258,7 @@ class Detector:
                 record["patch_probe"] = self.patch_probe.write(scratch)
             write_json(scratch / MANIFEST, KIND, SCHEMA, record)
             write_arrays(scratch / ARRAYS, self.classifier.state())
-            if bank_at is None:
+            if isinstance(self.bank, FeatureBank) and bank_at is None:
                 (scratch / BANK).mkdir()
                 self.bank.write(scratch / BANK, dtype=bank_dtype)
             if card is not None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bank import FeatureBank
+from ..index import Bank
 from ..types import FloatArray
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -27,7 +28,7 @@ class Classifier(Protocol):
         ...
 
     @classmethod
-    def from_state(cls, params: Mapping[str, Any], state: Arrays, bank: FeatureBank) -> Self:
+    def from_state(cls, params: Mapping[str, Any], state: Arrays, bank: Bank) -> Self:
         """Inverse of `get_params` and `state`; never fits."""
         ...
 

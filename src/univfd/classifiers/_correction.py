@@ -13,7 +13,7 @@ alone: in which order they came does not matter, and without them the score is w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..bank import FeatureBank
+from ..index import Bank, IndexedBank, RowNumbers
 from ..search import to_unit
-from ..types import FloatArray
+from ..types import FloatArray, Label
 
 _LAMBDA = 0.1
 _ANCHORS = 2_000  # of each class at most: those nearest to an added row
@@ -53,7 +54,7 @@ class Origin:
             np.where(spread > 0, spread, 1).astype(np.float32),
         )
 
-    def added(self, bank: FeatureBank) -> NDArray[np.bool_]:
+    def added(self, bank: Bank) -> NDArray[np.bool_]:
         """`(N,)` which rows of another bank are not of this one, or have another label there."""
         known = {mark.tobytes() for mark in self.known}
         return np.array([mark.tobytes() not in known for mark in _marks(bank)], bool)
@@ -82,9 +83,7 @@ class Correction:
         return _kernel(self.origin.directions(vectors), self.rows) @ self.coef
 
 
-def correction(
-    origin: Origin, bank: FeatureBank, score: Callable[[FloatArray], NDArray[np.float64]]
-) -> Correction | None:
+def correction(origin: Origin, bank: Bank, score: Callable[[FloatArray], NDArray[np.float64]]) -> Correction | None:
     """The correction of a score by the rows that a bank has beyond its origin's.
 
     Args:
@@ -108,11 +107,11 @@ def correction(
             f"{int(added.sum()):,} rows of the bank are new to its probe, which can be corrected by {MOST_ADDED:,} at "
             "most: train one on the bank"
         )
-    new = np.flatnonzero(added)
-    z = origin.directions(bank.vectors[new])
-    sign = 2.0 * bank.labels[new] - 1
-    residual = sign * np.maximum(0, 1 - sign * score(bank.vectors[new]))
-    anchors = [_anchors(origin, bank, ~added & (bank.labels != c), z[bank.labels[new] == c]) for c in (0, 1)]
+    new = bank.take(np.flatnonzero(added))
+    z = origin.directions(new.vectors)
+    sign = 2.0 * new.labels - 1
+    residual = sign * np.maximum(0, 1 - sign * score(new.vectors))
+    anchors = [_anchors(origin, bank, ~added, Label(1 - c), z[new.labels == c]) for c in (0, 1)]
     rows = np.concatenate([z, *anchors])
     gram = _kernel(rows, rows)
     gram[np.diag_indices_from(gram)] += _LAMBDA
@@ -120,20 +119,33 @@ def correction(
     return Correction(origin, rows, solve(gram, target, assume_a="pos"))
 
 
-def _anchors(origin: Origin, bank: FeatureBank, among: NDArray[np.bool_], z: FloatArray) -> FloatArray:
-    """Standardised rows `(A, D)` of some of the bank, those nearest to the added ones `(M, D)`."""
-    if not len(z) or not among.any():
-        return np.empty((0, z.shape[1]), np.float32)
-    others = origin.directions(bank.vectors[among])
-    if len(others) > _ANCHORS:
-        near = np.sort(np.argsort(-(others @ z.T).max(axis=1), kind="stable")[:_ANCHORS])
-        others = others[near]
-    return others
+def _anchors(origin: Origin, bank: Bank, among: NDArray[np.bool_], label: Label, z: FloatArray) -> FloatArray:
+    """Standardised rows `(A, D)` of a class, of some of the bank, those nearest to the added ones `(M, D)`, in order.
+
+    A bank that is not in memory is read through once.
+    """
+    rows, kept = np.empty(0, np.intp), np.empty((0, z.shape[1]), np.float32)
+    for numbers, vectors in _blocks(bank, label) if len(z) else ():
+        chosen = among[numbers]
+        rows = np.concatenate([rows, numbers[chosen]])
+        kept = np.concatenate([kept, origin.directions(vectors[chosen])])
+        if len(rows) > _ANCHORS:
+            near = np.lexsort((rows, -(kept @ z.T).max(axis=1)))[:_ANCHORS]
+            rows, kept = rows[near], kept[near]
+    return kept[np.argsort(rows)]
+
+
+def _blocks(bank: Bank, label: Label) -> Iterable[tuple[RowNumbers, FloatArray]]:
+    """The rows of a class, and their vectors: in one part where they are in memory."""
+    if isinstance(bank, IndexedBank):
+        return bank.reader.blocks(label)
+    rows = bank.rows(label)
+    return [(rows, bank.vectors[rows])]
 
 
 def _kernel(a: FloatArray, b: FloatArray) -> NDArray[Any]:
     return np.maximum(0, (a @ b.T).astype(np.float64)) ** 2
 
 
-def _marks(bank: FeatureBank) -> NDArray[np.uint8]:
+def _marks(bank: Bank) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.concatenate([bank.keys[:, :8], bank.labels[:, None]], axis=1))

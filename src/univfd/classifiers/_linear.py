@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ..bank import FeatureBank
 from ..errors import FormatError
+from ..index import Bank
 from ..types import Label
 from . import Arrays
 from ._estimator import Estimator
@@ -33,7 +34,7 @@ class LinearScore(Estimator):
         return cls(**(params or {})).fit(bank.vectors, bank.labels)
 
     @classmethod
-    def from_state(cls, params: Mapping[str, Any], state: Arrays, bank: FeatureBank) -> Self:
+    def from_state(cls, params: Mapping[str, Any], state: Arrays, bank: Bank) -> Self:
         """From `coef` `(D,)` and `intercept` `(1,)`.
 
         Raises:

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from ..bank import FeatureBank
 from ..errors import FormatError
-from ..index import NeighborIndex, Where
+from ..index import Bank, IndexedBank, NeighborIndex, Where
 from ..search import Distances, nearest_rows, to_unit
 from ..types import FloatArray, Label
 from . import Arrays
@@ -110,7 +110,7 @@ class NearestNeighbor(Estimator):
         return made
 
     @classmethod
-    def from_state(cls, params: Mapping[str, Any], state: Arrays, bank: FeatureBank) -> Self:
+    def from_state(cls, params: Mapping[str, Any], state: Arrays, bank: Bank) -> Self:
         """The bank's rows, and `scale` `(2,)`.
 
         Raises:
@@ -118,7 +118,10 @@ class NearestNeighbor(Estimator):
         """
         if "scale" not in state or state["scale"].shape != (2,):
             raise FormatError(f"nearest neighbours need 'scale' (2,); got { {k: v.shape for k, v in state.items()} }")
-        return cls._of(bank, params, state["scale"].astype(np.float64))
+        scale = state["scale"].astype(np.float64)
+        return (
+            cls.from_index(bank.index, params, scale) if isinstance(bank, IndexedBank) else cls._of(bank, params, scale)
+        )
 
     def state(self) -> dict[str, NDArray[Any]]:
         """`scale` `(2,)`; the rows are the bank's."""

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from ..bank import FeatureBank
 from ..errors import FormatError
+from ..index import Bank
 from . import Arrays
 from ._correction import Correction, Origin, correction
 from ._linear import LinearScore
@@ -65,7 +66,7 @@ class RidgeProbe(LinearScore):
         return cls(**(params or {})).fit(bank.vectors, bank.labels, groups=bank.origin).beside(bank)
 
     @classmethod
-    def from_state(cls, params: Mapping[str, Any], state: Arrays, bank: FeatureBank) -> Self:
+    def from_state(cls, params: Mapping[str, Any], state: Arrays, bank: Bank) -> Self:
         """From `coef` `(D,)`, `intercept` `(1,)` and, where it is known, the bank it was learned beside.
 
         Raises:

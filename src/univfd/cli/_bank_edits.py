@@ -61,7 +61,7 @@ def add(
     facts = {"generator": generator, "source": source, "family": family, "licence": licence}
     samples = samples_from(data, label, facts)
     backbone, view = encoder(ctx, opened.space, threads)
-    seen = opened.snapshot()
+    seen = opened.at(indexed=False)
     name = batch or batch_name()
     work = on and on.work(batch_size=batch_size, workers=workers, threads=threads, max_pixels=max_pixels)
     embed = embedding_on(on, opened.space.backbone, work) if on and work else None

@@ -12,6 +12,7 @@ from ._shared import download_progress, option_group, remark
 
 if TYPE_CHECKING:
     from ..backbones import Backbone
+    from ..detector import Detector
     from ..store import BankStore, Snapshot
     from ..store.adding import Prepared
     from ..types import FeatureSpace, Sample
@@ -65,6 +66,12 @@ def snapshot_of(name: str) -> Snapshot:
     """The version that a name asks for."""
     store, version = open_at(name)
     return store.snapshot(version)
+
+
+def deciding_with(detector: Detector, bank: str) -> Detector:
+    """A detector with the rows of STORE[@VERSION]."""
+    store, version = open_at(bank)
+    return detector.with_bank(store.at(version))
 
 
 def samples_from(data: tuple[str, ...], label: str | None, facts: dict[str, str]) -> list[Sample]:

@@ -21,6 +21,8 @@ from ._shared import download_progress
 
 if TYPE_CHECKING:
     from ..detector import Detector
+    from ..report.evidence import Pictures
+    from ._explaining import Explaining
 
 _LOCAL_ONLY = ("detector", "bank", "trust", "batch_size", "threads", "max_pixels", "engine")
 
@@ -34,18 +36,22 @@ class Judging:
         identity: of the detector.
         calibration: what it promises.
         maps: the heat maps that are drawn on the way, if any.
+        bank: what the evidence comes from, and its version.
+        pictures: thumbnails of the bank's rows by number; None: it has none.
     """
 
     line: Line
     identity: str
     calibration: Calibration
     maps: Maps | None
+    bank: str
+    pictures: Pictures | None = None
 
 
 def here(
-    ctx: click.Context, *, detector: str, bank: str | None, neighbors: int, heatmap: Path | None, provenance: bool,
-    trust: tuple[Path, ...], batch_size: int | None, workers: int | None, threads: int | None, max_pixels: float,
-    engine: str | None,
+    ctx: click.Context, *, detector: str, bank: str | None, neighbors: int, explaining: Explaining | None,
+    heatmap: Path | None, provenance: bool, trust: tuple[Path, ...], batch_size: int | None, workers: int | None,
+    threads: int | None, max_pixels: float, engine: str | None,
 ) -> Judging:  # fmt: skip
     """A detector of this machine."""
     from ..detector import locate, read_manifest
@@ -53,11 +59,21 @@ def here(
 
     space = FeatureSpace.from_dict(read_manifest(locate(detector))["space"])
     work = tuned(space.backbone, space.weights, engine).by_hand(threads, batch_size, workers)
-    found = opened(ctx, detector, bank, threads=work.threads, engine=engine)
+    found = opened(ctx, detector, None, threads=work.threads, engine=engine)
+    name, pictures = f"{len(found.bank)} rows, {found.bank.digest}", None
+    if bank is not None:
+        from ._bank_shared import open_at
+
+        store, version = open_at(bank)
+        known = store.at(version)
+        found, name = found.with_bank(known), known.name
+        pictures = None if explaining is None else explaining.thumbnails_of(store, known.ids)
     judging = partial(
         found.detect, neighbors=neighbors, batch_size=work.batch_size, workers=work.workers, streams=work.streams,
         max_pixels=round(max_pixels * 1e6),
     )  # fmt: skip
+    if explaining is not None:
+        judging = explaining.beside(judging)
     maps = None if heatmap is None else HeatMaps(found, heatmap)
     line: Line = maps.beside(judging) if maps else judging
     if provenance:
@@ -65,7 +81,7 @@ def here(
         from ._provenance import beside
 
         line = beside(line, ProvenanceReader(trust=trust))
-    return Judging(line, found.identity, found.calibration, maps)
+    return Judging(line, found.identity, found.calibration, maps, name, pictures)
 
 
 def opened(
@@ -78,10 +94,9 @@ def opened(
         found = load(detector, threads=threads, progress=downloading, engine=engine)
     if bank is None:
         return found
-    from ._bank_looks import deciding_with
+    from ._bank_shared import deciding_with
 
-    deciding: Detector = deciding_with(found, bank)
-    return deciding
+    return deciding_with(found, bank)
 
 
 def there(
@@ -117,4 +132,4 @@ def there(
 
     known = {f.name for f in fields(Calibration)}  # a promise says more than that in words
     promised = Calibration(**{name: value for name, value in about["promise"].items() if name in known})
-    return Judging(line, about["identity"], promised, maps)
+    return Judging(line, about["identity"], promised, maps, f"the service's bank, {about['bank_rows']} rows")

@@ -10,8 +10,10 @@ import click
 
 from . import DONE, UNREADABLE
 from ._bank_edits import EDITS
+from ._bank_index import INDEX
 from ._bank_looks import LOOKS
 from ._bank_make import MAKING
+from ._bank_trials import TRIALS
 from ._shared import PATH, download_progress, progress, remark, space_options, work_options
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ def command() -> None:
     """
 
 
-for each in (*MAKING, *EDITS, *LOOKS):
+for each in (*MAKING, *EDITS, *LOOKS, *TRIALS, *INDEX):
     command.add_command(each)
 
 

@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from ..errors import UsageError
 from . import DONE, FLAGGED, UNREADABLE
 from ._ray import ray_options
 from ._shared import PATH, collect, engine_option, images_options, progress, remark, trust_option, work_options
+
+if TYPE_CHECKING:
+    from ._explaining import Explaining
 
 FORMATS = ("json", "jsonl", "csv", "parquet")
 _EVIDENCE = 3
@@ -43,6 +46,9 @@ def _format_options(function: Any) -> Any:
     help="Show the three nearest fake and real bank rows of each image (CSV and Parquet: the nearest).",
 )
 @click.option(
+    "--explain-html", type=PATH, metavar="FILE", help="Write verdicts and bank rows as one HTML page, with pictures."
+)
+@click.option(
     "--heatmap",
     type=PATH,
     metavar="DIR",
@@ -68,9 +74,9 @@ def _format_options(function: Any) -> Any:
 @click.pass_context
 def command(
     ctx: click.Context, images: tuple[str, ...], from_file: str | None, null: bool, format: str | None,
-    output: Path | None, resume: bool, detector: str, bank: str | None, explain: bool, heatmap: Path | None,
-    provenance: bool, trust: tuple[Path, ...], server: str | None, key_env: str | None, fail_on: tuple[str, ...],
-    batch_size: int | None, workers: int | None, threads: int | None, max_pixels: float,
+    output: Path | None, resume: bool, detector: str, bank: str | None, explain: bool, explain_html: Path | None,
+    heatmap: Path | None, provenance: bool, trust: tuple[Path, ...], server: str | None, key_env: str | None,
+    fail_on: tuple[str, ...], batch_size: int | None, workers: int | None, threads: int | None, max_pixels: float,
     engine: str | None,
 ) -> int:  # fmt: skip
     """Say of each image whether it is AI-generated: fake, real or unsure, with the evidence.
@@ -88,20 +94,24 @@ def command(
     _require_fitting(format, output, resume=resume, key_env=key_env, server=server, trust=trust, provenance=provenance)
     if output is not None:
         format = format or runner.format_of(output)
-    neighbors = _EVIDENCE if explain else 1
+    neighbors = _EVIDENCE if explain or explain_html else 1
+    explaining = _explaining(explain_html)
     if server is not None:
         judging = there(
             ctx, server, key_env=key_env, neighbors=neighbors, heatmap=heatmap, provenance=provenance, workers=workers
         )
     else:
         judging = here(
-            ctx, detector=detector, bank=bank, neighbors=neighbors, heatmap=heatmap, provenance=provenance, trust=trust,
-            batch_size=batch_size, workers=workers, threads=threads, max_pixels=max_pixels, engine=engine,
+            ctx, detector=detector, bank=bank, neighbors=neighbors, explaining=explaining, heatmap=heatmap,
+            provenance=provenance, trust=trust, batch_size=batch_size, workers=workers, threads=threads,
+            max_pixels=max_pixels, engine=engine,
         )  # fmt: skip
     if output is not None and format is not None:
         rows = runner.run(judging.line, inputs, output, format, detector=judging.identity, resume=resume)
     else:
         rows = _to_stdout(judging.line, inputs, format, explain)
+    if explaining is not None:
+        rows = explaining.rows(judging, rows)
     try:
         counts = _count(ctx, rows, quiet=output is None and sys.stdout.isatty())
     except KeyboardInterrupt:
@@ -124,7 +134,7 @@ def _on_cluster(ctx: click.Context, on: Any, inputs: Iterable[Any]) -> int:
 
     if ctx.params["format"] not in {None, "parquet"}:
         raise UsageError("--ray writes Parquet, partition by partition; leave the format out")
-    refuse(ctx, "heatmap", "provenance", "trust", "server", "key_env", "explain", "engine")
+    refuse(ctx, "heatmap", "provenance", "trust", "server", "key_env", "explain", "explain_html", "engine")
     given = ctx.params
     place(given["output"])  # refused before the detector is opened
     detector = opened(ctx, given["detector"], given["bank"], threads=1)
@@ -147,6 +157,16 @@ def _require_fitting(
         raise UsageError("--key-env is of --server")
     if trust and not provenance:
         raise UsageError("--trust is of --provenance")
+
+
+def _explaining(path: Path | None) -> Explaining | None:
+    if path is None:
+        return None
+    from ..storage import require_new
+    from ._explaining import Explaining
+
+    require_new(path)
+    return Explaining(path)
 
 
 def _to_stdout(line: Any, inputs: Iterable[Any], format: str | None, explain: bool) -> Iterator[Any]:

@@ -103,10 +103,9 @@ def _opened(detector: str, bank: str | None, threads: int, engine: str | None) -
     opened = load(detector, threads=threads, engine=engine)
     if bank is None:
         return opened
-    from ._bank_looks import deciding_with
+    from ._bank_shared import deciding_with
 
-    decided: Detector = deciding_with(opened, bank)
-    return decided
+    return deciding_with(opened, bank)
 
 
 @command.command()

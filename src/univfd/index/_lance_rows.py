@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import registry
-from ..errors import FormatError, UnivFDError
+from ..errors import ConflictError, FormatError, UnivFDError
 from ..search import to_unit
 from ..types import FloatArray, Label
 from ._rows import ANY, RowNumbers, Where
@@ -120,14 +120,19 @@ class LanceRows:
             return np.arange(len(self))
         if self._labels is not None and where == Where(where.label):
             return np.flatnonzero(self._labels == where.label)
-        found = [rows for _, rows in self._read(self.condition(where), [])]
+        found = [rows for _, rows in self.read(where, [])]
         return np.sort(np.concatenate(found)) if found else np.empty(0, np.intp)
 
     def blocks(self, where: Where) -> Iterator[tuple[RowNumbers, FloatArray]]:
         """See `univfd.index.RowSource`."""
-        for batch, rows in self._read(self.condition(where), [self.vector]):
+        for rows, vectors in self.stored(where):
+            yield rows, to_unit(vectors)
+
+    def stored(self, where: Where) -> Iterator[tuple[RowNumbers, FloatArray]]:
+        """As `blocks`, with the vectors as they are in the table."""
+        for batch, rows in self.read(where, [self.vector]):
             order = np.argsort(rows, kind="stable")
-            yield rows[order], self.units(batch)[order]
+            yield rows[order], self._vectors(batch)[order]
 
     def take(self, rows: RowNumbers) -> FloatArray:
         """See `univfd.index.RowSource`."""
@@ -150,8 +155,11 @@ class LanceRows:
 
     def units(self, batch: Any) -> FloatArray:
         """The vectors of a record batch, scaled to length 1."""
+        return to_unit(self._vectors(batch))
+
+    def _vectors(self, batch: Any) -> FloatArray:
         flat = batch.column(self.vector).flatten().to_numpy(zero_copy_only=False)
-        return to_unit(flat.astype(np.float32).reshape(-1, self.dim))
+        return np.asarray(flat.astype(np.float32).reshape(-1, self.dim))
 
     def numbers(self, ids: Ids) -> tuple[RowNumbers, NDArray[np.bool_]]:
         """Numbers of the rows of those ids that count, and which of the ids do."""
@@ -160,10 +168,11 @@ class LanceRows:
         places = places[known]
         return (places if self._by_id is None else self._by_id[places]).astype(np.intp), known
 
-    def _read(self, condition: str, columns: list[str]) -> Iterator[tuple[Any, RowNumbers]]:
+    def read(self, where: Where, columns: list[str]) -> Iterator[tuple[Any, RowNumbers]]:
         """Record batches of the rows that fit, without those that do not count, and their numbers."""
         import pyarrow as pa
 
+        condition = self.condition(where)
         with plain_errors(self.table.name):
             query = self.table.search().limit(None)
             query = query.where(condition) if condition else query
@@ -209,6 +218,10 @@ def plain_errors(what: str) -> Iterator[None]:
         raise
     except (OSError, RuntimeError, ValueError) as error:  # LanceDB raises these three, for whatever went wrong
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        if "conflict" in reason.lower():
+            raise ConflictError(
+                f"{what}: another process changed it at the same time; run the command again"
+            ) from error
         raise FormatError(f"{what} cannot be read by LanceDB (missing or damaged?): {reason}") from error
 
 

@@ -99,12 +99,24 @@ class Manifest:
         Raises:
             FormatError: missing, damaged or of a newer schema.
         """
-        data = read_json(folder / FILE, KIND, SCHEMA)
+        return cls.of(read_json(folder / FILE, KIND, SCHEMA), str(folder / FILE))
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any], place: str) -> Self:
+        """From what `dataclasses.asdict` made of one.
+
+        Args:
+            data: plain values.
+            place: where they come from, for errors.
+
+        Raises:
+            FormatError: something is missing.
+        """
         try:
             values = {name: data[name] for name in cls.__dataclass_fields__}
             return cls(**(values | {"recall": Recall(**data["recall"])}))
         except (KeyError, TypeError) as error:
-            raise FormatError(f"{folder / FILE} is not whole: {error}. Build the index again") from error
+            raise FormatError(f"{place} is not whole: {error}. Build the index again") from error
 
     def require_dim(self, dim: int, folder: Path) -> None:
         """Refuse rows of another dimension.

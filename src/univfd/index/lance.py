@@ -2,7 +2,7 @@
 
 One bit a dimension (`IVF_RQ`) proposes rows, and their vectors are read from the disk and measured again. The index is
 part of the table, the folder holds `index.json` alone. A label is looked up in a bitmap index: without it every search
-within a class reads the labels of the whole table, which takes ten times as long as the search.
+within a class reads the labels of the whole table, which takes ten times as long as the search; ids are in a tree.
 
 Rows that were written after the index was built are searched one by one, rows that were taken out are left out: the
 answers are those of the rows as they are now.
@@ -10,7 +10,9 @@ answers are those of the rows as they are now.
 
 from __future__ import annotations
 
+import logging
 import time
+import uuid
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,6 +33,8 @@ _LADDER = ((1, 10), (2, 10), (4, 10), (8, 10), (16, 10), (24, 10), (32, 10), (40
 # Efforts: partitions that are looked at, and candidates read from the disk for each neighbour asked for.
 _MIN_ROWS = 1_000
 _TRAINING = 48  # rows a partition
+_WIDER = 10  # times more candidates, where rows that do not count have taken the places of those that do
+_log = logging.getLogger(__name__)
 
 
 class LanceIndex:
@@ -56,37 +60,43 @@ class LanceIndex:
             OutputExistsError: the folder exists.
             UsageError: fewer rows than an index is of use for, or not the newest version.
         """
+        with new_folder(Path(folder)) as scratch:
+            made, manifest = cls.make(source, aim=aim, lists=lists)
+            manifest.write(scratch)
+        return made
+
+    @classmethod
+    def make(cls, source: LanceRows, *, aim: float = AIM, lists: int | None = None) -> tuple[Self, Manifest]:
+        """As `build`, but the manifest is left to the caller to keep."""
         if len(source) < _MIN_ROWS:
             raise UsageError(f"{len(source)} rows are too few for this index (at least {_MIN_ROWS}); use exact search")
         lists = lists or int(np.sqrt(len(source)))
-        with new_folder(Path(folder)) as scratch:
-            start = time.perf_counter()
-            table = source.table
-            with plain_errors(table.name):
-                _create(source, lists)
-            seconds = time.perf_counter() - start
-            efforts = list(dict.fromkeys((min(probes, lists), refined) for probes, refined in _LADDER))
-            made = cls(source, efforts[0], None)
-            number, recall = measure(
-                lambda n, queries, k, where: made._search(queries, k, where, efforts[n]), source, efforts, aim=aim
-            )
-            manifest = Manifest(
-                index="lance",
-                rows=len(source),
-                dim=source.dim,
-                digest=source.digest,
-                parameters={"kind": "IVF_RQ", "lists": lists, "table_version": table.version},
-                effort=dict(zip(("probes", "refined"), efforts[number], strict=True)),
-                recall=recall,
-                seconds=round(seconds, 2),
-                library=f"lancedb {_version()}",
-                files={},
-            )
-            manifest.write(scratch)
-        return cls(source, efforts[number], manifest)
+        start = time.perf_counter()
+        table = source.table
+        with plain_errors(table.name):
+            name = _create(source, lists)
+        seconds = time.perf_counter() - start
+        efforts = list(dict.fromkeys((min(probes, lists), refined) for probes, refined in _LADDER))
+        made = cls(source, efforts[0], None)
+        number, recall = measure(
+            lambda n, queries, k, where: made._search(queries, k, where, efforts[n]), source, efforts, aim=aim
+        )
+        manifest = Manifest(
+            index="lance",
+            rows=len(source),
+            dim=source.dim,
+            digest=source.digest,
+            parameters={"kind": "IVF_RQ", "lists": lists, "table_version": table.version, "name": name},
+            effort=dict(zip(("probes", "refined"), efforts[number], strict=True)),
+            recall=recall,
+            seconds=round(seconds, 2),
+            library=f"lancedb {_version()}",
+            files={},
+        )
+        return cls(source, efforts[number], manifest), manifest
 
     @classmethod
-    def open(cls, source: LanceRows, folder: Path, manifest: Manifest) -> Self:
+    def open(cls, source: LanceRows, folder: Path | str, manifest: Manifest) -> Self:
         """Called by `open_index`, which has compared the rows.
 
         Raises:
@@ -96,17 +106,28 @@ class LanceIndex:
             raise FormatError(f"{folder} is an index on a LanceDB table; give the table's rows (LanceRows), not a bank")
         if not {"probes", "refined"} <= set(manifest.effort):
             raise FormatError(f"{folder}: index.json names no effort to search with. Build the index again")
-        with plain_errors(source.table.name):
-            there = [i for i in source.table.list_indices() if i.columns == [source.vector]]
+        there = [i.name for i in _indexes(source)]
         if not there:
             raise FormatError(f"{folder}: this version of the table has no index on its vectors. Build it again")
+        if there != [manifest.parameters.get("name", there[0])]:
+            _log.warning(
+                "%s: the index was begun anew and not finished: its recall is not known. Build it again", folder
+            )
         return cls(source, (manifest.effort["probes"], manifest.effort["refined"]), manifest)
 
     @property
     def unindexed(self) -> int:
         """Rows of the table that came after the index, which every search looks at one by one."""
-        there = [i for i in self.source.table.list_indices() if i.columns == [self.source.vector]]
-        return sum(int(i.num_unindexed_rows) for i in there)
+        return max((int(i.num_unindexed_rows) for i in _indexes(self.source)), default=0)
+
+    @staticmethod
+    def drop(source: LanceRows) -> int:
+        """Take the index out of the table; how many there were."""
+        there = _indexes(source)
+        with plain_errors(source.table.name):
+            for index in there:
+                source.table.drop_index(index.name)
+        return len(there)
 
     def search(self, queries: FloatArray, k: int, where: Where = ANY) -> tuple[Distances, RowNumbers]:
         """See `univfd.index.NeighborIndex`."""
@@ -120,23 +141,26 @@ class LanceIndex:
             return nearest_in_blocks(unit, self.source.blocks(where), k)
         wide = min(k, n)
         distances, rows = np.full((len(unit), wide), np.inf), np.full((len(unit), wide), -1, np.intp)
-        for start in range(0, len(unit), _BATCH):
-            part = unit[start : start + _BATCH]
-            for i, (numbers, vectors) in enumerate(self._proposed(part, k, where, effort), start):
-                if len(numbers) >= wide:
-                    far = pair_distances(unit[i], vectors)
-                    order = np.lexsort((numbers, far))[:wide]
-                    distances[i], rows[i] = far[order], numbers[order]
-        short = np.flatnonzero((rows < 0).any(axis=1))  # the lists looked at hold too few rows that count
-        if len(short):
+        short = np.arange(len(unit))
+        for candidates in (k + 4, _WIDER * (k + 4)):  # a few more: the table may hold rows that do not count
+            for start in range(0, len(short), _BATCH):
+                part = short[start : start + _BATCH]
+                proposed = self._proposed(unit[part], candidates, where, effort)
+                for i, (numbers, vectors) in zip(part, proposed, strict=True):
+                    if len(numbers) >= wide:
+                        far = pair_distances(unit[i], vectors)
+                        order = np.lexsort((numbers, far))[:wide]
+                        distances[i], rows[i] = far[order], numbers[order]
+            short = np.flatnonzero((rows < 0).any(axis=1))
+        if len(short):  # the lists looked at hold too few rows that count
             distances[short], rows[short] = nearest_in_blocks(unit[short], self.source.blocks(where), k)
         return distances, rows
 
     def _proposed(
-        self, unit: FloatArray, k: int, where: Where, effort: tuple[int, int]
+        self, unit: FloatArray, wide: int, where: Where, effort: tuple[int, int]
     ) -> list[tuple[RowNumbers, FloatArray]]:
-        """Rows that may be the nearest of each query, and their unit vectors."""
-        source, wide = self.source, k + 4  # a few more: the table may hold rows that do not count
+        """Rows that may be the nearest of each query, of `wide` candidates, and their unit vectors."""
+        source = self.source
         with plain_errors(source.table.name):
             query = source.table.search(list(unit) if len(unit) > 1 else unit[0], vector_column_name=source.vector)
             query = query.distance_type("cosine").nprobes(effort[0]).refine_factor(effort[1]).limit(wide)
@@ -156,13 +180,27 @@ class LanceIndex:
         return found
 
 
-def _create(source: LanceRows, lists: int) -> None:
-    from lancedb.index import Bitmap, IvfRq
+def _create(source: LanceRows, lists: int) -> str:
+    """Make the indexes; the name of the one on vectors, which no other has, so that an unfinished build is noticed."""
+    from lancedb.index import Bitmap, BTree, IvfRq
 
+    table, name = source.table, f"{source.vector}_{uuid.uuid4().hex[:12]}"
+    if "label" in table.schema.names:
+        table.create_index("label", config=Bitmap(), replace=True)
+    if source.key in table.schema.names:
+        table.create_index(source.key, config=BTree(), replace=True)
+    earlier = [index.name for index in _indexes(source)]
     config = IvfRq(distance_type="cosine", num_partitions=lists, sample_rate=_TRAINING, max_iterations=15)
-    source.table.create_index(source.vector, config=config, replace=True)
-    if "label" in source.table.schema.names:
-        source.table.create_index("label", config=Bitmap(), replace=True)
+    table.create_index(source.vector, config=config, name=name)
+    for each in earlier:
+        table.drop_index(each)
+    return name
+
+
+def _indexes(source: LanceRows) -> list[Any]:
+    """Those on the table's vectors; more than one where a build was interrupted."""
+    with plain_errors(source.table.name):
+        return [i for i in source.table.list_indices() if i.columns == [source.vector]]
 
 
 def _version() -> Any:

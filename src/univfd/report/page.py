@@ -20,12 +20,11 @@ from ..images import DEFAULT_MAX_PIXELS
 from ..projection import METHODS
 from ..spectra import SIDE
 from ..types import FeatureSpace, ImageRef, Sample
-from ..writers import printable
 from . import drawings, grids, pictures
+from .template import template
 
 MAPS = ("pca", "tsne")
 THUMBNAILS = 6
-_HERE = Path(__file__).parent
 _LISTED = 20  # images named that could not be judged
 
 
@@ -101,17 +100,8 @@ def page(
         MissingExtraError: without the extra `report`, or UMAP without `umap`.
     """
     require_extra(maps)
-    import jinja2
-    from markupsafe import Markup
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters |= {"plain": lambda text: printable(str(text)), "drawn": Markup}
-    style = Markup((_HERE / "style.css").read_text("utf-8"))
     content = _tables(source) | _figures(source, maps, cache) | _pictures(source, thumbnails, spectra)
-    return environment.get_template("page.html.j2").render(style=style, **content)
+    return str(template("page.html.j2").render(**content))
 
 
 def _tables(source: Source) -> dict[str, Any]:

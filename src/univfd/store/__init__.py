@@ -9,7 +9,7 @@ from __future__ import annotations
 from .history import Change, Edit, History
 from .naming import locate
 from .rows import Rows
-from .snapshot import Snapshot
+from .snapshot import LargeSnapshot, Snapshot
 from .store import BankStore
 
-__all__ = ["BankStore", "Change", "Edit", "History", "Rows", "Snapshot", "locate"]
+__all__ = ["BankStore", "Change", "Edit", "History", "LargeSnapshot", "Rows", "Snapshot", "locate"]

@@ -26,7 +26,7 @@ from .admission import Double, Near, doubles, near_rows
 from .history import Change, Edit, History
 from .naming import now
 from .rows import Rows
-from .snapshot import Snapshot
+from .snapshot import LargeSnapshot, Snapshot
 from .store import BankStore
 from .thumbnails import thumbnails
 
@@ -76,7 +76,7 @@ class Prepared:
 
 
 def prepare(
-    snapshot: Snapshot,
+    snapshot: Snapshot | LargeSnapshot,
     backbone: Backbone,
     view: View,
     samples: Sequence[Sample],
@@ -113,35 +113,35 @@ def prepare(
     Raises:
         FeatureSpaceError: the encoder is not the store's.
     """
-    space = space_of(backbone, view)
-    snapshot.bank.space.require(space, "the encoder")
+    snapshot.bank.space.require(space_of(backbone, view), "the encoder")
     total = len(samples)
     hashed = list(keyed(samples, workers=workers, on_done=_counter(on_done, "files", total)))
-    failed = [i for i in hashed if isinstance(i, Failure)]
     given = [(s, k) for s, k in zip(samples, hashed, strict=True) if isinstance(k, Keyed)]
-    known = dict(zip(snapshot.rows.keys(), map(Label, snapshot.bank.labels.tolist()), strict=True))
-    new, same, other = doubles([(k.ref.name, k.sha256, s.label) for s, k in given], known)
-    kept = EmbeddingCache(space, root=cache)
-    wanted = [given[i][1] for i in new]
-    advance = _counter(on_done, "images", len(wanted))
-    failures = embed(kept, wanted, advance) if embed else embed_missing(
-        kept, backbone, view, wanted, batch_size=batch_size, workers=workers, max_pixels=max_pixels, on_done=advance
+    new, same, other = doubles([(k.ref.name, k.sha256, s.label) for s, k in given], known_labels(snapshot))
+    wanted = [given[i] for i in new]
+    result = _embedded(
+        backbone, view, [k for _, k in wanted], batch_size=batch_size, workers=workers, max_pixels=max_pixels,
+        cache=cache, embed=embed, on_done=_counter(on_done, "images", len(wanted)),
     )  # fmt: skip
-    result = kept.batch(wanted, failures)
-    good = [given[i] for i, item in zip(new, result.items, strict=True) if isinstance(item, Loaded)]
+    good = [each for each, item in zip(wanted, result.items, strict=True) if isinstance(item, Loaded)]
     rows = _rows([s for s, _ in good], result.loaded, result.embeddings, batch, note)
     names = tuple(k.ref.name for _, k in good)
     if with_thumbnails and good:
         made = thumbnails([k.ref for _, k in good], workers=workers, max_pixels=max_pixels)
         rows = replace(rows, thumbnails=tuple(made))
-    labels = [s.label for s, _ in good]
-    alike = (
-        []
-        if near is None or not good
-        else near_rows(names, rows.keys(), labels, rows.bank.vectors, snapshot.bank, near)
-    )
-    failed += [i for i in result.items if isinstance(i, Failure)]
+    alike: list[Near] = []
+    if near is not None and good:
+        labels = [s.label for s, _ in good]
+        alike = near_rows(names, rows.keys(), labels, rows.bank.vectors, snapshot.bank, near)
+    failed = [i for i in (*hashed, *result.items) if isinstance(i, Failure)]
     return Prepared(total, rows, names, tuple(same), tuple(other), tuple(alike), tuple(failed))
+
+
+def known_labels(snapshot: Snapshot | LargeSnapshot) -> dict[str, Label]:
+    """The label of each image of a version, by its sha256 in hex."""
+    digits = snapshot.bank.keys.tobytes().hex()
+    labels = map(Label, snapshot.bank.labels.tolist())
+    return {digits[64 * i : 64 * i + 64]: label for i, label in enumerate(labels)}
 
 
 def embedded(
@@ -155,15 +155,30 @@ def embedded(
     cache: Path | None = None,
 ) -> Batch:
     """Images as one batch, through the embedding cache; see `prepare`."""
-    found = list(keyed(images, workers=workers))
+    options: Any = {"batch_size": batch_size, "workers": workers, "max_pixels": max_pixels, "cache": cache}
+    return _embedded(backbone, view, list(keyed(images, workers=workers)), **options)
+
+
+def _embedded(
+    backbone: Backbone,
+    view: View,
+    found: Sequence[Keyed | Failure],
+    *,
+    batch_size: int | None,
+    workers: int | None,
+    max_pixels: int,
+    cache: Path | None,
+    embed: Embed | None = None,
+    on_done: Callable[[int], None] = lambda _: None,
+) -> Batch:
     kept = EmbeddingCache(space_of(backbone, view), root=cache)
-    failures = embed_missing(
-        kept, backbone, view, found, batch_size=batch_size, workers=workers, max_pixels=max_pixels
+    failures = embed(kept, [f for f in found if isinstance(f, Keyed)], on_done) if embed else embed_missing(
+        kept, backbone, view, found, batch_size=batch_size, workers=workers, max_pixels=max_pixels, on_done=on_done
     )  # fmt: skip
     return kept.batch(found, failures)
 
 
-def add(store: BankStore, prepared: Prepared, what: str, seen: Snapshot) -> Edit | None:
+def add(store: BankStore, prepared: Prepared, what: str, seen: Snapshot | LargeSnapshot) -> Edit | None:
     """Add what was prepared, as one version; None where there is nothing new.
 
     Args:
@@ -176,7 +191,12 @@ def add(store: BankStore, prepared: Prepared, what: str, seen: Snapshot) -> Edit
 
 
 def add_rows(
-    store: BankStore, rows: Rows, what: str, op: str, seen: Snapshot, report: Mapping[str, Any] | None = None
+    store: BankStore,
+    rows: Rows,
+    what: str,
+    op: str,
+    seen: Snapshot | LargeSnapshot,
+    report: Mapping[str, Any] | None = None,
 ) -> Edit | None:
     """Add rows whose keys a version does not have, as one new version."""
     if not len(rows):
@@ -204,9 +224,10 @@ def merge(store: BankStore, rows: Rows, what: str) -> tuple[Edit | None, int, li
     """
     seen = store.snapshot()
     store.space.require(rows.space, "the bank to merge")
-    known = dict(zip(seen.rows.keys(), map(Label, seen.bank.labels.tolist()), strict=True))
     theirs = list(map(Label, rows.bank.labels.tolist()))
-    new, same, other = doubles([(k[:12], k, label) for k, label in zip(rows.keys(), theirs, strict=True)], known)
+    new, same, other = doubles(
+        [(k[:12], k, label) for k, label in zip(rows.keys(), theirs, strict=True)], known_labels(seen)
+    )
     edit = add_rows(store, rows.take(new), what, "merge", seen, {"doubles": len(same), "conflicts": len(other)})
     return edit, len(same), other
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..bank import FeatureBank
+from ..index import Bank
 from ..search import nearest_rows, to_unit
 from ..types import FloatArray, Label
 
@@ -95,7 +95,7 @@ def doubles(
 
 
 def near_rows(
-    names: Sequence[str], keys: Sequence[str], labels: Sequence[Label], vectors: FloatArray, bank: FeatureBank,
+    names: Sequence[str], keys: Sequence[str], labels: Sequence[Label], vectors: FloatArray, bank: Bank,
     bound: float,
 ) -> list[Near]:  # fmt: skip
     """New images that are nearly the same as a row of the bank, or as an earlier new one.
@@ -111,13 +111,12 @@ def near_rows(
     unit = to_unit(vectors)
     found = []
     n = len(names)
-    in_bank, bank_rows = nearest_rows(unit, bank.unit, 1)
+    known = bank.neighbors(*bank.nearest(vectors, 1))
     among, new_rows = nearest_rows(unit, unit, min(n, 10))
     for i in range(n):
         best: tuple[float, str, Label] | None = None
-        if len(bank):
-            row = int(bank_rows[i, 0])
-            best = (float(in_bank[i, 0]), bank.key(row), Label(int(bank.labels[row])))
+        for there in known[i]:
+            best = (there.distance, there.key, there.label)
         for distance, row in zip(among[i], new_rows[i], strict=True):
             if row < i and (best is None or distance < best[0]):
                 best = (float(distance), keys[row], labels[row])

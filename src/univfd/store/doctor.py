@@ -85,7 +85,15 @@ def _neighbors(rows: Rows, keys: NDArray[np.object_], near: float) -> Iterator[F
     shape = (len(bank), k)
     distances, found = distances[~itself].reshape(shape), found[~itself].reshape(shape)
     other = bank.labels[found] != bank.labels[:, None]
+    yield from _near(keys, distances, other, near)
+    yield from _noise(keys, other)
+    yield from _hubs(keys, found)
 
+
+def _near(
+    keys: NDArray[np.object_], distances: NDArray[np.float64], other: NDArray[np.bool_], near: float
+) -> Iterator[Finding]:
+    """Pictures that are nearly the same, of distances `(N, k)` to rows that are of the other class or not."""
     close = np.flatnonzero(((distances <= near) & other).any(axis=1))
     if len(close):
         yield Finding(
@@ -100,7 +108,10 @@ def _neighbors(rows: Rows, keys: NDArray[np.object_], near: float) -> Iterator[F
             "near-double", f"{len(same)} rows are nearly the same as a row of their class", rows=tuple(keys[same])
         )
 
-    noisy = np.flatnonzero(other.all(axis=1))
+
+def _noise(keys: NDArray[np.object_], other: NDArray[np.bool_]) -> Iterator[Finding]:
+    """Rows whose nearest rows are all of the other class, `(N, k)`."""
+    k, noisy = other.shape[1], np.flatnonzero(other.all(axis=1))
     if k >= 3 and len(noisy):
         yield Finding(
             "label-noise",
@@ -108,7 +119,11 @@ def _neighbors(rows: Rows, keys: NDArray[np.object_], near: float) -> Iterator[F
             "unlike its class",
             tuple(keys[noisy]), tuple(keys[noisy]),
         )  # fmt: skip
-    seen = np.bincount(found.ravel(), minlength=len(bank))
+
+
+def _hubs(keys: NDArray[np.object_], found: NDArray[np.intp]) -> Iterator[Finding]:
+    """Rows that are among the nearest ones `(N, k)` of very many."""
+    k, seen = found.shape[1], np.bincount(found.ravel(), minlength=len(found))
     hubs = np.flatnonzero(seen > _HUB * k)
     if len(hubs):
         worst = hubs[np.argsort(-seen[hubs], kind="stable")]

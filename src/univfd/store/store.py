@@ -16,11 +16,13 @@ from typing import Any, Self
 import numpy as np
 
 from ..errors import ConflictError, FormatError, UsageError
+from ..index import Bank
 from ..types import FeatureSpace, Label
+from . import indexing
 from .history import Change, Edit, History, Ids, difference
 from .naming import is_address, now, whoami
 from .rows import Rows
-from .snapshot import Snapshot
+from .snapshot import LargeSnapshot, Snapshot
 from .tables import Options, Tables
 
 ATTEMPTS = 10
@@ -35,12 +37,13 @@ class BankStore:
     Attributes:
         uri: a folder, or an address on object storage.
         who: who makes the edits.
+        tables: where all of it lies.
     """
 
     def __init__(self, uri: str, tables: Tables, who: str | None = None) -> None:
         self.uri = uri
         self.who = who or whoami()
-        self._tables = tables
+        self.tables = tables
         self._digests: dict[int, bytes] = {}
 
     @classmethod
@@ -78,11 +81,11 @@ class BankStore:
     @property
     def space(self) -> FeatureSpace:
         """The feature space of all rows."""
-        return self._tables.space
+        return self.tables.space
 
     def history(self) -> History:
         """The versions there are now."""
-        return History(self._tables.edits())
+        return History(self.tables.edits())
 
     def snapshot(self, version: str | int | None = None, history: History | None = None) -> Snapshot:
         """A version's rows, checked against their digests.
@@ -98,22 +101,42 @@ class BankStore:
         history = history or self.history()
         number = history.resolve(version)
         ids = history.ids(number)
-        rows, edit = self._tables.read(ids), history.edit(number)
+        rows, edit = self.tables.read(ids), history.edit(number)
         if _content(self.space, [d.tobytes() for d in rows.digests]) != edit.content:
             raise FormatError(f"{self.uri}: version {number} has other rows than its digest says; the store is damaged")
         return Snapshot(self.name, edit, ids, rows)
 
+    def at(self, version: str | int | None = None, *, indexed: bool = True) -> Snapshot | LargeSnapshot:
+        """A version to decide with: in memory where it is small, else through the store's index.
+
+        Args:
+            version: number or tag; default: the newest.
+            indexed: insist on an index for a large one; False: without one read it into memory all the same.
+
+        Raises:
+            UsageError: it is large, and the store has no index; else see `snapshot`.
+        """
+        history = self.history()
+        ids = history.ids(number := history.resolve(version))
+        if not indexing.is_large(len(ids)) or not (indexed or indexing.built(self.tables)):
+            return self.snapshot(number, history)
+        return indexing.opened(self.tables, self.name, history.edit(number), ids)
+
+    def deciding(self) -> tuple[Bank, str]:
+        """See `univfd.detector.HasBank`: the newest version."""
+        return self.at().deciding()
+
     def rows(self, ids: Ids) -> Rows:
         """Rows by id, of whatever version."""
-        return self._tables.read(ids)
+        return self.tables.read(ids)
 
     def keys(self, ids: Ids) -> dict[str, tuple[int, Label]]:
         """Id and label of each of these rows, by the sha256 of its image; vectors are not read."""
-        return self._tables.keys(ids)
+        return self.tables.keys(ids)
 
     def thumbnails(self, ids: Ids) -> dict[int, bytes]:
         """JPEG thumbnails by id, of those rows that have one."""
-        return self._tables.thumbnails(ids)
+        return self.tables.thumbnails(ids)
 
     def append(self, rows: Rows) -> Ids:
         """Write rows; they are in no version until `commit` names their ids.
@@ -122,7 +145,7 @@ class BankStore:
             FeatureSpaceError: rows of another space.
         """
         self.space.require(rows.space, "the rows to add")
-        ids = self._tables.append(rows)
+        ids = self.tables.append(rows)
         self._digests.update(zip(ids.tolist(), (d.tobytes() for d in rows.digests), strict=True))
         return ids
 
@@ -146,7 +169,7 @@ class BankStore:
                 return None
             edit = self._edit_of(history, change)
             try:
-                if self._tables.seal(history.tip, edit):
+                if self.tables.seal(history.tip, edit):
                     return edit
             except ConflictError:
                 if any(e.id == edit.id for e in self.history().edits):  # it went through, only the answer was lost
@@ -248,9 +271,9 @@ class BankStore:
             base = history.edit(made.number - 1)
             live, later = history.ids(base.number), [e.added for e in history.edits if e.number > base.number]
             kept = history.order[np.isin(history.order, np.concatenate([live, *later]))]
-            self._tables.squash(replace(base, added=kept, removed=difference(live, kept)[0], restores=None))
+            self.tables.squash(replace(base, added=kept, removed=difference(live, kept)[0], restores=None))
         used = np.concatenate([np.concatenate([e.added, e.removed]) for e in self.history().edits])
-        return self._tables.clean(used, older_than)
+        return self.tables.clean(used, older_than)
 
     def _edit_of(self, history: History, change: Change) -> Edit:
         new = Edit(
@@ -263,7 +286,7 @@ class BankStore:
     def _content_of(self, ids: Ids) -> str:
         wanted = ids.tolist()
         if any(i not in self._digests for i in wanted):
-            there, digests = self._tables.digests()
+            there, digests = self.tables.digests()
             self._digests.update(zip(there.tolist(), (d.tobytes() for d in digests), strict=True))
         return _content(self.space, [self._digests[i] for i in wanted])
 

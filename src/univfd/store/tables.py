@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from .. import registry
 from ..errors import ConflictError, FormatError, OutputExistsError, UnivFDError, UsageError
+from ..index import LanceRows
 from ..types import FeatureSpace, Label
 from ._arrow import arrow, edit, edits_schema, gather, record, rows_schema, to_arrow
 from .history import Edit, Ids
@@ -29,7 +30,7 @@ from .naming import is_address
 from .rows import TEXTS, Rows
 
 KIND, SCHEMA = "bank store", 1
-ROWS, EDITS = "rows", "edits"
+ROWS, EDITS, INDEXES = "rows", "edits", "indexes"
 _META = b"univfd"
 _CHUNK = 1 << 16
 _INDEX_BITS = 20  # of an id: the place in its chunk; the rest is random, so that processes need not agree
@@ -40,9 +41,9 @@ Options = Mapping[str, str]
 class Tables:
     """The tables of one store, open."""
 
-    def __init__(self, uri: str, rows: Any, edits: Any, space: FeatureSpace) -> None:
+    def __init__(self, uri: str, rows: Any, edits: Any, space: FeatureSpace, options: Options | None) -> None:
         self.uri, self.space = uri, space
-        self._rows, self._edits = rows, edits
+        self._rows, self._edits, self._options = rows, edits, options
 
     @classmethod
     def create(cls, uri: str, space: FeatureSpace, first: Edit, options: Options | None = None) -> Tables:
@@ -65,7 +66,7 @@ class Tables:
             rows = db.create_table(ROWS, schema=rows_schema(space.dim).with_metadata(meta))
             schema = edits_schema().with_metadata(meta)
             edits = db.create_table(EDITS, pa.Table.from_pylist([record(first, sealed=False)], schema=schema))
-        return cls(uri, rows, edits, space)
+        return cls(uri, rows, edits, space, options)
 
     @classmethod
     def open(cls, uri: str, options: Options | None = None) -> Tables:
@@ -91,7 +92,7 @@ class Tables:
         for table, schema in ((rows, rows_schema(spaces[0].dim)), (edits, edits_schema())):
             if lacking := [f.name for f in schema if f.name not in table.schema.names]:
                 raise FormatError(f"{uri}: table {table.name} lacks the columns {', '.join(lacking)}")
-        return cls(uri, rows, edits, spaces[0])
+        return cls(uri, rows, edits, spaces[0], options)
 
     def edits(self) -> list[Edit]:
         """All edits, oldest first, as they are now."""
@@ -142,8 +143,31 @@ class Tables:
         with _plain_errors(self.uri):
             self._rows.checkout_latest()
             table = self._rows.search().select(["id", "digest"]).to_arrow()
-        digests = b"".join(table.column("digest").to_pylist())
-        return table.column("id").to_numpy(), np.frombuffer(digests, "V32")
+        column = table.column("digest").combine_chunks()
+        whole = np.frombuffer(column.buffers()[1] or b"", "V32")
+        return table.column("id").to_numpy(), whole[column.offset : column.offset + len(column)]
+
+    def source(self, ids: Ids) -> LanceRows:
+        """The rows of a version, in that order, left where they are; its table is the newest one of now."""
+        return LanceRows.open(self.uri, ROWS, ids=ids, id_column="id", options=self._options)
+
+    def index_log(self) -> list[str]:
+        """What `log_index` was given, oldest first."""
+        with _plain_errors(self.uri):
+            db = _connect(self.uri, self._options)
+            if INDEXES not in _names(db):
+                return []
+            records = db.open_table(INDEXES).search().to_arrow().to_pylist()
+        return [r["what"] for r in sorted(records, key=lambda r: r["when"])]
+
+    def log_index(self, what: str) -> None:
+        """Keep a text about the index on the rows; earlier ones stay."""
+        pa = arrow()
+        with _plain_errors(self.uri):
+            db = _connect(self.uri, self._options)
+            schema = pa.schema([pa.field("when", pa.float64(), nullable=False), pa.field("what", pa.string())])
+            table = db.create_table(INDEXES, schema=schema, exist_ok=True)
+            table.add(pa.Table.from_pylist([{"when": time.time(), "what": what}], schema=schema))
 
     def read(self, ids: Ids) -> Rows:
         """Rows by id, in that order, checked against their digests; without thumbnails.

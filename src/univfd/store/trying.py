@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -95,6 +95,8 @@ def effect_on_bank(before: Detector, after: FeatureBank, label: Label, *, max_ju
         max_judged: at most so many rows are judged, evenly spread.
     """
     old = before.bank
+    if not isinstance(old, FeatureBank):
+        raise UsageError(f"what-if reads all rows of a bank; {before.name} has {len(old):,} in a store")
     rows = old.rows(label)
     rows = rows[:: max(1, -(-len(rows) // max_judged))]
     places = old.origin[rows].astype(str)
@@ -257,15 +259,3 @@ def _verdicts(keys: Sequence[str], scores: NDArray[np.float64], calibration: Cal
 
 def _wrong(verdict: str, label: Label) -> bool:
     return verdict not in ("unsure", label.word)
-
-
-def detector_with(detector: Detector, rows: Rows, name: str) -> Detector:
-    """A detector that decides with a store's rows and says so in its name.
-
-    Raises:
-        UsageError: a version without rows of both classes.
-    """
-    if not _both_classes(rows.bank):
-        counts = {label.word: len(rows.bank.rows(label)) for label in Label}
-        raise UsageError(f"{name} has {counts['real']} real and {counts['fake']} fake rows; deciding needs both")
-    return replace(detector.with_bank(rows.bank), name=f"{detector.name}+{name}")

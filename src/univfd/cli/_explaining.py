@@ -1,0 +1,95 @@
+"""The page of `univfd detect --explain-html`."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..embedding import OnPixels
+from ..report.evidence import EvidencePage, Pictures, through
+from ..report.pictures import thumbnail
+from ..types import Failure, ImageRef, Pixels, Verdict
+from ..writers import Row
+
+if TYPE_CHECKING:
+    from ..store import BankStore
+    from ..store.history import Ids
+    from ._judging import Judging
+
+Judged = partial[Iterator[Verdict | Failure]]
+"""`Detector.detect` with its options bound."""
+
+
+class Explaining:
+    """A page that is under way, and small copies of the images that are judged meanwhile.
+
+    Args:
+        path: the file to make.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._kept: dict[int, str] = {}
+        self._small: defaultdict[tuple[str, str], deque[str]] = defaultdict(deque)
+
+    def beside(self, line: Judged) -> Judged:
+        """The line, with a small copy of each image kept until its row comes."""
+        return partial(self._watching, line)
+
+    @staticmethod
+    def thumbnails_of(store: BankStore, ids: Ids) -> Pictures:
+        """Thumbnails of the rows of a version of a store, which have these ids, by their numbers."""
+
+        def found(rows: Iterable[int]) -> dict[int, bytes]:
+            numbers = {int(ids[row]): row for row in rows}
+            return {numbers[i]: jpeg for i, jpeg in store.thumbnails(np.array(list(numbers), np.int64)).items()}
+
+        return found
+
+    def rows(self, judging: Judging, rows: Iterable[Row]) -> Iterator[Row]:
+        """Rows on their way, each put on the page, which is begun at once.
+
+        Raises:
+            MissingExtraError: without the extra `report`.
+            UnivFDError: the file is there already, or cannot be written.
+        """
+        page = EvidencePage(
+            self.path, detector=judging.identity, calibration=judging.calibration, bank=judging.bank,
+            pictures=judging.pictures or (lambda _: {}),
+        )  # fmt: skip
+        return through(page, rows, self._of)
+
+    def _watching(
+        self, line: Judged, refs: Iterable[ImageRef | Failure], *, on_pixels: OnPixels | None = None
+    ) -> Iterator[Verdict | Failure]:
+        waiting: deque[ImageRef | Failure] = deque()
+
+        def seen() -> Iterator[ImageRef | Failure]:
+            for ref in refs:
+                waiting.append(ref)
+                yield ref
+
+        def keep(ref: ImageRef, pixels: Pixels) -> None:
+            self._kept[id(ref)] = thumbnail(pixels)
+            if on_pixels is not None:
+                on_pixels(ref, pixels)
+
+        for item in line(seen(), on_pixels=keep):
+            small = self._kept.pop(id(waiting.popleft()), "")
+            if isinstance(item, Verdict):
+                self._small[item.image, item.sha256].append(small)
+            yield item
+
+    def _of(self, row: Row) -> str:
+        key = (row["image"], row.get("sha256", ""))
+        if key not in self._small:  # of an earlier run, or from a service
+            return ""
+        small = self._small[key].popleft()
+        if not self._small[key]:
+            del self._small[key]
+        return small

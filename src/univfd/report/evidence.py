@@ -1,0 +1,116 @@
+"""Verdicts and the bank rows they rest on, as one HTML file that asks nothing of the network.
+
+It is written image by image, so that a folder of any size takes no memory, and is at its place once it is whole.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from .._version import __version__
+from ..calibration import Calibration
+from ..storage import cannot_write, replace_file, require_new
+from ..types import Label
+from ..writers import Row
+from .template import template
+
+Pictures = Callable[[Iterable[int]], Mapping[int, bytes]]
+"""JPEG thumbnails of bank rows by their numbers, of those that have one."""
+_SIDES = (("nearest_fake", Label.FAKE), ("nearest_real", Label.REAL))
+
+
+class EvidencePage:
+    """A page to which images are added.
+
+    Args:
+        path: the file to make.
+        detector: its identity.
+        calibration: thresholds and promise.
+        bank: name of the bank and its version.
+        pictures: of the bank's rows.
+
+    Raises:
+        OutputExistsError: the file is there already.
+        MissingExtraError: without the extra `report`.
+        UnivFDError: it cannot be written.
+    """
+
+    def __init__(
+        self, path: Path, *, detector: str, calibration: Calibration, bank: str, pictures: Pictures = lambda _: {}
+    ) -> None:
+        require_new(path)
+        self._macros = template("evidence.html.j2").module
+        self._path, self._scratch = path, path.with_name(f".{path.name}.tmp")
+        self._bank, self._pictures = bank, pictures
+        self._counts: Counter[str] = Counter()
+        try:
+            self._file = self._scratch.open("w", encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        self._write(self._macros.head(detector=detector, calibration=calibration, bank=bank, version=__version__))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Move the page into place, or, after an error, leave nothing."""
+        try:
+            if kind is None:
+                self._write(self._macros.foot(counts=self._counts))
+                self._file.close()
+                replace_file(self._scratch, self._path)
+        except OSError as failed:
+            raise cannot_write(self._path, failed) from failed
+        finally:
+            self._file.close()
+            with suppress(FileNotFoundError):
+                self._scratch.unlink()
+
+    def add(self, row: Row, small: str = "") -> None:
+        """Write what is known of an image.
+
+        Args:
+            row: from `Verdict.to_dict` or `Failure.to_dict`.
+            small: a small copy of the image, as a `data:` address; empty: none.
+        """
+        self._counts[row.get("verdict") or "failed"] += 1
+        number = self._counts.total()
+        if row["status"] == "failed":
+            self._write(self._macros.failure(row=row, number=number))
+            return
+        sides = [(label.word, _neighbors(row, name)) for name, label in _SIDES]
+        numbers = {n["row"] for _, of in sides for n in of or ()}
+        shown = {i: _address(jpeg) for i, jpeg in self._pictures(numbers).items()} if numbers else {}
+        self._write(
+            self._macros.verdict(row=row, number=number, sides=sides, small=small, shown=shown, bank=self._bank)
+        )
+
+    def _write(self, part: str) -> None:
+        try:
+            self._file.write(part)
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+
+
+def through(page: EvidencePage, rows: Iterable[Row], small: Callable[[Row], str]) -> Iterator[Row]:
+    """Rows on their way, each put on the page, which is finished behind the last one."""
+    with page:
+        for row in rows:
+            page.add(row, small(row))
+            yield row
+
+
+def _neighbors(row: Row, name: str) -> list[Mapping[str, Any]] | None:
+    """A side of the evidence; None where the row has been through a format that keeps the nearest alone, in columns."""
+    found = row.get(name)
+    return found if isinstance(found, list) and all("key" in n for n in found) else None
+
+
+def _address(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

@@ -1,0 +1,129 @@
+"""The page of `univfd detect --explain-html`: what it says, and that nothing in it but its own markup is markup."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from conftest import encoded, picture, toy_samples
+from test_report import OWN, Read
+from univfd.backbones import Backbone
+from univfd.building import assemble, build_bank
+from univfd.cli import group
+from univfd.errors import MissingExtraError, OutputExistsError
+from univfd.store import BankStore
+from univfd.views import view
+
+HOSTILE = "<script>fetch('http://192.0.2.1/a')</script>\"><img src=http://192.0.2.1/b onerror=alert(1)>{{ 7 * 7 }}"
+
+
+def run(*args: object, code: int = 0) -> Result:
+    result = CliRunner().invoke(group, [str(a) for a in args], standalone_mode=False)
+    if result.exception is not None:
+        raise result.exception
+    assert (result.return_value or 0) == code, result.output
+    return result
+
+
+@pytest.fixture
+def here(toy: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the detector `nn`, the store `s` whose newest rows have thumbnails and a hostile generator, and
+    `photos`: three images of hostile names and one that is broken."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("univfd.embedding_cache.home", lambda: tmp_path / "cache")
+    cut = view("native")
+    assemble("nn", toy, cut, build_bank(toy, cut, toy_samples(), added="2026-01-01").bank, "knn", {"k": 1}).save("nn")
+    run("bank", "import", "s", "nn")
+    fake = picture(1000, 240, 240)
+    fake[:, ::3] = 255 - fake[:, ::3]
+    Path("f.png").write_bytes(encoded(fake, "PNG"))
+    run("bank", "add", "s", "f.png", "--label", "fake", "--generator", HOSTILE, "--source", "</td></section>&lt;")
+    photos = Path("photos") / "<script>alert(1)<" / "script>"  # a path may hold the end of a script
+    photos.mkdir(parents=True)
+    fake[0, 0] ^= 1
+    (photos / '"><img src=x onerror=alert(1)>{{ 7 * 7 }}.png').write_bytes(encoded(fake, "PNG"))
+    (photos / "javascript:alert(1)\u202e\x07.png").write_bytes(encoded(picture(2, 240, 240), "PNG"))
+    (photos / "']]>&lt;!--.png").write_bytes(encoded(picture(4, 240, 240), "PNG"))
+    (photos / "http:broken<b>.png").write_bytes(b"\x89PNG")
+    return tmp_path
+
+
+def test_a_page_says_what_the_rows_say_and_asks_nobody(here: Path) -> None:
+    result = run(
+        "detect", "photos", "--detector", "nn", "--bank", "s", "--explain-html", "page.html", "--jsonl", code=3
+    )
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    html = Path("page.html").read_text("utf-8")
+    read = Read(html)  # closes what it opens
+    assert {tag for tag, _ in read.elements} <= OWN
+    assert not [name for _, given in read.elements for name in given if name.startswith("on") or name == "srcset"]
+    assert not re.findall(r"@import|url\(", html)
+    for name in ("src", "href"):
+        assert all(value.startswith(("data:", "#")) for value in read.values(name))
+    policy = next(a["content"] for t, a in read.elements if t == "meta" and "http-equiv" in a)
+    assert policy.startswith("default-src 'none'; img-src data:")
+    assert "{{ 7 * 7 }}" in read.text
+    assert HOSTILE in read.text
+
+    edit = BankStore.open("s").history().tip
+    assert f"s:2@{edit.content[:12]}" in read.text
+    for row in rows:
+        if row["status"] == "failed":
+            assert row["message"] in read.text
+            continue
+        assert f"{row['score']:+.4f}" in read.text
+        assert row["detector"] in read.text
+        assert len(row["nearest_fake"]) == len(row["nearest_real"]) == 3
+        for n in (*row["nearest_fake"], *row["nearest_real"]):
+            assert f"distance {n['distance']:.4f}" in read.text
+            assert f"row {n['row']}, sha256 {n['key'][:16]}" in read.text
+            assert n["source"] in read.text
+    judged = [row for row in rows if row["status"] == "ok"]
+    pictures = [base64.b64decode(v.partition(",")[2]) for v in read.values("src", "img")]
+    assert all(Image.open(io.BytesIO(p)).format == "JPEG" for p in pictures)
+    of_new = sum(n["generator"] == HOSTILE for row in judged for n in row["nearest_fake"])
+    assert of_new >= 1
+    assert len(pictures) == len(judged) + of_new == 3 + of_new  # each image, and the one row that has a thumbnail
+    assert read.text.count("no picture") == 6 * len(judged) - of_new
+    assert "fake above" in read.text
+    assert "this detector was not calibrated" in read.text
+
+
+def test_a_page_goes_with_files_heat_maps_and_promises_apart(here: Path, toy: Backbone) -> None:
+    """Beside `-o` and `--resume`; without a store; what was not judged in this run has no small copy."""
+    Path("p").mkdir()
+    for i in range(3):
+        Path(f"p/{i}.png").write_bytes(encoded(picture(20 + i, 240, 240), "PNG"))
+    run("detect", "p/0.png", "--detector", "nn", "-o", "rows.jsonl")
+    run("detect", "p", "--detector", "nn", "-o", "rows.jsonl", "--resume", "--explain-html", "page.html")
+    read = Read(Path("page.html").read_text("utf-8"))
+    assert len(read.values("src", "img")) == 2
+    assert sum(tag == "section" for tag, _ in read.elements) == 3 + 1
+    with pytest.raises(OutputExistsError, match=r"page\.html exists already"):
+        run("detect", "p", "--detector", "nn", "--explain-html", "page.html")
+    run("detect", "p", "--detector", "nn", "-o", "rows.csv")
+    run("detect", "p", "--detector", "nn", "-o", "rows.csv", "--resume", "--explain-html", "again.html")
+    assert "read back from a table" in Path("again.html").read_text("utf-8")
+
+
+def test_a_page_is_whole_or_not_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "univfd.report.evidence.EvidencePage.add", lambda *_: (_ for _ in ()).throw(RuntimeError("cut"))
+    )
+    with pytest.raises(RuntimeError, match="cut"):
+        run("detect", "photos", "--detector", "nn", "--explain-html", "page.html")
+    assert not [p.name for p in here.iterdir() if "page" in p.name]
+
+
+def test_without_jinja2_the_extra_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
+    with pytest.raises(MissingExtraError, match="jinja2"):
+        run("detect", "photos", "--detector", "nn", "--explain-html", "page.html")
+    assert not Path("page.html").exists()
