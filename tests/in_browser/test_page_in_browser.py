@@ -162,7 +162,7 @@ def test_remarks_of_the_service_are_known_in_every_language(browser: Browser, se
         other = {
             "access", "input", "usage", "unknown-name", "missing-extra", "conflict", "weights",
             "offline", "download", "checksum", "cache", "format", "stale-index", "feature-space", "data", "service",
-            "request", "error",
+            "request", "error", "engine",
         }  # fmt: skip
         assert set(missing) <= other  # those are no matter of a picture: the message of the service says it
 
