@@ -147,10 +147,10 @@ def test_a_store_is_a_dictionary_with_a_memory(steps: list[tuple[str, int]]) -> 
     versions: list[Model] = [{}, rows_as_model(bank)]  # by number
     verdicts = [None, scores(bank)]
     came_from = [0, 1]  # the version whose rows a version has
+    snapshot = store.snapshot()
     for op, seed in steps:
         rng = np.random.default_rng(seed)
         now = dict(versions[-1])
-        snapshot = store.snapshot()
         restored = None
         picked = rng.permutation(len(snapshot.ids))[: int(rng.integers(1, 5))]
         if op in {"add", "merge"}:
@@ -183,7 +183,8 @@ def test_a_store_is_a_dictionary_with_a_memory(steps: list[tuple[str, int]]) -> 
             edit = store.checkout(restored)
         if restored is not None:
             now = versions[restored]
-        after = store.snapshot().bank
+        snapshot = store.snapshot()
+        after = snapshot.bank
         assert rows_as_model(after) == now
         assert len(after) == len(now)
         if edit is None:
@@ -271,8 +272,10 @@ from univfd.store.adding import add_rows
 store = BankStore.open({place!r})
 op, seed = {op!r}, {seed}
 print("open", flush=True)
+if {wait}:
+    sys.stdin.readline()
 if op == "add":
-    add_rows(store, Rows.of(random_bank(3000, seed, 64)), f"add {{seed}}", "add", store.snapshot())
+    add_rows(store, Rows.of(random_bank({rows}, seed, 64)), f"add {{seed}}", "add", store.snapshot())
 elif op == "remove":
     store.remove(store.snapshot().ids[:40], f"remove {{seed}}")
 elif op == "forget":
@@ -283,6 +286,19 @@ print("done", flush=True)
 """
 
 
+def worker(place: Path, op: str, seed: int, rows: int = 3000) -> subprocess.Popen[bytes]:
+    """A process that makes an edit, once it is told to go."""
+    code = WORKER.format(tests=str(HERE), place=str(place), op=op, seed=seed, rows=rows, wait=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, stderr=pipe)
+
+
+def go(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+
+
 def kill_at_random(place: Path, kills: int, rng: random.Random, repeats: int) -> dict[str, int]:
     """Kill edits at random moments. After each the store must open with a whole version; the edit is then run again, so
     many times, and must succeed."""
@@ -290,13 +306,14 @@ def kill_at_random(place: Path, kills: int, rng: random.Random, repeats: int) ->
     store = BankStore.create(place, base.space)
     add_rows(store, Rows.of(base), "base", "import", store.snapshot())
     took = {"killed": 0, "committed": 0, "finished": 0, "repeated": 0}
-    for i in range(kills):
-        op = ("add", "remove", "compact", "forget")[i % 4] if i % 8 != 7 else "add"
-        before = store.snapshot()
-        code = WORKER.format(tests=str(HERE), place=str(place), op=op, seed=i)
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    ops = [("add", "remove", "compact", "forget")[i % 4] if i % 8 != 7 else "add" for i in range(kills)]
+    started = [worker(place, op, i) for i, op in enumerate(ops[:1])]
+    for i, op in enumerate(ops):
+        started += [worker(place, following, i + 1) for following in ops[i + 1 : i + 2]]  # gets ready meanwhile
+        before, process = store.snapshot(), started.pop(0)
         assert process.stdout is not None
         assert process.stdout.readline() == b"open\n"
+        go(process)
         time.sleep(rng.uniform(0, 0.35))
         process.send_signal(signal.SIGKILL)
         finished = process.stdout.read() == b"done\n"
@@ -312,7 +329,7 @@ def kill_at_random(place: Path, kills: int, rng: random.Random, repeats: int) ->
         assert after.edit.number - before.edit.number in {0, 1}
         if not finished and after.edit.id == before.edit.id and took["repeated"] < repeats:
             took["repeated"] += 1
-            exec(code, {})
+            exec(WORKER.format(tests=str(HERE), place=str(place), op=op, seed=i, rows=3000, wait=False), {})
             assert len(BankStore.open(place).snapshot().ids) == expected
     return took
 
@@ -342,23 +359,12 @@ def test_processes_that_add_at_once_lose_nothing(tmp_path: Path) -> None:
     place = tmp_path / "s"
     base = random_bank(20, seed=10_000, dim=64)
     BankStore.create(place, base.space)
-    code = WORKER.replace("3000", "50").replace(
-        "print(\"open\", flush=True)", "print('open', flush=True); sys.stdin.readline()"
-    )  # fmt: skip
-    ready = [
-        subprocess.Popen(
-            [sys.executable, "-c", code.format(tests=str(HERE), place=str(place), op="add", seed=i)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for i in range(3)
-    ]  # fmt: skip
+    ready = [worker(place, "add", i, 50) for i in range(3)]
     for p in ready:
         assert p.stdout is not None
         assert p.stdout.readline() == b"open\n"
     for p in ready:
-        assert p.stdin is not None
-        p.stdin.write(b"\n")
-        p.stdin.flush()
+        go(p)
     for p in ready:
         _, errors = p.communicate(timeout=120)
         assert p.returncode == 0 or b"Run the command again" in errors, errors
@@ -433,7 +439,7 @@ def bucket() -> object:
 
 
 READER = """
-import sys
+import sys, time
 from univfd.store import BankStore
 store = BankStore.open("s3://banks/team")
 print("open", flush=True)
@@ -442,6 +448,7 @@ while not seen or seen[-1] < 5:
     snapshot = store.snapshot()
     assert len(snapshot.rows) == 20 * snapshot.edit.number, (len(snapshot.rows), snapshot.edit.number)
     seen.append(snapshot.edit.number)
+    time.sleep(0.1)
 assert seen == sorted(seen)
 print(len(set(seen)), flush=True)
 """
