@@ -121,10 +121,7 @@ def run(
     _check(samples, detectors, perturbations)
     if output.exists() and not resume:
         raise _is_there(output)
-    images = []
-    for image in keyed([s.ref for s in samples], workers=workers):
-        images.append(image)
-        watch("reading", len(images), len(samples))
+    images = _read(samples, workers, watch)
     plan = _plan(samples, images, detectors, perturbations, data, suite, max_pixels)
     if not output.exists():
         with new_folder(output) as scratch:
@@ -144,6 +141,14 @@ def run(
         replace_file(manifest, output / MANIFEST)
         replace_file(rows, output / SCORES)  # last: where this file is, the run is finished
     return Finished(begun["rows"], begun["failed"])
+
+
+def _read(samples: Sequence[Sample], workers: int | None, watch: Watch) -> list[Keyed | Failure]:
+    images = []
+    for image in keyed([s.ref for s in samples], workers=workers):
+        images.append(image)
+        watch("reading", len(images), len(samples))
+    return images
 
 
 def _is_there(output: Path) -> OutputExistsError:

@@ -119,12 +119,17 @@ def command(
             remark(ctx, f"\nwhat was done is kept in {output}.partial; the same command with --resume goes on")
         raise
     _summary(ctx, counts, judging.calibration, output)
+    return _outcome(ctx, counts, fail_on, failed=bool(counts["failed"] or (judging.maps and judging.maps.failed)))
+
+
+def _outcome(ctx: click.Context, counts: Counter[str], fail_on: tuple[str, ...], *, failed: bool) -> int:
+    """The exit code."""
     if not counts.total():
         remark(ctx, "there was nothing to judge; check the paths")
         return UNREADABLE
     if any(counts[verdict] for verdict in fail_on):
         return FLAGGED
-    return UNREADABLE if counts["failed"] or (judging.maps and judging.maps.failed) else DONE
+    return UNREADABLE if failed else DONE
 
 
 def _on_cluster(ctx: click.Context, on: Any, inputs: Iterable[Any]) -> int:

@@ -16,7 +16,8 @@ from ..types import Failure, ImageRef, ParquetCell, TarSpan
 
 SCHEMA = pa.schema(
     [("name", pa.string()), ("kind", pa.string()), ("store", pa.string()), ("place", pa.binary()),
-     ("offset", pa.int64()), ("size", pa.int64()), ("error", pa.string()), ("message", pa.string())]
+     ("offset", pa.int64()), ("size", pa.int64()), ("column", pa.string()), ("error", pa.string()),
+     ("message", pa.string())]
 )  # fmt: skip
 
 
@@ -27,11 +28,12 @@ class Entry(NamedTuple):
         name: what the user sees.
         kind: `file`, `span` (of a local tar), `object` (of a bucket, or a span of it), `row` (of a Parquet file),
             `bytes`, or `failure`.
-        store: URL that opens the bucket; empty for what is on a file system. Of a `row` also its column, see `place`.
+        store: URL that opens the bucket; empty for what is on a file system.
         place: path (bytes, since file names need not be UTF-8), or the bytes themselves.
         offset: of a span; number of a row.
         size: of a span; -1: the whole object.
-        error: code of a failure; of a `row` the column's name.
+        column: of a `row`: the one with the images.
+        error: code of a failure.
         message: of a failure.
     """
 
@@ -41,6 +43,7 @@ class Entry(NamedTuple):
     place: bytes = b""
     offset: int = 0
     size: int = -1
+    column: str = ""
     error: str = ""
     message: str = ""
 
@@ -61,7 +64,7 @@ def entry_of(ref: ImageRef | Failure) -> Entry:
     if isinstance(source, TarSpan):
         return Entry(ref.name, "span", place=absolute(source.tar), offset=source.offset, size=source.size)
     if isinstance(source, ParquetCell):
-        return Entry(ref.name, "row", place=absolute(source.file), offset=source.number, error=source.column)
+        return Entry(ref.name, "row", place=absolute(source.file), offset=source.number, column=source.column)
     if isinstance(source, bytes):
         return Entry(ref.name, "bytes", place=source)
     raise UsageError(f"{ref.name} is in the memory of this process; give files, tars, Parquet files or URLs")

@@ -45,7 +45,7 @@ def shard_entries(system: Any, store: str, path: str, name: str, column: str) ->
         return
     place = path.encode() if store else absolute(Path(path))
     for i in range(n):
-        yield Entry(f"{name}/{i}", "row", store, place, i, error=column)
+        yield Entry(f"{name}/{i}", "row", store, place, i, column=column)
 
 
 def shard_images(run: list[Entry]) -> Iterator[ImageRef | Failure]:
@@ -57,7 +57,7 @@ def shard_images(run: list[Entry]) -> Iterator[ImageRef | Failure]:
     done = 0
     try:
         with pq.ParquetFile(path, filesystem=system) as file:
-            for value in _values(file, first.error, first.offset, len(run)):
+            for value in _values(file, first.column, first.offset, len(run)):
                 yield _image_of(run[done].name, value)
                 done += 1
     except (OSError, pa.ArrowException) as error:

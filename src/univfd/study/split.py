@@ -110,15 +110,19 @@ def split(
     part[held == 1], part[held == 2] = TEST, LEFT_OUT
     rest, _ = _hold_out(made, unit, knot, free & (held == 0), seen, (validation, validation), rng)
     part[rest == 1], part[rest == 2] = VALIDATION, LEFT_OUT
+    _require_both_classes(data, part)
+    picked = np.flatnonzero(part == TRAIN)
+    digest = data_digest((data.keys[i], data.samples[i].label) for i in picked)
+    return Split(part, seen, how, tuple(_members(data, part, seen, how)), digest)
+
+
+def _require_both_classes(data: Data, part: NDArray[np.object_]) -> None:
     for name in (TRAIN, VALIDATION, TEST):
         for word, rows in (("real", ~data.fake), ("fake", data.fake)):
             if not (rows & (part == name)).any():
                 raise DataError(
                     f"no {word} image is left for {name}: more real sources, generators or images are needed"
                 )
-    picked = np.flatnonzero(part == TRAIN)
-    digest = data_digest((data.keys[i], data.samples[i].label) for i in picked)
-    return Split(part, seen, how, tuple(_members(data, part, seen, how)), digest)
 
 
 def _seen(data: Data, families: Sequence[str], generators: Sequence[str]) -> tuple[str, ...]:
