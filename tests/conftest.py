@@ -73,6 +73,14 @@ def toy_detector(toy: Backbone) -> Detector:
     return assemble("toy", toy, cut, built.bank, "linear", {})
 
 
+@pytest.fixture(scope="session")
+def toy_folder(toy_detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a folder."""
+    folder = tmp_path_factory.mktemp("detectors") / "toy"
+    toy_detector.save(folder)
+    return folder
+
+
 def random_bank(n: int, seed: int = 0, dim: int = 8) -> FeatureBank:
     rng = np.random.default_rng(seed)
     space = FeatureSpace("toy", "", ("proj",), "native", "0" * 16, dim)

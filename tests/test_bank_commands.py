@@ -14,13 +14,12 @@ from typing import Any
 import click
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
+from commands import run
 from conftest import encoded, picture, random_bank, toy_samples
 from univfd.backbones import Backbone
 from univfd.bank import FeatureBank
 from univfd.building import assemble, build_bank
-from univfd.cli import group
 from univfd.detector import load
 from univfd.errors import DataError, UnivFDError
 from univfd.store import BankStore, Rows
@@ -48,14 +47,6 @@ def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("univfd.embedding_cache.home", lambda: tmp_path / "cache")
     run("bank", "import", "s", made / "nn")
     return tmp_path
-
-
-def run(*args: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(group, [str(a) for a in args], standalone_mode=False)
-    if result.exception is not None:
-        raise result.exception
-    assert (result.return_value or 0) == code, result.output
-    return result
 
 
 def odd(seed: int) -> bytes:

@@ -25,13 +25,6 @@ from univfd.detector import Detector
 
 
 @pytest.fixture(scope="module")
-def toy_folder(toy_detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("detectors") / "toy"
-    toy_detector.save(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("images")
     for i, sample in enumerate(toy_samples()[:12]):
@@ -50,7 +43,7 @@ def rows(result: subprocess.CompletedProcess[bytes]) -> list[dict]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def test_detect_prints_a_line_an_image_and_words_on_stderr(toy_folder: str, images: Path) -> None:
+def test_detect_prints_a_line_an_image_and_words_on_stderr(toy_folder: Path, images: Path) -> None:
     result = univfd("detect", images, "--detector", toy_folder)
     assert result.returncode == 0
     lines = result.stdout.decode().splitlines()
@@ -61,7 +54,7 @@ def test_detect_prints_a_line_an_image_and_words_on_stderr(toy_folder: str, imag
     assert result.stderr.decode().startswith("12 images: 6 fake, 6 real")
 
 
-def test_explain_lists_three_neighbours_of_each_class(toy_folder: str, images: Path) -> None:
+def test_explain_lists_three_neighbours_of_each_class(toy_folder: Path, images: Path) -> None:
     result = univfd("detect", images / "00-real.png", "--detector", toy_folder, "--explain")
     text = result.stdout.decode()
     assert text.count("nearest fake") == text.count("nearest real") == 3
@@ -69,7 +62,7 @@ def test_explain_lists_three_neighbours_of_each_class(toy_folder: str, images: P
 
 
 @pytest.mark.parametrize("format", ["json", "jsonl", "csv"])
-def test_formats_on_stdout(toy_folder: str, images: Path, format: str) -> None:
+def test_formats_on_stdout(toy_folder: Path, images: Path, format: str) -> None:
     result = univfd("detect", images, "--detector", toy_folder, f"--{format}")
     text = result.stdout.decode()
     if format == "json":
@@ -81,7 +74,7 @@ def test_formats_on_stdout(toy_folder: str, images: Path, format: str) -> None:
     assert [r["verdict"] for r in found] == ["real", "fake"] * 6
 
 
-def test_output_files_in_every_format_agree(toy_folder: str, images: Path, tmp_path: Path) -> None:
+def test_output_files_in_every_format_agree(toy_folder: Path, images: Path, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     for name in ("a.json", "a.jsonl", "a.csv", "a.parquet"):
@@ -95,7 +88,7 @@ def test_output_files_in_every_format_agree(toy_folder: str, images: Path, tmp_p
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "a.json", "a.jsonl", "a.parquet"]
 
 
-def test_exit_codes(toy_folder: str, images: Path, tmp_path: Path) -> None:
+def test_exit_codes(toy_folder: Path, images: Path, tmp_path: Path) -> None:
     real, fake = images / "00-real.png", images / "01-fake.png"
     d = ("--detector", toy_folder)
     assert univfd("detect", real, *d, "--fail-on", "fake").returncode == 0
@@ -113,7 +106,7 @@ def test_exit_codes(toy_folder: str, images: Path, tmp_path: Path) -> None:
     assert b"Traceback" not in cold.stderr
 
 
-def test_errors_are_one_line_with_what_to_do(toy_folder: str, images: Path, tmp_path: Path) -> None:
+def test_errors_are_one_line_with_what_to_do(toy_folder: Path, images: Path, tmp_path: Path) -> None:
     (tmp_path / "there.jsonl").write_text("{}\n")
     for args, words in [
         ((images, "--detector", "defualt"), "Did you mean default"),
@@ -129,7 +122,7 @@ def test_errors_are_one_line_with_what_to_do(toy_folder: str, images: Path, tmp_
     assert (tmp_path / "there.jsonl").read_text() == "{}\n"
 
 
-def test_paths_from_standard_input_and_from_a_file(toy_folder: str, images: Path, tmp_path: Path) -> None:
+def test_paths_from_standard_input_and_from_a_file(toy_folder: Path, images: Path, tmp_path: Path) -> None:
     paths = sorted(images.iterdir())[:3]
     listed = b"\n".join(os.fsencode(p) for p in paths) + b"\n"
     d = ("--detector", toy_folder, "--jsonl")
@@ -197,7 +190,7 @@ def hostile(folder: Path) -> int:
     return count + 3  # the image inside the folder, and a row for each of the two links
 
 
-def test_a_hostile_folder_gives_one_row_a_file_and_no_traceback(toy_folder: str, tmp_path: Path) -> None:
+def test_a_hostile_folder_gives_one_row_a_file_and_no_traceback(toy_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "hostile"
     folder.mkdir()
     expected = hostile(folder)
@@ -225,7 +218,7 @@ def test_a_hostile_folder_gives_one_row_a_file_and_no_traceback(toy_folder: str,
     assert len(list(csv.reader((tmp_path / "rows.csv").open(encoding="utf-8", newline="")))) == expected + 1
 
 
-def test_a_killed_run_is_resumed_to_the_same_rows(toy_folder: str, tmp_path: Path) -> None:
+def test_a_killed_run_is_resumed_to_the_same_rows(toy_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
     data = [encoded(picture(i, 64, 64), "PNG") for i in range(10)]
@@ -296,7 +289,7 @@ def comparable(path: Path) -> list[tuple[object, ...]]:
     ]
 
 
-def test_resume_takes_up_what_has_come_since(toy_folder: str, images: Path, tmp_path: Path) -> None:
+def test_resume_takes_up_what_has_come_since(toy_folder: Path, images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "growing"
     folder.mkdir()
     (folder / "a.png").write_bytes((images / "00-real.png").read_bytes())
@@ -310,7 +303,7 @@ def test_resume_takes_up_what_has_come_since(toy_folder: str, images: Path, tmp_
 
 
 def test_another_detector_does_not_continue_a_run(
-    toy_folder: str, toy_detector: Detector, images: Path, tmp_path: Path
+    toy_folder: Path, toy_detector: Detector, images: Path, tmp_path: Path
 ) -> None:
     from dataclasses import replace
 
@@ -325,7 +318,7 @@ def test_another_detector_does_not_continue_a_run(
     assert not out.with_name("x.jsonl.partial").exists()
 
 
-def test_ctrl_c_keeps_what_is_done(toy_folder: str, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_what_is_done(toy_folder: Path, tmp_path: Path) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
     names = []
@@ -347,7 +340,7 @@ def test_ctrl_c_keeps_what_is_done(toy_folder: str, tmp_path: Path) -> None:
     assert journal.read_bytes().count(b"\n") >= 20
 
 
-def test_a_reader_that_goes_away_is_no_error(toy_folder: str, images: Path) -> None:
+def test_a_reader_that_goes_away_is_no_error(toy_folder: Path, images: Path) -> None:
     command = (
         f"{sys.executable} -m univfd detect {images} {images} {images} --detector {toy_folder} --jsonl | head -n 1"
     )
@@ -357,7 +350,7 @@ def test_a_reader_that_goes_away_is_no_error(toy_folder: str, images: Path) -> N
     assert b"Traceback" not in result.stderr
 
 
-def test_colours_only_on_a_terminal(toy_folder: str, images: Path) -> None:
+def test_colours_only_on_a_terminal(toy_folder: Path, images: Path) -> None:
     command = [sys.executable, "-m", "univfd", "detect", str(images / "01-fake.png"), "--detector", toy_folder]
     leader, follower = pty.openpty()
     environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm-256color"}

@@ -9,27 +9,18 @@ import re
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 from PIL import Image
 
+from commands import run
 from conftest import encoded, picture, toy_samples
 from test_report import OWN, Read
 from univfd.backbones import Backbone
 from univfd.building import assemble, build_bank
-from univfd.cli import group
 from univfd.errors import MissingExtraError, OutputExistsError
 from univfd.store import BankStore
 from univfd.views import view
 
 HOSTILE = "<script>fetch('http://192.0.2.1/a')</script>\"><img src=http://192.0.2.1/b onerror=alert(1)>{{ 7 * 7 }}"
-
-
-def run(*args: object, code: int = 0) -> Result:
-    result = CliRunner().invoke(group, [str(a) for a in args], standalone_mode=False)
-    if result.exception is not None:
-        raise result.exception
-    assert (result.return_value or 0) == code, result.output
-    return result
 
 
 @pytest.fixture

@@ -23,13 +23,6 @@ from univfd.detector import Detector
 
 
 @pytest.fixture(scope="module")
-def toy_folder(toy_detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("detectors") / "toy"
-    toy_detector.save(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def images() -> list[bytes]:
     return [bytes(s.ref.source) for s in toy_samples()]  # type: ignore[arg-type]
 

@@ -15,14 +15,6 @@ import pytest
 
 from conftest import toy_samples
 from serving import Server, form, serving
-from univfd.detector import Detector
-
-
-@pytest.fixture(scope="module")
-def toy_folder(toy_detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("detectors") / "toy"
-    toy_detector.save(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -7,19 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from browsing import executable
-from playwright.sync_api import Browser, sync_playwright
 
 from serving import Server, serving
 from univfd.detector import Detector
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=executable(), args=["--no-sandbox"])  # root in CI
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from univfd.server.problems import BY_CODE
 from univfd.types import ImageRef
 from univfd.views import Crops
 
-pytest_plugins = ["page_fixtures"]
+pytest_plugins = ["browsing", "page_fixtures"]
 
 
 def test_a_chosen_picture_gets_a_verdict_with_its_promise_and_evidence(browser: Browser, server: Server) -> None:

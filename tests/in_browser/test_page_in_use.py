@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page
 from conftest import encoded, picture
 from serving import Server, serving
 
-pytest_plugins = ["page_fixtures"]
+pytest_plugins = ["browsing", "page_fixtures"]
 
 
 def test_hostile_names_and_metadata_stay_text(browser: Browser, server: Server, tmp_path: Path) -> None:

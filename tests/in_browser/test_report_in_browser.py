@@ -9,8 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from browsing import executable
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Page, Route
 
 from conftest import encoded, picture
 from score_rows import hostile_run, write_run
@@ -21,15 +20,9 @@ from univfd.report.page import Source, page
 from univfd.storage import read_json
 from univfd.types import ImageRef, Label, Sample
 
+pytest_plugins = ["browsing"]
+
 SIZES = [(1400, 900), (390, 844)]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=executable(), args=["--no-sandbox"])  # root in CI
-        yield started
-        started.close()
 
 
 @contextmanager

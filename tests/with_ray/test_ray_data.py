@@ -94,14 +94,6 @@ def where(nodes: Nodes) -> Where:
 
 
 @pytest.fixture(scope="session")
-def saved(toy_detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The detector as a folder."""
-    folder = tmp_path_factory.mktemp("detectors") / "toy"
-    toy_detector.save(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """160 images in folders, three of them in a tar, eight broken ones, a loop and a text."""
     top = tmp_path_factory.mktemp("pictures")
@@ -394,10 +386,10 @@ def univfd(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str
 
 
 def test_the_command_on_a_cluster_of_its_own(
-    saved: Path, toy_detector: Detector, pictures: Path, tmp_path: Path
+    toy_folder: Path, toy_detector: Detector, pictures: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    command = ("detect", pictures / "Z", "--detector", saved, "-o", out, "--partition", 40, "--ray")
+    command = ("detect", pictures / "Z", "--detector", toy_folder, "-o", out, "--partition", 40, "--ray")
     said = univfd(*command, code=3).stderr
     expected = single(toy_detector, [str(pictures / "Z")], tmp_path / "single.parquet")
     partitions = -(-len(expected) // 40)
