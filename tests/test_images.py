@@ -229,10 +229,14 @@ def by_pillow(data: bytes) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
+@pytest.mark.parametrize("large", [0, 1 << 30])
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF"])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "CMYK", "1", "I;16"])
-def test_bands_and_turning_in_place_change_nothing(mode: str, format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bands_and_turning_in_place_change_nothing(
+    mode: str, format: str, large: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(images, "_BAND_PIXELS", 1000)
+    monkeypatch.setattr(images, "_LARGE_PIXELS", large)
     pixels = np.random.default_rng(0).integers(0, 256, (31, 47, 4), dtype=np.uint8)
     if mode == "I;16":
         image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
@@ -253,10 +257,14 @@ def test_bands_and_turning_in_place_change_nothing(mode: str, format: str, monke
                 ("L", "JPEG"),
             }
             return
-        np.testing.assert_array_equal(decode(ref(buffer.getvalue())).pixels, by_pillow(buffer.getvalue()))
+        got = decode(ref(buffer.getvalue())).pixels
+        np.testing.assert_array_equal(got, by_pillow(buffer.getvalue()))
+        assert got.flags.c_contiguous or not large
 
 
-def test_a_colour_that_is_declared_transparent_is_white() -> None:
+@pytest.mark.parametrize("large", [0, 1 << 30])
+def test_a_colour_that_is_declared_transparent_is_white(large: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_LARGE_PIXELS", large)
     pixels = picture(3, 60, 40) // 64 * 64
     data = encoded(pixels, "PNG", transparency=tuple(int(v) for v in pixels[5, 5]))
     got = decode(ref(data)).pixels
@@ -266,6 +274,7 @@ def test_a_colour_that_is_declared_transparent_is_white() -> None:
 
 def test_another_pillow_takes_its_own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(picture(1), "PNG")
+    monkeypatch.setattr(images, "_LARGE_PIXELS", 0)
     monkeypatch.setattr(Image.core, "map_buffer", None)  # type: ignore[attr-defined]
     np.testing.assert_array_equal(decode(ref(data)).pixels, picture(1))
 

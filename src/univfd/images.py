@@ -5,8 +5,8 @@ The rule: the first frame; EXIF orientation applied; transparency laid over whit
 not applied, since the encoders were trained on untagged pixels. A truncated, damaged, empty or oversized file is an
 error of its own class, never a partial picture. A JPEG is always decoded at full size.
 
-A picture is in memory once: Pillow decodes into an array of this module, conversions are done in place, in bands, and
-turning is a matter of strides. Pixels are therefore not always contiguous.
+A large picture is in memory once: Pillow decodes into an array of this module, conversions are done in place, in bands,
+and turning is a matter of strides. Its pixels are therefore not always contiguous.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ _FIRST_FRAME = Remark("first-frame", "only the first of several frames")
 _DECODED_IN_PLACE = frozenset(["JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP"])
 _FOUR_BYTES = frozenset(["RGB", "RGBA", "CMYK"])
 _BAND_PIXELS = 1 << 20
+_LARGE_PIXELS = 16_000_000  # below, rows of three bytes side by side, which all that follows reads faster
 
 _open_lock = threading.Lock()
 
@@ -226,7 +227,7 @@ def _lay_under(image: Image.Image) -> Pixels | None:
     Pillow keeps an image's core where there is one before decoding, and has cores that are laid over a buffer (for
     files that are mapped into memory). Whoever uses this checks that it still was so afterwards.
     """
-    if image.format not in _DECODED_IN_PLACE or image.mode not in _FOUR_BYTES:
+    if not _is_large(image) or image.format not in _DECODED_IN_PLACE or image.mode not in _FOUR_BYTES:
         return None
     buffer = np.zeros((*image.size[::-1], 4), np.uint8)
     try:
@@ -236,6 +237,10 @@ def _lay_under(image: Image.Image) -> Pixels | None:
     except (AttributeError, TypeError, ValueError):  # of another Pillow: then in the ordinary way
         return None
     return buffer
+
+
+def _is_large(image: Image.Image) -> bool:
+    return image.size[0] * image.size[1] >= _LARGE_PIXELS
 
 
 def _bands(height: int, width: int) -> Iterator[tuple[int, int]]:
@@ -268,7 +273,7 @@ def quantisation(image: Image.Image) -> tuple[tuple[int, ...], ...]:
 
 
 def _upright(pixels: Pixels, image: Image.Image) -> Pixels:
-    """The pixels turned as the image's EXIF says, without a copy."""
+    """The pixels turned as the image's EXIF says; without a copy where they are many."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except MemoryError:
@@ -277,7 +282,9 @@ def _upright(pixels: Pixels, image: Image.Image) -> Pixels:
         # EXIF that cannot be parsed states no orientation; the pixels themselves are whole.
         return pixels
     turn = _TURNS.get(orientation)
-    return pixels if turn is None else turn(pixels)
+    if turn is None:
+        return pixels
+    return turn(pixels) if _is_large(image) else np.ascontiguousarray(turn(pixels))
 
 
 _TURNS: dict[Any, Callable[[Pixels], Pixels]] = {
