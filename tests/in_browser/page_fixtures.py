@@ -13,7 +13,7 @@ from univfd.detector import Detector
 
 
 @pytest.fixture(scope="module")
-def toy_folder(toy_detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def promising_folder(toy_detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
     promise = replace(
         toy_detector.calibration, fake_above=1.0, real_below=-1.0, slope=2.0, intercept=0.0, max_fpr=0.01,
         max_miss=0.05, confidence=0.9, n_real=300, n_fake=200, data="pictures of this test",
@@ -24,6 +24,6 @@ def toy_folder(toy_detector: Detector, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="module")
-def server(toy_folder: Path) -> Iterator[Server]:
-    with serving("--detector", toy_folder, "--max-bytes", 2) as running:
+def server(promising_folder: Path) -> Iterator[Server]:
+    with serving("--detector", promising_folder, "--max-bytes", 2) as running:
         yield running

@@ -189,12 +189,12 @@ def test_the_language_can_be_switched(browser: Browser, server: Server) -> None:
         assert not re.search(r"\{\w+\}|undefined|NaN", tab.locator("body").inner_text())
 
 
-def test_a_key_is_asked_for_and_forgotten(browser: Browser, toy_folder: Path, tmp_path: Path) -> None:
+def test_a_key_is_asked_for_and_forgotten(browser: Browser, promising_folder: Path, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     command = [sys.executable, "-m", "univfd", "serve", "keygen", "--key-file", str(keys), "--name", "desk"]
     key = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     with (
-        serving("--detector", toy_folder, "--key-file", keys) as locked,
+        serving("--detector", promising_folder, "--key-file", keys) as locked,
         page_of(locked, browser, expected=(REFUSED,), ready=False) as tab,
     ):
         tab.locator("#key-form").wait_for()

@@ -135,10 +135,12 @@ def test_axe_finds_nothing_serious(browser: Browser, server: Server, scheme: str
         assert not any(found.values()), found
 
 
-def test_a_wrong_verdict_is_reported_after_consent_alone(browser: Browser, toy_folder: Path, tmp_path: Path) -> None:
+def test_a_wrong_verdict_is_reported_after_consent_alone(
+    browser: Browser, promising_folder: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "misses"
     with (
-        serving("--detector", toy_folder, "--feedback", folder) as taking,
+        serving("--detector", promising_folder, "--feedback", folder) as taking,
         page_of(taking, browser, expected=(REFUSED,)) as tab,
     ):
         assert "stores only those that you report" in tab.locator("#limits").inner_text()
