@@ -111,7 +111,10 @@ def command(
     else:
         rows = _to_stdout(judging.line, inputs, format, explain)
     if explaining is not None:
-        rows = explaining.rows(judging, rows)
+        rows = explaining.rows(
+            rows, detector=judging.identity, calibration=judging.calibration, bank=judging.bank,
+            pictures=judging.pictures,
+        )  # fmt: skip
     try:
         counts = _count(ctx, rows, quiet=output is None and sys.stdout.isatty())
     except KeyboardInterrupt:
