@@ -203,3 +203,108 @@ def test_no_row_may_be_taken() -> None:
     bank = random_bank(4)
     assert len(bank.take([])) == 0
     assert len(bank.take(np.zeros(4, bool))) == 0
+
+
+def test_a_row_of_evidence_has_all_that_is_known_of_it() -> None:
+    bank = random_bank(12)
+    distances, rows = bank.nearest(bank.vectors[[3, 4]], 2)
+    found = bank.neighbors(distances, rows)
+    assert [len(of) for of in found] == [2, 2]
+    for query, of in zip((3, 4), found, strict=True):
+        assert of[0].row == query
+        assert of[0].distance == pytest.approx(0, abs=1e-6)
+        for near, far in zip(of, distances[query - 3], strict=True):
+            assert (near.distance, near.key) == (far, bank.keys[near.row].tobytes().hex())
+            assert (near.generator, near.source) == (bank.generator[near.row], bank.source[near.row])
+            assert near.label is Label(near.row % 2)
+
+
+def test_the_rows_of_a_class_and_their_unit_vectors() -> None:
+    bank = random_bank(9)
+    assert bank.rows(Label.REAL).tolist() == [0, 2, 4, 6, 8]
+    np.testing.assert_array_equal(bank.unit_of(Label.FAKE), bank.unit[1::2])
+    lengths = np.linalg.norm(bank.unit, axis=1)
+    np.testing.assert_allclose(lengths, 1, rtol=1e-6)
+
+
+def test_a_zero_vector_is_at_distance_one_from_everything() -> None:
+    bank = random_bank(4)
+    vectors = bank.vectors.copy()
+    vectors[2] = 0
+    distances, rows = replace(bank, vectors=vectors).nearest(bank.vectors[:1], 4)
+    assert distances[0, rows[0].tolist().index(2)] == 1
+
+
+def test_the_digest_covers_all_that_decides_a_search() -> None:
+    bank = random_bank(4)
+    labels, keys = bank.labels.copy(), bank.keys.copy()
+    labels[0], keys[0, 0] = 1, keys[0, 0] ^ 1
+    others = [
+        replace(bank, vectors=bank.vectors + np.float32(1)), replace(bank, labels=labels), replace(bank, keys=keys),
+        replace(bank, space=replace(bank.space, view="five")),
+    ]  # fmt: skip
+    assert len({bank.digest, *(o.digest for o in others)}) == 5
+    assert len(bank.digest) == 16
+    renamed = replace(bank, licence=np.full(4, "other", object), source=np.full(4, "elsewhere", object))
+    assert renamed.digest == bank.digest
+
+
+def test_counts_are_by_class_most_first_then_by_name() -> None:
+    bank = random_bank(6)
+    named = replace(bank, source=np.array(["b", "x", "a", "x", "b", "y"], object))
+    assert list(named.counts("source", Label.REAL).items()) == [("b", 2), ("a", 1)]
+    assert list(named.counts("source", Label.FAKE).items()) == [("x", 2), ("y", 1)]
+    even = replace(bank, source=np.array(["b", "", "a", "", "c", ""], object))
+    assert list(even.counts("source", Label.REAL)) == ["a", "b", "c"]
+
+
+def test_places_tell_generators_and_sources_apart() -> None:
+    bank = random_bank(3)
+    named = replace(bank, generator=np.array(["", "g", "g"], object), source=np.array(["s", "s", "t"], object))
+    assert named.origin.tolist() == ["\ns", "g\ns", "g\nt"]
+
+
+def test_rows_take_one_word_for_all_or_one_each() -> None:
+    bank = random_bank(2)
+    made = FeatureBank.from_rows(
+        Embeddings(bank.vectors, bank.space), [Label.REAL, Label.FAKE], [bank.key(0), bank.key(1)],
+        generator=["", "g"], source="web", added="2026-01-01",
+    )  # fmt: skip
+    assert made.labels.tolist() == [0, 1]
+    assert (made.generator.tolist(), made.source.tolist()) == (["", "g"], ["web", "web"])
+    assert (made.licence.tolist(), made.added.tolist()) == (["", ""], ["2026-01-01"] * 2)
+    np.testing.assert_array_equal(made.keys, bank.keys)
+    plain = FeatureBank.from_rows(Embeddings(bank.vectors, bank.space), bank.labels, [bank.key(0), bank.key(1)])
+    assert plain.generator.tolist() == plain.source.tolist() == plain.added.tolist() == ["", ""]
+
+
+@pytest.mark.parametrize("column", ["labels", "keys", "generator", "source", "licence", "added"])
+def test_every_column_has_a_value_a_row(column: str) -> None:
+    bank = random_bank(3)
+    with pytest.raises(FormatError, match=f"'{column}' has shape"):
+        replace(bank, **{column: getattr(bank, column)[:2]})
+
+
+def test_a_manifest_that_lacks_something_is_named(tmp_path: Path) -> None:
+    random_bank(4).save(tmp_path / "bank")
+    manifest = json.loads((tmp_path / "bank" / "bank.json").read_text())
+    whole = dict(manifest)
+    for key in ("rows", "space", "columns"):
+        (tmp_path / "bank" / "bank.json").write_text(json.dumps({k: v for k, v in whole.items() if k != key}))
+        with pytest.raises(FormatError, match=f"lacks '{key}'"):
+            FeatureBank.load(tmp_path / "bank")
+    whole["columns"] = {**whole["columns"], "source": ["only one"]}
+    (tmp_path / "bank" / "bank.json").write_text(json.dumps(whole))
+    with pytest.raises(FormatError, match="columns do not fit"):
+        FeatureBank.load(tmp_path / "bank")
+
+
+def test_half_precision_is_what_as_stored_says(tmp_path: Path) -> None:
+    bank = random_bank(5)
+    bank.save(tmp_path / "half", dtype="float16")
+    manifest = json.loads((tmp_path / "half" / "bank.json").read_text())
+    assert (manifest["schema"], manifest["dtype"], manifest["rows"]) == (1, "float16", 5)
+    read = FeatureBank.load(tmp_path / "half")
+    assert read.vectors.dtype == np.float32
+    np.testing.assert_array_equal(read.vectors, as_stored(bank.vectors, "float16"))
+    np.testing.assert_array_equal(read.vectors, bank.vectors.astype(np.float16).astype(np.float32))

@@ -46,7 +46,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """70 reals (40 phone, 25 scan, 5 loose), 30 fakes with a visible grid; none is in the toy detector's bank."""
     top = tmp_path_factory.mktemp("own")
     for i in range(100):
-        pixels = picture(1000 + i, 240, 240)
+        pixels = picture(1000 + i, 256, 256)  # smaller ones are unsure whatever their score
         folder = top / "real" / ("phone" if i < 40 else "scan" if i < 65 else "")
         if i >= 70:
             pixels[::2, ::2] = 255 - pixels[::2, ::2] // 2
@@ -191,13 +191,54 @@ def test_images_of_the_bank_do_not_count(toy_detector: Detector, tmp_path: Path)
 
 def test_scores_are_those_of_detect_and_failures_are_listed(toy_detector: Detector, tmp_path: Path) -> None:
     for i in range(3):
-        (tmp_path / f"{i}.png").write_bytes(encoded(picture(50 + i, 64, 64), "PNG"))
+        (tmp_path / f"{i}.png").write_bytes(encoded(picture(50 + i, 256, 256), "PNG"))
     (tmp_path / "1.png").write_bytes(b"broken")
     result = score(toy_detector, gather(tmp_path))
     kept = [str(tmp_path / "0.png"), str(tmp_path / "2.png")]
     assert [m.ref.name for m in result.collection.members] == kept
     assert result.scores.tolist() == [v.score for v in toy_detector.detect(kept)]  # type: ignore[union-attr]
     assert [f.image for f in result.collection.failures] == [str(tmp_path / "1.png")]
+
+
+@pytest.mark.parametrize("promise", [OLD, Calibration(0.0, 0.0)])
+def test_what_is_unsure_whatever_its_score_fixes_no_threshold(
+    promise: Calibration, toy_detector: Detector, tmp_path: Path
+) -> None:
+    """Also where the old detector promises nothing, and so calls nothing unsure itself."""
+    for i in range(46):
+        (tmp_path / f"{i}.png").write_bytes(encoded(picture(300 + i, 256, 256), "PNG"))
+    for i in range(3):
+        (tmp_path / f"small{i}.png").write_bytes(encoded(picture(400 + i, 100, 100), "PNG"))
+    detector = replace(toy_detector, calibration=promise)
+    given = gather(tmp_path)
+    result = score(detector, given)
+    assert [m.ref.name for m in result.collection.members] == [
+        str(tmp_path / f"{i}.png") for i in sorted(range(46), key=str)
+    ]
+    assert [Path(v.image).name for v in result.unsure] == ["small0.png", "small1.png", "small2.png"]
+    made = recalibrate("mine", detector, result, max_fpr=0.05)
+    assert made.detector.calibration.n_real == 46
+    assert made.detector.calibration.fake_above == threshold_for(result.scores, 0.05, 0.9)
+    assert made.remarks[0].startswith("left out 3 real images that are unsure whatever their score (small 3)")
+    with pytest.raises(DataError, match="46 real images, beside 3 that are unsure whatever their score, are too few"):
+        recalibrate("mine", detector, result, max_fpr=0.01)
+
+
+def test_an_image_unlike_the_bank_fixes_no_threshold(old: Detector, tmp_path: Path) -> None:
+    """A bank of one real row, and images near it and far from it."""
+    for i in range(4):
+        (tmp_path / f"{i}.png").write_bytes(encoded(picture(500 + i, 256, 256), "PNG"))
+    (tmp_path / "noise.png").write_bytes(
+        encoded(np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8), "PNG")
+    )
+    plain = list(old.detect(tmp_path))
+    far = {v.image: min(v.nearest_real[0].distance, v.nearest_fake[0].distance) for v in plain}  # type: ignore[union-attr]
+    noise = far.pop(str(tmp_path / "noise.png"))
+    assert noise > max(far.values())
+    judging = replace(old, calibration=replace(OLD, known_within=(noise + max(far.values())) / 2))
+    result = score(judging, gather(tmp_path))
+    assert [v.image for v in result.unsure] == [str(tmp_path / "noise.png")]
+    assert len(result.scores) == 4
 
 
 def test_the_command_makes_a_detector_that_keeps_the_promise(own: Path, toy_folder: str, tmp_path: Path) -> None:

@@ -37,11 +37,14 @@ def test_a_plug_in_of_another_distribution(tmp_path: Path) -> None:
     info = tmp_path / "extra_plugin-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: extra-plugin\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[univfd.classifiers]\nalways = extra_plugin:Always\n")
-    code = "from univfd import registry as r; print(r.names('classifiers'), r.load('classifiers', 'always').__name__)"
+    (info / "entry_points.txt").write_text("[univfd.classifiers]\nnearly_always = extra_plugin:Always\n")
+    code = (
+        "from univfd import registry as r; print(r.names('classifiers'), "
+        "*(r.load('classifiers', name).__name__ for name in ('nearly-always', 'nearly_always')))"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                          env={"PYTHONPATH": str(tmp_path), "PATH": ""})  # fmt: skip
-    assert out.stdout == "['always', 'knn', 'linear', 'ridge'] Always\n"
+    assert out.stdout == "['knn', 'linear', 'nearly-always', 'ridge'] Always Always\n"
 
 
 def test_unknown_names_propose_near_ones() -> None:

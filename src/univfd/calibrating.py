@@ -8,7 +8,7 @@ The detector's classifier stays as it is.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -29,7 +29,7 @@ from .errors import DataError
 from .images import DEFAULT_MAX_PIXELS
 from .metrics import Estimate, proportion
 from .sources import display_name
-from .types import Failure
+from .types import Failure, Verdict
 
 LEAST_FOR_PROBABILITY = 20
 
@@ -38,10 +38,18 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """A collection with its scores: `members[i]` has `scores[i]`."""
+    """A collection with its scores: `members[i]` has `scores[i]`.
+
+    Attributes:
+        collection: without what could not be read, and without `unsure`.
+        scores: `(N,)`.
+        unsure: verdicts on those images that are unsure whatever their score (a degradation, unlike all of the bank).
+            No promise is made about such images, so none is fixed on them.
+    """
 
     collection: Collection
     scores: Scores
+    unsure: tuple[Verdict, ...] = ()
 
     @property
     def groups(self) -> list[str]:
@@ -51,10 +59,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The share of a class above the old threshold and above the new one.
-
-    What a degradation or the distance to the bank makes unsure is not taken off.
-    """
+    """The share of a class above the old threshold and above the new one, of the images that a score decides about."""
 
     before: Estimate
     after: Estimate
@@ -127,7 +132,7 @@ def score(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     on_done: Callable[[int], None] = lambda _: None,
 ) -> Scored:
-    """Score a collection; what cannot be read goes from its members to its failures.
+    """Score a collection; what cannot be read goes from its members to its failures, see `Scored` for what else goes.
 
     Args:
         detector: gives the scores.
@@ -137,19 +142,28 @@ def score(
         max_pixels: larger images are refused.
         on_done: called after each image with 1.
     """
-    members, scores, failures = [], [], list(collection.failures)
-    rows = detector.detect(
+    members, scores, unsure, failures = [], [], [], list(collection.failures)
+    rows = _promising(detector).detect(
         [m.ref for m in collection.members], batch_size=batch_size, workers=workers, max_pixels=max_pixels
     )
     for member, row in zip(collection.members, rows, strict=True):
         if isinstance(row, Failure):
             failures.append(row)
+        elif any(doubt.code != "between" for doubt in row.doubts):
+            unsure.append(row)
         else:
             members.append(member)
             scores.append(row.score)
         on_done(1)
     left = replace(collection, members=tuple(members), failures=tuple(failures))
-    return Scored(left, np.asarray(scores, np.float64))
+    return Scored(left, np.asarray(scores, np.float64), tuple(unsure))
+
+
+def _promising(detector: Detector) -> Detector:
+    """A detector that promises something: only then do degradations make a verdict unsure, as they will afterwards."""
+    if detector.calibration.max_fpr is not None:
+        return detector
+    return replace(detector, calibration=replace(detector.calibration, max_fpr=0.5))
 
 
 def recalibrate(
@@ -182,9 +196,13 @@ def recalibrate(
         DataError: too few real images for the promise (says how many are needed), or an impossible rate.
     """
     check_promise(max_fpr, max_miss, confidence)
-    if fake is not None and not len(fake.scores):  # every one of them was unreadable
+    left_out = tuple(_unsure_remarks(real, fake))
+    if fake is not None and not len(fake.scores):  # every one of them was unreadable, or unsure whatever its score
         fake = None
     old = detector.calibration
+    if real.unsure and len(real.scores) < needed_for(max_fpr, confidence):
+        what = f"real images, beside {len(real.unsure)} that are unsure whatever their score,"
+        raise too_few(len(real.scores), max_fpr, confidence, what)
     fake_above, groups = false_alarm_threshold(real.scores, real.groups, max_fpr, confidence, worst_group=worst_group)
     real_below, kept_miss, miss_remark = _real_below(old, fake, fake_above, max_miss, confidence)
     slope, intercept, chance_remark = _probability(old, real, fake)
@@ -201,7 +219,7 @@ def recalibrate(
         old,
         _change(real.scores, old, new),
         None if fake is None else _change(fake.scores, old, new),
-        (*_group_remarks(new, worst_group), miss_remark, chance_remark),
+        (*left_out, *_group_remarks(new, worst_group), miss_remark, chance_remark),
     )
 
 
@@ -236,6 +254,17 @@ def _probability(old: Calibration, real: Scored, fake: Scored | None) -> tuple[f
     if slope <= 0:  # a probability that falls while the score rises would contradict the verdict
         return old.slope, old.intercept, f"{kept}: these fakes score no higher than these reals, so none can be fitted"
     return slope, intercept, f"the probability was refitted on {len(real.scores)} reals and {n} fakes"
+
+
+def _unsure_remarks(real: Scored, fake: Scored | None) -> Iterator[str]:
+    for word, scored in (("real", real), ("fake", fake)):
+        if scored is not None and scored.unsure:
+            codes = Counter(doubt.code for v in scored.unsure for doubt in v.doubts if doubt.code != "between")
+            why = ", ".join(f"{code} {n}" for code, n in sorted(codes.items()))
+            yield (
+                f"left out {len(scored.unsure)} {word} images that are unsure whatever their score ({why}): "
+                "no promise is made about such images"
+            )
 
 
 def _group_remarks(new: Calibration, worst_group: bool) -> tuple[str, ...]:

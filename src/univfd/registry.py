@@ -22,9 +22,7 @@ KINDS = ("backbones", "recipes", "classifiers", "datasets", "writers", "experime
 
 def names(kind: str) -> list[str]:
     """All names of a kind, sorted; nothing is imported but the package folder itself."""
-    package = importlib.import_module(f"univfd.{kind}")
-    files = {_public(m.name) for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")}
-    return sorted(files | {e.name for e in importlib.metadata.entry_points(group=f"univfd.{kind}")})
+    return sorted(_files(kind) | _plug_ins(kind).keys())
 
 
 def load(kind: str, name: str) -> Any:
@@ -39,10 +37,11 @@ def load(kind: str, name: str) -> Any:
         MissingExtraError: its file needs a package that is not installed; the extra to install is named.
     """
     public = _public(name)
-    if public not in names(kind):
-        raise unknown(kind.rstrip("s"), name, names(kind))
-    for entry in importlib.metadata.entry_points(group=f"univfd.{kind}", name=public):
-        return entry.load()
+    files, plug_ins = _files(kind), _plug_ins(kind)
+    if public in plug_ins:
+        return plug_ins[public].load()
+    if public not in files:
+        raise unknown(kind.rstrip("s"), name, files | plug_ins.keys())
     try:
         module = importlib.import_module(f"univfd.{kind}.{public.replace('-', '_')}")
     except ModuleNotFoundError as error:
@@ -74,6 +73,16 @@ def _extra_of(module: str) -> str:
         if found and found[2] != "dev" and found[1].lower().replace("_", "-").startswith(wanted):
             extras.append(found[2])
     return wanted if wanted in extras else next(iter(extras), "")  # torch is in several, and has one of its own
+
+
+def _files(kind: str) -> set[str]:
+    package = importlib.import_module(f"univfd.{kind}")
+    return {_public(m.name) for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_")}
+
+
+def _plug_ins(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
+    """By public name; of two under one name the first that is found."""
+    return {_public(e.name): e for e in reversed(tuple(importlib.metadata.entry_points(group=f"univfd.{kind}")))}
 
 
 def _public(name: str) -> str:

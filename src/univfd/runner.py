@@ -71,7 +71,9 @@ def run(
         output: the file to make.
         format: name of a writer.
         detector: identity of the detector; an earlier run by another one is not continued.
-        resume: go on where an earlier run of the same output stopped (or take up what has come since it ended).
+        resume: go on where an earlier run of the same output stopped (or take up what has come since it ended). What
+            failed then keeps its row: a result is never replaced, and most failures are of the file itself. Give such
+            images again under another output.
 
     Raises:
         OutputExistsError: the output, or the journal of an unfinished run, is there and `resume` was not asked for.

@@ -17,9 +17,9 @@ from ..types import Failure, ImageRef, Pixels, Verdict
 from ..writers import Row
 
 if TYPE_CHECKING:
+    from ..calibration import Calibration
     from ..store import BankStore
     from ..store.history import Ids
-    from ._judging import Judging
 
 Judged = partial[Iterator[Verdict | Failure]]
 """`Detector.detect` with its options bound."""
@@ -51,17 +51,24 @@ class Explaining:
 
         return found
 
-    def rows(self, judging: Judging, rows: Iterable[Row]) -> Iterator[Row]:
+    def rows(
+        self, rows: Iterable[Row], *, detector: str, calibration: Calibration, bank: str, pictures: Pictures | None
+    ) -> Iterator[Row]:
         """Rows on their way, each put on the page, which is begun at once.
+
+        Args:
+            rows: of verdicts and failures.
+            detector: identity of the detector.
+            calibration: what it promises.
+            bank: what the evidence comes from, and its version.
+            pictures: thumbnails of the bank's rows by number; None: it has none.
 
         Raises:
             MissingExtraError: without the extra `report`.
             UnivFDError: the file is there already, or cannot be written.
         """
-        page = EvidencePage(
-            self.path, detector=judging.identity, calibration=judging.calibration, bank=judging.bank,
-            pictures=judging.pictures or (lambda _: {}),
-        )  # fmt: skip
+        pictures = pictures or (lambda _: {})
+        page = EvidencePage(self.path, detector=detector, calibration=calibration, bank=bank, pictures=pictures)
         return through(page, rows, self._of)
 
     def _watching(

@@ -37,7 +37,11 @@ def _format_options(function: Any) -> Any:
     type=PATH,
     help="Write rows to this file (format by its ending, or as asked). With --ray: a folder to make, or a URL.",
 )
-@click.option("--resume", is_flag=True, help="Go on where an earlier run into the same --output stopped.")
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on where an earlier run into the same --output stopped. Rows that failed are rows: they stay.",
+)
 @click.option("--detector", default="default", show_default=True, help="A shipped detector's name, or a folder.")
 @click.option("--bank", metavar="STORE[@VERSION]", help="Decide with the rows of this bank store (see `univfd bank`).")
 @click.option(
@@ -111,7 +115,10 @@ def command(
     else:
         rows = _to_stdout(judging.line, inputs, format, explain)
     if explaining is not None:
-        rows = explaining.rows(judging, rows)
+        rows = explaining.rows(
+            rows, detector=judging.identity, calibration=judging.calibration, bank=judging.bank,
+            pictures=judging.pictures,
+        )  # fmt: skip
     try:
         counts = _count(ctx, rows, quiet=output is None and sys.stdout.isatty())
     except KeyboardInterrupt:

@@ -247,8 +247,12 @@ def _space(uri: str, table: Any) -> FeatureSpace:
         kind, schema = said["kind"], said["schema"]
     except (KeyError, ValueError, TypeError):
         raise FormatError(f"{uri}: its table {table.name!r} was not made by univfd; this is no bank store") from None
-    if kind != KIND or not isinstance(schema, int) or schema > SCHEMA:
-        raise FormatError(f"{uri} is a {kind!r} of schema {schema!r}; this version reads a {KIND} up to {SCHEMA}")
+    if kind != KIND:
+        raise FormatError(f"{uri} is a {kind!r}; expected a {KIND}")
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise FormatError(
+            f"{uri} is a {KIND} of schema {schema!r}; this version reads up to {SCHEMA}. Update univfd to read it"
+        )
     return FeatureSpace.from_dict(said["space"])
 
 
