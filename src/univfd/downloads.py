@@ -20,7 +20,7 @@ from pathlib import Path
 
 import platformdirs
 
-from .errors import ChecksumError, DownloadError
+from .errors import CacheError, ChecksumError, DownloadError
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,20 @@ Progress = Callable[[str, int, int], None]
 
 
 def home() -> Path:
-    """The cache folder: `UNIVFD_HOME`, or `univfd` in the user's cache folder."""
-    return Path(os.environ.get("UNIVFD_HOME") or platformdirs.user_cache_dir("univfd"))
+    """The cache folder: `UNIVFD_HOME`, or `univfd` in the user's cache folder.
+
+    Raises:
+        CacheError: there is neither.
+    """
+    if named := os.environ.get("UNIVFD_HOME"):
+        return Path(named)
+    try:
+        place = Path(platformdirs.user_cache_dir("univfd"))
+    except RuntimeError:  # no home; other versions of the library give "~"
+        place = Path("~")
+    if not place.is_absolute():
+        raise CacheError("there is no cache folder: this user has no home folder. Set UNIVFD_HOME to a writable folder")
+    return place
 
 
 def offline() -> bool:

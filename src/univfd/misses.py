@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from .storage import cannot_write, replace_file
+from .storage import cannot_write, new_contents
 from .types import Label, Verdict
 
 MANIFEST = "manifest.jsonl"
@@ -66,11 +66,11 @@ def file_miss(
                 return "full"
             place = folder / truth.word / f"{verdict.sha256[:16]}{ending}"
             place.parent.mkdir(exist_ok=True)
-            place.write_bytes(data)
             row = _row(place.relative_to(folder), verdict, truth, by, facts)
-            scratch = folder / f".{MANIFEST}.writing"
-            scratch.write_text(text + json.dumps(row, ensure_ascii=False) + "\n", "utf-8")
-            replace_file(scratch, manifest)
+            with new_contents(place) as scratch:
+                scratch.write_bytes(data)
+            with new_contents(manifest) as scratch:
+                scratch.write_text(text + json.dumps(row, ensure_ascii=False) + "\n", "utf-8")
     except OSError as error:
         raise cannot_write(folder, error) from error
     return "filed"

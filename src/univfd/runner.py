@@ -29,6 +29,11 @@ Line = Callable[[Iterable[ImageRef | Failure]], Iterator[Any]]
 """What gives one value with `to_dict()` per reference, in order: `Detector.detect` with its options bound."""
 
 
+def journal_of(output: Path) -> Path:
+    """Where the rows of an unfinished run are."""
+    return output.with_name(output.name + ".partial")
+
+
 def format_of(path: Path) -> str:
     """The format that a file name asks for.
 
@@ -81,7 +86,7 @@ def run(
         UnivFDError: the output cannot be written.
     """
     format_writer = writer(format)
-    journal = output.with_name(output.name + ".partial")
+    journal = journal_of(output)
     try:
         with locked(journal), _open_journal(journal, output, format_writer, detector, resume) as file:
             named: Counter[str] = Counter()

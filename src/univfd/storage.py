@@ -8,10 +8,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from .errors import FormatError, OutputExistsError, UnivFDError
+
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def require_new(target: Path) -> None:
@@ -136,8 +140,17 @@ def parse_json(text: bytes, where: str, kind: str, schema: int) -> dict[str, Any
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Named arrays, in the order of their names (the same arrays give the same bytes)."""
-    save_file({k: np.ascontiguousarray(arrays[k]) for k in sorted(arrays)}, path)
+    """Named arrays, in the order of their names (the same arrays give the same bytes).
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        save_file({k: np.ascontiguousarray(arrays[k]) for k in sorted(arrays)}, path)
+    except SafetensorError as error:  # the library has the operating system's refusal as text
+        if found := _OS_ERROR.search(str(error)):
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+        raise
     path.chmod(0o644)  # the library writes for the owner alone
 
 
@@ -161,6 +174,24 @@ def read_arrays(path: Path, expected: Mapping[str, tuple[int | None, ...]]) -> d
         if not fits or any(want not in {None, have} for want, have in zip(shape, got or (), strict=True)):
             raise FormatError(f"{path}: array {name!r} has shape {got}; expected {shape} (None: any)")
     return arrays
+
+
+@contextmanager
+def new_contents(target: Path) -> Iterator[Path]:
+    """Give the name of a scratch file beside `target` that takes its place when the block ends without an error.
+
+    Whatever goes wrong, `target` is what it was or what it shall be, and nothing else is left.
+
+    Raises:
+        OSError: as the block, or the move, raises it.
+    """
+    scratch = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield scratch
+        replace_file(scratch, target)
+    finally:
+        with suppress(OSError):
+            scratch.unlink(missing_ok=True)
 
 
 def replace_file(scratch: Path, target: Path) -> None:

@@ -23,7 +23,7 @@ from .embedding import default_batch
 from .engines import CPU, asked
 from .errors import CacheError, FormatError, UnknownNameError, UsageError
 from .machine import cpus, fingerprint
-from .storage import read_json, replace_file, write_json
+from .storage import cannot_write, new_contents, read_json, write_json
 from .types import digest_of
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,10 @@ def tuned(backbone: str, weights: str, engine: str | None = None) -> Work:
         weights: sha256 of its published weights.
         engine: as given to `univfd.backbones.open_backbone`.
     """
-    place = _place(backbone, weights, asked(engine))
+    try:
+        place = _place(backbone, weights, asked(engine))
+    except CacheError:  # there is no home: what needs one says so
+        return Work()
     if not place.is_file():
         return Work()
     try:
@@ -187,10 +190,9 @@ def _keep(place: Path, measured: list[Measured]) -> None:
         "work": asdict(measured[0].work),
         "measured": [asdict(replace(m, rate=round(m.rate, 3))) for m in measured],
     }
-    scratch = place.with_suffix(".tmp")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_json(scratch, KIND, SCHEMA, record)
-        replace_file(scratch, place)
+        with new_contents(place) as scratch:
+            write_json(scratch, KIND, SCHEMA, record)
     except OSError as error:
-        raise CacheError(f"{place.parent} cannot be written ({error.strerror}); set UNIVFD_HOME") from error
+        raise CacheError(f"{cannot_write(place.parent, error)}, or set UNIVFD_HOME") from error

@@ -10,7 +10,6 @@ import importlib.metadata
 import importlib.util
 import json
 import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from ..engines import AUTO, CPU, Engine, candidates
 from ..errors import EngineError, FormatError, MissingExtraError
 from ..machine import machine
 from ..parity import Parity, fixed_crops
-from ..storage import read_arrays, replace_file, write_arrays
+from ..storage import new_contents, read_arrays, write_arrays
 from ..types import FloatArray, digest_of
 from ..weights import MANIFEST, folder
 from . import EngineBackbone
@@ -130,10 +129,9 @@ def _read(place: Path) -> dict[str, FloatArray] | None:
 
 
 def _keep(place: Path, arrays: dict[str, FloatArray]) -> None:
-    scratch = place.with_name(f".{place.name}.{os.getpid()}")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        write_arrays(scratch, arrays)
-        replace_file(scratch, place)
-    except OSError as error:  # a read-only cache: the gate is paid at each start
+        with new_contents(place) as scratch:
+            write_arrays(scratch, arrays)
+    except OSError as error:  # a cache that is full or may only be read: the gate is paid at each start
         log.info("the comparison could not be kept in %s: %s", place.parent, error)

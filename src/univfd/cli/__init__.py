@@ -1,8 +1,9 @@
 """The command line. One file a command; this module finds them, runs one and maps errors to exit codes.
 
-Exit codes: 0 done; 1 something was flagged (with `--fail-on`); 2 usage; 3 some inputs could not be read, or heat maps
-not written; 4 weights are missing or wrong; 70 a mistake of this program; 130 interrupted. Where both 1 and 3 apply it
-is 1. Data go to stdout, words and progress to stderr.
+Exit codes: 0 done; 1 something was flagged (with `--fail-on`); 2 wrong use, or a machine that refuses (an output that
+cannot be written, no memory, no threads); 3 some inputs could not be read, or heat maps not written; 4 weights are
+missing or wrong; 70 a mistake of this program; 130 interrupted (Ctrl-C), 143 terminated (SIGTERM), both with everything
+put in order. Where both 1 and 3 apply it is 1. Data go to stdout, words and progress to stderr.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib
 import logging
 import os
 import pkgutil
+import signal
 import sys
 import traceback
 import warnings
@@ -21,7 +23,11 @@ import click
 from .._version import __version__
 from ..errors import UnivFDError, WeightsError
 
-DONE, FLAGGED, USAGE, UNREADABLE, WEIGHTS, INTERNAL, INTERRUPTED = 0, 1, 2, 3, 4, 70, 130
+DONE, FLAGGED, USAGE, UNREADABLE, WEIGHTS, INTERNAL, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 70, 130, 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: the same as Ctrl-C, but for the exit code."""
 
 
 class _Commands(click.Group):
@@ -31,7 +37,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:  # before click, which would end with 1: that means "flagged" here
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the exit does not complain
+            _forget_output()
             return DONE
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -60,27 +66,80 @@ def group(ctx: click.Context, verbose: bool, quiet: bool) -> None:
 
 def main() -> NoReturn:
     """Entry point: run a command, say errors in one line, end with the documented code."""
+    _open_streams()
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = _run()
+    except KeyboardInterrupt as again:  # a second one, while the first was being answered
+        code = TERMINATED if isinstance(again, Terminated) else INTERRUPTED
+    _end(code)
+
+
+def _run() -> int:
+    """Run a command; its exit code."""
     try:
         code = group.main(prog_name="univfd", standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        code = USAGE
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("\nunivfd: interrupted", err=True)
-        code = INTERRUPTED
+        return USAGE
+    except (KeyboardInterrupt, click.Abort) as error:
+        terminated = isinstance(error, Terminated) or isinstance(error.__cause__, Terminated)
+        click.echo(f"\nunivfd: {'terminated' if terminated else 'interrupted'}", err=True)
+        return TERMINATED if terminated else INTERRUPTED
     except WeightsError as error:
-        code = _say(error, WEIGHTS)
+        return _say(error, WEIGHTS)
     except UnivFDError as error:
-        code = _say(error, USAGE)
+        return _say(error, USAGE)
+    except MemoryError:
+        return _say("there is not enough memory; lower --batch-size, --workers or --max-pixels", USAGE)
     except OSError as error:
-        click.echo(f"univfd: error: {error.filename or 'output'}: {error.strerror or error}", err=True)
-        code = USAGE
-    except Exception:  # a mistake of ours: show all of it, and never end with a code that means something else
+        return _say(f"{error.filename or 'output'}: {error.strerror or error}", USAGE)
+    except Exception as error:  # a mistake of ours: show all of it, and never end with a code that means something else
+        if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+            return _say("this machine starts no more threads (ulimit -u); lower --workers and --threads", USAGE)
         traceback.print_exc()
-        code = INTERNAL
-    sys.exit(code if isinstance(code, int) else DONE)
+        return INTERNAL
+    return code if isinstance(code, int) else DONE
 
 
-def _say(error: UnivFDError, code: int) -> int:
+def _say(error: UnivFDError | str, code: int) -> int:
     click.echo(f"univfd: error: {error}", err=True)
     return code
+
+
+def _open_streams() -> None:
+    """Put the null device where standard streams are closed, or the next file would get their number.
+
+    What is written to a closed stdout is not lost in silence: `sys.stdout` stays None, and who needs it says so.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    raise Terminated
+
+
+def _end(code: int) -> NoReturn:
+    """Leave; all is done, so that a signal that comes now just ends the process."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_DFL)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            code = _say(f"output: {error.strerror or error}", code or USAGE)
+        _forget_output()
+    sys.exit(code)
+
+
+def _forget_output() -> None:
+    """Let what nobody can take go nowhere, so that the exit does not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

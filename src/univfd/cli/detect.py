@@ -121,9 +121,10 @@ def command(
         )  # fmt: skip
     try:
         counts = _count(ctx, rows, quiet=output is None and sys.stdout.isatty())
-    except KeyboardInterrupt:
-        if output is not None:
-            remark(ctx, f"\nwhat was done is kept in {output}.partial; the same command with --resume goes on")
+    except (KeyboardInterrupt, Exception) as error:
+        if output is not None and runner.journal_of(output).exists() and not isinstance(error, UsageError):
+            kept = runner.journal_of(output)
+            remark(ctx, f"\nwhat was done is kept in {kept}; the same command with --resume goes on")
         raise
     _summary(ctx, counts, judging.calibration, output)
     return _outcome(ctx, counts, fail_on, failed=bool(counts["failed"] or (judging.maps and judging.maps.failed)))
@@ -184,6 +185,8 @@ def _explaining(path: Path | None) -> Explaining | None:
 def _to_stdout(line: Any, inputs: Iterable[Any], format: str | None, explain: bool) -> Iterator[Any]:
     from .. import runner
 
+    if sys.stdout is None:
+        raise UsageError("standard output is closed: there is nowhere to write rows to. Name a file with -o FILE")
     options = {"explain": explain} if format is None else {}
     return runner.stream(line, inputs, runner.writer(format or "text")(sys.stdout.buffer, **options))
 

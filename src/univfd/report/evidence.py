@@ -53,7 +53,11 @@ class EvidencePage:
             self._file = self._scratch.open("w", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise cannot_write(path, error) from error
-        self._write(self._macros.head(detector=detector, calibration=calibration, bank=bank, version=__version__))
+        try:
+            self._write(self._macros.head(detector=detector, calibration=calibration, bank=bank, version=__version__))
+        except BaseException:
+            self._discard()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -68,9 +72,14 @@ class EvidencePage:
         except OSError as failed:
             raise cannot_write(self._path, failed) from failed
         finally:
+            self._discard()
+
+    def _discard(self) -> None:
+        """Leave nothing but what is at its place."""
+        with suppress(OSError):  # of a full disk: it has been said
             self._file.close()
-            with suppress(FileNotFoundError):
-                self._scratch.unlink()
+        with suppress(FileNotFoundError):
+            self._scratch.unlink()
 
     def add(self, row: Row, small: str = "") -> None:
         """Write what is known of an image.

@@ -5,6 +5,7 @@ A key has 256 random bits, so one round of sha256 is enough at rest: there is no
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import logging
@@ -14,6 +15,7 @@ import secrets
 from pathlib import Path
 
 from ..errors import FormatError, UnauthorizedError, UsageError
+from ..storage import cannot_write
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ def generate(path: Path, name: str) -> str:
     Raises:
         UsageError: a name that is taken or cannot be one.
         FormatError: the file is no file of keys.
+        UnivFDError: the file cannot be written; it is as it was.
     """
     key = _PREFIX + secrets.token_urlsafe(32)
     line = f"{name} sha256:{_digest(key)}"
@@ -39,10 +42,27 @@ def generate(path: Path, name: str) -> str:
         raise UsageError(f"a key cannot be named {name!r}; up to 64 letters, digits and _ . -")
     if path.exists() and name in read(path):
         raise UsageError(f"{path} has a key named {name!r}; take out its line first, or choose another name")
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    with os.fdopen(descriptor, "a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    try:
+        _append(path, f"{line}\n".encode())
+    except OSError as error:
+        raise cannot_write(path, error) from error
     return key
+
+
+def _append(path: Path, line: bytes) -> None:
+    """All of the line or nothing: half of one would shut out everybody."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        before = os.fstat(descriptor).st_size
+        try:
+            if os.write(descriptor, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, before)
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def read(path: Path) -> dict[str, str]:

@@ -167,7 +167,9 @@ class Tables:
             db = _connect(self.uri, self._options)
             schema = pa.schema([pa.field("when", pa.float64(), nullable=False), pa.field("what", pa.string())])
             table = db.create_table(INDEXES, schema=schema, exist_ok=True)
-            table.add(pa.Table.from_pylist([{"when": time.time(), "what": what}], schema=schema))
+            before = table.search().select(["when"]).to_arrow().column("when").to_numpy()
+            when = max(time.time(), np.nextafter(before.max(initial=0), np.inf))  # also where the clock was put back
+            table.add(pa.Table.from_pylist([{"when": float(when), "what": what}], schema=schema))
 
     def read(self, ids: Ids) -> Rows:
         """Rows by id, in that order, checked against their digests; without thumbnails.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..storage import cannot_write, require_new
+from ..storage import cannot_write, new_contents, require_new
 from .data import Data
 from .split import LEFT_OUT, TEST, TRAIN, VALIDATION, Split
 
@@ -37,7 +37,7 @@ def write_manifest(path: Path, data: Data, made: Split) -> dict[str, int]:
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(path, data, made)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
+        with new_contents(path) as scratch, scratch.open("w", encoding="utf-8") as file:
             file.writelines(lines)
     except OSError as error:
         raise cannot_write(path, error) from error

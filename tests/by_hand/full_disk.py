@@ -1,0 +1,172 @@
+"""Commands on a real disk that fills up: a tmpfs of every size from one page to what the command needs (as root).
+
+    python tests/by_hand/full_disk.py FOLDER [SIZES]
+
+Whatever libraries write is met here too (pyarrow, safetensors, LanceDB). After each refusal the error must say that the
+disk is full, nothing of a target may be there but what is whole, and once the disk is larger the same command must end
+well, with the rows of an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from commands import run
+from conftest import random_bank, toy_samples
+from faults import left_over
+from test_faults import error_of
+from univfd import runner
+from univfd.backbones import open_backbone
+from univfd.building import assemble, build_bank
+from univfd.detector import load
+from univfd.store import BankStore, Rows
+from univfd.store.adding import add_rows
+from univfd.views import view
+
+PAGE = 4096
+AMPLE = 64 << 20
+
+
+@contextmanager
+def disk(place: Path, size: int) -> Iterator[Path]:
+    place.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def grow(place: Path) -> None:
+    subprocess.run(["mount", "-o", f"remount,size={AMPLE}", place], check=True)
+
+
+def used(place: Path) -> int:
+    return shutil.disk_usage(place).used
+
+
+class Work:
+    """A command, how it is taken up again, and what must hold of its disk afterwards."""
+
+    def __init__(
+        self, begin: Callable[[Path], object], again: Callable[[Path], object], whole: Callable[[Path], object],
+        prepare: Callable[[Path], object] = lambda _: None,
+    ) -> None:  # fmt: skip
+        self.begin, self.again, self.whole, self.prepare = begin, again, whole, prepare
+
+
+def judging(images: Path, toy: Path, suffix: str, page: bool) -> Work:
+    def options(disk: Path) -> tuple[object, ...]:
+        html = ("--explain-html", disk / "page.html") if page else ()
+        return ("-q", "detect", images, "--detector", toy, "-o", disk / f"x.{suffix}", "--batch-size", 2, *html)
+
+    def whole(disk: Path) -> list[str]:
+        if (disk / "page.html").exists():
+            assert (disk / "page.html").read_text("utf-8").rstrip().endswith("</html>")
+        names = []
+        if (disk / f"x.{suffix}").exists():
+            names = [r["image"] for r in runner.writer(suffix).read(disk / f"x.{suffix}")]
+            assert len(names) == len(list(images.iterdir())), len(names)
+        return names
+
+    def again(disk: Path) -> None:
+        (disk / "page.html").unlink(missing_ok=True)
+        run(*options(disk), "--resume")
+
+    return Work(lambda disk: run(*options(disk)), again, whole)
+
+
+def making(*command: object, made: Callable[[Path], object]) -> Work:
+    def go(disk: Path) -> None:
+        run("-q", *command, "-o", disk / "new")
+
+    def whole(disk: Path) -> object:
+        return made(disk / "new") if (disk / "new").exists() else None
+
+    return Work(go, go, whole)
+
+
+def storing() -> Work:
+    """A store of one version; the edit is an addition."""
+    first, more = random_bank(300, 1), random_bank(300, 2)
+
+    def prepare(disk: Path) -> None:
+        add_rows(store := BankStore.create(disk / "s", first.space), Rows.of(first), "a", "import", store.snapshot())
+
+    def add(disk: Path) -> None:
+        store = BankStore.open(disk / "s")
+        if len(store.snapshot().bank) < 600:
+            add_rows(store, Rows.of(more), "b", "import", store.snapshot())
+
+    def whole(disk: Path) -> list[int]:
+        store = BankStore.open(disk / "s")
+        numbers = [e.number for e in store.history().edits]
+        assert len(store.snapshot().bank) in {300, 600}
+        return numbers
+
+    return Work(add, add, whole, prepare)
+
+
+def sweep(name: str, work: Work, place: Path, sizes: int) -> None:
+    with disk(place, AMPLE):
+        work.prepare(place)
+        before = used(place)
+        work.begin(place)
+        needed, wanted = used(place), work.whole(place)
+    seen: Counter[str] = Counter()
+    for i in range(sizes):
+        size = before + (needed - before + 8 * PAGE) * i // sizes // PAGE * PAGE or PAGE
+        with disk(place, AMPLE):
+            work.prepare(place)
+            subprocess.run(["mount", "-o", f"remount,size={max(size, used(place))}", place], check=True)
+            if said := error_of(work.begin, place):
+                assert "full" in said, (name, size, said)
+                seen["refused"] += 1
+                seen["whole then"] += bool(work.whole(place))
+                assert not left_over(place), (name, size, left_over(place))
+                grow(place)
+                work.again(place)
+            else:
+                seen["had room"] += 1
+            assert str(work.whole(place)) == str(wanted), (name, size)
+    print(f"{name}: needs {(needed - before) / 1024:.0f} KiB; {sizes} sizes: {dict(seen)}", flush=True)
+
+
+def main(folder: Path, sizes: int) -> None:
+    toy, cut = open_backbone("toy"), view("native")
+    bank = build_bank(toy, cut, toy_samples(), added="2026-01-01").bank
+    detector, images, data = folder / "toy", folder / "images", folder / "data"
+    assemble("toy", toy, cut, bank, "linear", {}).save(detector)
+    images.mkdir()
+    for i, sample in enumerate(toy_samples()):
+        target = data / ("fake" if sample.label else "real") / sample.source / f"{i}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for path in (target, images / f"{i:02}.png"):
+            path.write_bytes(bytes(sample.ref.source))  # type: ignore[arg-type]
+    place = folder / "disk"
+    for suffix in ("jsonl", "csv", "json", "parquet"):
+        sweep(f"detect -o x.{suffix}", judging(images, detector, suffix, page=False), place, sizes)
+    sweep("detect --explain-html", judging(images, detector, "jsonl", page=True), place, sizes)
+    space = ("--backbone", "toy")
+    made = making("fit", data, "--uncalibrated", *space, made=lambda new: load(new).identity)
+    sweep("fit", made, place, sizes)
+    sweep("bank build", making("bank", "build", data, *space, made=lambda new: sorted(p.name for p in new.iterdir())),
+          place, sizes)  # fmt: skip
+    sweep(
+        "embed", making("embed", images, *space, made=lambda new: sorted(p.name for p in new.iterdir())), place, sizes
+    )
+    sweep("an addition to a store", storing(), place, sizes)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory(dir=sys.argv[1]) as scratch:
+        main(Path(scratch), int(sys.argv[2]) if len(sys.argv) > 2 else 12)
