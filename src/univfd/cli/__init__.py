@@ -53,6 +53,8 @@ def group(ctx: click.Context, verbose: bool, quiet: bool) -> None:
     """Detect AI-generated images: frozen CLIP features, nearest neighbours over a bank, or one linear layer."""
     level = logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
     logging.basicConfig(level=logging.WARNING, format="univfd: %(message)s", stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Lines("univfd: %(message)s"))
     logging.getLogger("univfd").setLevel(level)
     warnings.filterwarnings("ignore", module="PIL")  # remarks of the decoders; what matters becomes a row
     ctx.obj = {"quiet": quiet}
@@ -63,8 +65,7 @@ def main() -> NoReturn:
     try:
         code = group.main(prog_name="univfd", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        code = USAGE
+        code = _usage(error)
     except (KeyboardInterrupt, click.Abort):
         click.echo("\nunivfd: interrupted", err=True)
         code = INTERRUPTED
@@ -73,14 +74,40 @@ def main() -> NoReturn:
     except UnivFDError as error:
         code = _say(error, USAGE)
     except OSError as error:
-        click.echo(f"univfd: error: {error.filename or 'output'}: {error.strerror or error}", err=True)
-        code = USAGE
+        from ..sources import display_name
+
+        code = _say(f"{display_name(str(error.filename or 'output'))}: {error.strerror or error}", USAGE)
     except Exception:  # a mistake of ours: show all of it, and never end with a code that means something else
         traceback.print_exc()
         code = INTERNAL
     sys.exit(code if isinstance(code, int) else DONE)
 
 
-def _say(error: UnivFDError, code: int) -> int:
-    click.echo(f"univfd: error: {error}", err=True)
+def _say(error: UnivFDError | str, code: int) -> int:
+    """Say an error. Names of files and of what is in them come from strangers: nothing in them does anything."""
+    click.echo(f"univfd: error: {_safe(str(error))}", err=True)
     return code
+
+
+def _usage(error: click.ClickException) -> int:
+    """Click's own words, which repeat what was typed; an argument may come from a stranger through a shell's `*`."""
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
+    if ctx is not None:
+        click.echo(f"{ctx.get_usage()}\nTry '{ctx.command_path} {ctx.help_option_names[0]}' for help.\n", err=True)
+    click.echo(f"Error: {_safe(error.format_message())}", err=True)
+    return USAGE
+
+
+def _safe(text: str) -> str:
+    from ..writers import printable_lines
+
+    return printable_lines(text, below="  ")
+
+
+class _Lines(logging.Formatter):
+    """Log lines in which names of strangers do nothing."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line; a traceback below it as it is."""
+        message, _, trace = super().format(record).partition("\nTraceback (most recent call last)")
+        return _safe(message) + (f"\nTraceback (most recent call last){trace}" if trace else "")
