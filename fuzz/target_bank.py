@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import numpy as np
-from harness import MARK, file_of, folder, parts, refused
 from safetensors.numpy import save
 
+from harness import MARK, file_of, folder, parts, refused
 from univfd.bank import FeatureBank
 from univfd.types import Label
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from harness import MARK, parts, pictures
 from target_containers import _XMP, findings_of
-
 from univfd.provenance._containers import Blocks, Text, _photoshop
 
 _TEXTS = (

@@ -6,7 +6,6 @@ import json
 import zlib
 
 from harness import pictures, refused
-
 from univfd.provenance import _generators, _metadata
 from univfd.provenance._containers import Blocks, split
 from univfd.provenance._inspect import answer

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 from harness import as_json
-
 from univfd.provenance._credentials import _failed, _outcome
 from univfd.provenance._inspect import answer
 

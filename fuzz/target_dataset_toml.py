@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from harness import file_of, folder, pictures, refused
-
 from univfd.datasets import open_dataset
 
 

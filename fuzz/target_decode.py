@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from harness import pictures, refused
-
 from univfd.conditions import conditions, jpeg_quality
 from univfd.images import decode
 from univfd.metadata import features, read_metadata

@@ -7,9 +7,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from harness import MARK, file_of, folder, parts, refused
 from safetensors.numpy import save
 
+from harness import MARK, file_of, folder, parts, refused
 from univfd.backbones import Backbone, open_backbone
 from univfd.bank import FeatureBank
 from univfd.detector import BANK, load

@@ -6,9 +6,9 @@ import io
 import json
 
 import numpy as np
+
 from harness import MARK, file_of, parts, refused
 from target_bank import SPACE
-
 from univfd.embeddings_file import read_embeddings
 
 

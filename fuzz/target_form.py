@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from harness import MARK, file_of, parts, refused
-
 from univfd.server.keys import Keys, read
 from univfd.server.limits import Limits, Memory
 from univfd.server.uploads import Form, _boundary

@@ -6,9 +6,9 @@ import json
 from functools import cache
 
 import numpy as np
+
 from harness import file_of, refused
 from target_bank import SPACE
-
 from univfd.bank import FeatureBank
 from univfd.index import open_index
 from univfd.types import Embeddings, FeatureSpace

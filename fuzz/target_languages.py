@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from harness import refused
 
+from harness import refused
 from univfd import registry
 from univfd.backbones import open_backbone
 from univfd.cli._shared import settings

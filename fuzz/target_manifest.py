@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from harness import file_of, refused
-
 from univfd.datasets import open_dataset
 
 

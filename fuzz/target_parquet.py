@@ -7,8 +7,8 @@ from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from harness import file_of, pictures, refused
 
+from harness import file_of, pictures, refused
 from univfd.benchmark.rows import read_rows
 from univfd.datasets import open_dataset
 from univfd.runner import _checked, writer

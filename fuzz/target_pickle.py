@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from harness import file_of, refused
 from target_torchfile import _PICKLE, _zip
-
 from univfd.torchfile import read_tensors
 
 

@@ -6,7 +6,6 @@ import io
 from typing import Any
 
 from harness import as_json, parts, refused
-
 from univfd.remote import RemoteDetector
 from univfd.types import ImageRef
 from univfd.writers.csv import CsvWriter

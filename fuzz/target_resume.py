@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from harness import file_of, folder, refused
-
 from univfd.runner import run
 
 _ROW = (

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from harness import as_json, file_of, refused
 from safetensors.numpy import save
 
+from harness import as_json, file_of, refused
 from univfd.storage import parse_json, read_arrays
 from univfd.training.state import Checkpoints
 

@@ -7,7 +7,6 @@ import tarfile
 from itertools import islice
 
 from harness import file_of, pictures, refused
-
 from univfd.datasets import open_dataset
 from univfd.sources import expand, read_bytes
 from univfd.types import ImageRef

@@ -9,7 +9,6 @@ import zipfile
 from collections import OrderedDict
 
 from harness import file_of, refused
-
 from univfd.torchfile import read_tensors
 
 # What `torch.save({"w": torch.tensor([1.0, 2.0])})` writes, put together by hand: torch is not needed to fuzz.

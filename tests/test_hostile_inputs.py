@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import struct
 import subprocess
@@ -22,11 +23,18 @@ from PIL import Image
 
 from conftest import encoded, picture
 from mutations import chunk
+from score_rows import write_run
+from univfd.benchmark.rows import read_rows
+from univfd.benchmark.run import SCORES
 from univfd.datasets import open_dataset
-from univfd.errors import DataError, FileAccessError, InputError, TooManyPixelsError
+from univfd.errors import DataError, FileAccessError, FormatError, InputError, ServiceError, TooManyPixelsError
 from univfd.images import decode
 from univfd.metadata import read_metadata
+from univfd.provenance._credentials import _outcome
+from univfd.remote import RemoteDetector
 from univfd.sources import expand, read_bytes
+from univfd.storage import parsed
+from univfd.suites import open_suite
 from univfd.types import Failure, ImageRef
 
 
@@ -281,9 +289,6 @@ def test_a_folder_with_loops_pipes_and_devices_ends(tmp_path: Path) -> None:
 
 
 def test_a_suite_stays_below_its_root(tmp_path: Path) -> None:
-    from univfd.errors import FormatError
-    from univfd.suites import open_suite
-
     text = 'name = "x"\ntitle = "x"\nurl = "u"\nget = "g"\nroot = "r"\n[[subset]]\nname = "a"\nreal = "0_real"\n'
     (tmp_path / "s.toml").write_text(text)
     assert open_suite(tmp_path / "s.toml").name == "x"
@@ -301,3 +306,70 @@ def test_a_suite_stays_below_its_root(tmp_path: Path) -> None:
 def test_pixels_given_directly_are_checked_too() -> None:
     with pytest.raises(TooManyPixelsError):
         decode(ImageRef("x", np.zeros((2000, 2000, 3), np.uint8)), max_pixels=1_000_000)
+
+
+def answered(status: int, body: bytes) -> RemoteDetector:
+    """The client of a service that answers so to everything."""
+    remote = RemoteDetector("http://127.0.0.1:9")
+    remote._once = lambda method, path, sent: (status, 0.0, parsed(body))  # type: ignore[method-assign]
+    return remote
+
+
+ROW = {
+    "status": "ok", "image": "a", "verdict": "fake", "score": 1.0, "probability": 0.9, "attribution": "g",
+    "nearest_fake": [{"label": "fake", "distance": 0.1, "generator": "g", "source": "s", "key": "0", "row": 1}],
+    "nearest_real": [], "sha256": "0", "width": 1, "height": 1, "format": "PNG", "view": "native", "detector": "d",
+    "space": "s", "reasons": [], "reason_codes": [], "notes": ["n"], "note_codes": [{"code": "c"}],
+    "timings": {"load": 0.1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"status": "failed"}, {"verdict": "certainly"}, {"verdict": ["fake"]}, {"score": "1"}, {"score": None},
+        {"score": float("nan")}, {"score": True}, {"probability": 2}, {"nearest_fake": {}}, {"nearest_fake": [{}]},
+        {"nearest_real": [3]}, {"notes": "n"}, {"notes": [1]}, {"note_codes": [{}]}, {"width": -1}, {"timings": []},
+        {"provenance": []}, {"provenance": {"c2pa": "none", "claims": [], "headline": "h", "findings": [{}]}},
+        {"heatmap": "x"}, {"heatmap": {"base64": "\N{SNOWMAN}"}},
+    ],
+)  # fmt: skip
+def test_rows_of_a_service_are_checked(change: dict[str, object]) -> None:
+    (whole,) = answered(200, json.dumps(ROW).encode()).detect([ImageRef("x", b"x")], requests=1)
+    assert whole.to_dict() == ROW | {"image": "x"}
+    with pytest.raises(ServiceError, match="none of univfd serve"):
+        list(answered(200, json.dumps(ROW | change).encode()).detect([ImageRef("x", b"x")], requests=1))
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"detectors": 3}', b'{"detectors": [[]]}', b'{"detectors": [{"name": 1}]}'])
+def test_what_a_service_says_of_itself_is_checked(body: bytes) -> None:
+    with pytest.raises(ServiceError):
+        answered(200, body).about()
+    with pytest.raises(ServiceError):
+        answered(500, b'{"error": ' + body + b"}").about()
+
+
+@pytest.mark.parametrize(
+    "store",
+    [
+        {"manifests": []}, {"manifests": {"a": []}, "active_manifest": "a"}, {"active_manifest": {}},
+        {"validation_results": "x"}, {"validation_results": {"activeManifest": {"failure": [1, None], "success": 3}}},
+        {"manifests": {"a": {"assertions": ["x", {"label": 1, "data": []}], "ingredients": ["y", {}],
+                             "claim_generator_info": "z", "signature_info": "s"}}, "active_manifest": "a"},
+    ],
+)  # fmt: skip
+def test_credentials_of_any_shape_are_a_finding(store: dict[str, object]) -> None:
+    """What the C2PA library hands on is JSON that the maker of a file wrote."""
+    outcome, (finding,) = _outcome(store)
+    assert (outcome, finding.kind) == ("invalid", "c2pa")
+
+
+def test_score_rows_of_other_types_are_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", n=20)
+    table = pq.read_table(run / SCORES)
+    assert len(read_rows(run / SCORES).cells) == 4
+    for name, kind in (("score", pa.string()), ("fake_above", pa.string()), ("image", pa.binary())):
+        at = table.schema.get_field_index(name)
+        pq.write_table(table.set_column(at, name, table[name].cast(kind)), tmp_path / f"{name}.parquet")
+        with pytest.raises(FormatError):
+            read_rows(tmp_path / f"{name}.parquet")

@@ -39,7 +39,7 @@ STRANGE = (
     "a|b", "`a`", "%s%n", "{0.__class__}", "x" * 5000, "\x00", "\x7f", "\U000e0041", "--help",
 )  # fmt: skip
 TEXTS = st.sampled_from(STRANGE) | st.text(min_size=1)
-QUICK = settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+QUICK = settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
 
 
 _CODES = (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
