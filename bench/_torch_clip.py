@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,12 +47,25 @@ class Tower(nn.Module):
         x = torch.cat([self.cls.expand(len(x), 1, WIDTH), x], dim=1) + self.position
         return self.proj(self.norm_post(self.blocks(self.norm_pre(x))[:, 0]))
 
+    def taps(self, x: Any, names: Sequence[str]) -> list[Any]:
+        """`(N, 3, 224, 224)` -> `(N, D)` a tap: `proj`, `cls.i`, `mean.i` (see `univfd.backbones.open_backbone`)."""
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = self.norm_pre(torch.cat([self.cls.expand(len(x), 1, WIDTH), x], dim=1) + self.position)
+        found: dict[str, Any] = {}
+        last = max(BLOCKS if n == "proj" else int(n.partition(".")[2]) for n in names)
+        for number, block in enumerate(self.blocks[:last], start=1):
+            x = block(x)
+            found |= {f"cls.{number}": x[:, 0], f"mean.{number}": x[:, 1:].mean(dim=1)}
+        if "proj" in names:
+            found["proj"] = self.proj(self.norm_post(x[:, 0]))
+        return [found[name] for name in names]
+
 
 def encoder(threads: int) -> Callable[[Any], Any]:
     """`(N, 3, 224, 224)` float32 -> `(N, 512)`: the paper's feature, without gradients."""
     torch.set_num_threads(threads)
     tower = Tower().eval()
-    tower.load_state_dict({name: torch.from_numpy(np.array(v)) for name, v in _weights().items()})
+    tower.load_state_dict({name: torch.from_numpy(np.array(v)) for name, v in weights().items()})
 
     def run(pixels: Any) -> Any:
         with torch.inference_mode():
@@ -61,7 +74,7 @@ def encoder(threads: int) -> Callable[[Any], Any]:
     return run
 
 
-def _weights() -> dict[str, Any]:
+def weights() -> dict[str, Any]:
     """The prepared graph's tensors by the names of `Tower`."""
     graph = onnx.load(str(ensure(entry("clip-vit-b-16")) / GRAPH)).graph
     held = {i.name: numpy_helper.to_array(i) for i in graph.initializer}

@@ -18,7 +18,7 @@ ROOT = Path(univfd.__file__).parent
 # A module imports only from lower levels (docs/architecture.md draws them).
 LEVELS = [
     {"errors", "_version", "remarks"},
-    {"types", "registry", "palette"},
+    {"types", "registry", "palette", "plain_pickle"},
     {
         "sources",
         "views",
@@ -36,6 +36,7 @@ LEVELS = [
         "projection",
         "parity",
         "machine",
+        "remote_row",
     },
     {"images", "catalogue", "bank", "collection", "suites", "patch_probe", "remote", "misses", "engines"},
     {"weights", "index", "attribution", "metadata", "provenance"},

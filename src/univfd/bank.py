@@ -255,6 +255,8 @@ class FeatureBank:
             n, space, words = manifest["rows"], FeatureSpace.from_dict(manifest["space"]), manifest["columns"]
         except KeyError as error:
             raise FormatError(f"{folder / MANIFEST} lacks {error}") from error
+        if type(n) is not int or not isinstance(words, dict):
+            raise FormatError(f"{folder / MANIFEST}: expected a number in 'rows' and names in 'columns'")
         shapes: dict[str, tuple[int | None, ...]] = {
             "vectors": (n, space.dim),
             "labels": (n,),
@@ -263,14 +265,42 @@ class FeatureBank:
         if manifest.get("dtype") == "int8":
             shapes |= {"scale": (space.dim,)}
         arrays = read_arrays(folder / ARRAYS, shapes | dict.fromkeys(_COLUMNS, (n,)))
-        try:
-            columns = {c: np.asarray(words[c], dtype=object)[arrays[c]] for c in _COLUMNS}
-        except (KeyError, IndexError) as error:
-            raise FormatError(f"{folder}: the bank's columns do not fit its rows: {error}") from error
+        _check_types(folder, arrays)
+        columns = {c: _words(folder, c, words.get(c), arrays[c]) for c in _COLUMNS}
         return cls(
             vectors=_restored(arrays), labels=arrays["labels"], keys=arrays["keys"], space=space,
             **columns,
         )  # fmt: skip
+
+
+def _check_types(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Refuse arrays of types that no bank is written with, before any value is used.
+
+    Raises:
+        FormatError: says which.
+    """
+    wanted = {"labels": "u1", "keys": "u1", "scale": "f4"} | dict.fromkeys(_COLUMNS, "u4")
+    for name, kind in wanted.items():
+        if name in arrays and arrays[name].dtype != np.dtype(kind):
+            raise FormatError(f"{folder}: array {name!r} is {arrays[name].dtype}; expected {np.dtype(kind)}")
+    kinds = ["int8"] if "scale" in arrays else ["float32", "float16"]
+    if arrays["vectors"].dtype.name not in kinds:
+        raise FormatError(f"{folder}: its vectors are {arrays['vectors'].dtype}; expected {' or '.join(kinds)}")
+
+
+def _words(folder: Path, column: str, words: Any, codes: NDArray[Any]) -> Strings:
+    """A column of texts, stored as a list of words and the place of each row's word in it.
+
+    Raises:
+        FormatError: no texts, or a place beyond the list.
+    """
+    if not isinstance(words, list) or not all(isinstance(w, str) for w in words):
+        raise FormatError(f"{folder}: column {column!r} is no list of texts")
+    if len(codes) and int(codes.max()) >= len(words):
+        raise FormatError(f"{folder}: column {column!r} does not fit the bank's rows: {len(words)} words")
+    found = np.empty(len(words), dtype=object)
+    found[:] = words
+    return np.asarray(found[codes])
 
 
 def as_stored(vectors: FloatArray, dtype: BankType) -> FloatArray:
@@ -290,7 +320,8 @@ def _stored(vectors: FloatArray, dtype: BankType) -> dict[str, NDArray[Any]]:
 
 def _restored(arrays: Mapping[str, NDArray[Any]]) -> FloatArray:
     vectors = arrays["vectors"].astype(np.float32)
-    return vectors * arrays["scale"] if "scale" in arrays else vectors
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by the bank
+        return vectors * arrays["scale"] if "scale" in arrays else vectors
 
 
 def origins(generator: Strings, source: Strings) -> Strings:

@@ -87,6 +87,8 @@ class Calibration:
 
     def __post_init__(self) -> None:
         """Check the order of the thresholds."""
+        if type(self.fake_above) is bool or type(self.real_below) is bool:
+            raise FormatError("thresholds must be numbers")
         if not (math.isfinite(self.fake_above) and self.real_below <= self.fake_above):
             raise FormatError(f"thresholds real_below={self.real_below}, fake_above={self.fake_above}: out of order")
 
@@ -158,13 +160,36 @@ class Calibration:
         """Inverse of `to_dict`.
 
         Raises:
-            FormatError: unknown or missing fields.
+            FormatError: unknown or missing fields, or values that none can have.
         """
         try:
             groups = tuple(GroupPromise(**group) for group in data.get("groups", ()))
-            return cls(**{**data, "groups": groups})
-        except TypeError as error:
-            raise FormatError(f"calibration {dict(data)!r} cannot be read: {error}") from error
+            made = cls(**{**data, "groups": groups})
+        except (TypeError, AttributeError) as error:
+            raise FormatError(f"calibration {str(data)[:500]} cannot be read: {error}") from error
+        made._check_types()
+        return made
+
+    def _check_types(self) -> None:
+        """Refuse what is no number, and numbers that no calibration has: the record may be a stranger's.
+
+        Raises:
+            FormatError: says which.
+        """
+        shares = {name: getattr(self, name) for name in ("max_fpr", "max_miss", "confidence")}
+        others = {name: getattr(self, name) for name in ("slope", "intercept", "known_within", "named_within")}
+        others |= {f"fake_above of group {str(g.group)[:80]!r}": g.fake_above for g in self.groups}
+        for name, value in {**shares, **others}.items():
+            if value is not None and not (type(value) in {int, float} and math.isfinite(value)):
+                raise FormatError(f"calibration: {name} is {value!r}; expected a finite number")
+        for name, value in shares.items():
+            if value is not None and not 0 < value < 1:
+                raise FormatError(f"calibration: {name} is {value!r}; expected a share between 0 and 1")
+        counts = [self.n_real, self.n_fake, *(g.n for g in self.groups)]
+        if not all(type(n) is int and n >= 0 for n in counts):
+            raise FormatError("calibration: a number of images is no whole number of 0 or more")
+        if not all(isinstance(t, str) for t in (self.data, *(g.group for g in self.groups))):
+            raise FormatError("calibration: 'data' and names of groups must be text")
 
 
 UNCALIBRATED = Calibration(fake_above=0.0, real_below=0.0)

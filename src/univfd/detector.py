@@ -296,11 +296,13 @@ def load(
     folder = locate(detector)
     manifest = read_manifest(folder)
     space, name = FeatureSpace.from_dict(manifest["space"]), manifest["classifier"]["name"]
-    bank = FeatureBank.load(folder / manifest["bank"])
-    state = read_arrays(folder / ARRAYS, {})
+    bank = FeatureBank.load(bank_of(folder, manifest["bank"]))
+    space.require(bank.space, f"the bank of detector {manifest['name']}")
+    state = _finite(folder / ARRAYS, read_arrays(folder / ARRAYS, {}))
     try:
         classifier = registry.load("classifiers", name).from_state(manifest["classifier"]["params"], state, bank)
-    except (TypeError, ValueError) as error:
+        classifier.decision_function(np.zeros((1, space.dim), np.float32))  # parameters of other types show now
+    except (TypeError, ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
         raise FormatError(f"{folder}: its classifier {name!r} cannot be restored: {error}") from error
     encoder = backbone or open_backbone(
         encoder_of(folder, manifest), taps=space.taps, threads=threads, progress=progress, engine=engine
@@ -323,6 +325,36 @@ def load(
     if isinstance(encoder, EngineBackbone) and encoder.parity is not None:
         encoder.parity.require_scores(opened.score_of_crops)
     return opened
+
+
+def bank_of(folder: Path, stated: str) -> Path:
+    """The folder of a detector's bank: in the detector's own, or, as shipped ones share theirs, in one beside it.
+
+    Raises:
+        FormatError: it lies elsewhere. A stranger's detector must not read what is not its own.
+    """
+    place = (folder / stated).resolve()
+    if place.is_relative_to(folder.resolve()) or (folder / stated).resolve() == _shared_bank(folder):
+        return folder / stated
+    raise FormatError(f"{folder / MANIFEST}: 'bank' is {stated!r}, which leads out of the detector's folder")
+
+
+def _shared_bank(folder: Path) -> Path | None:
+    """The bank of the detector called `default` beside this one; None where there is no such detector."""
+    beside = folder.resolve().parent / DEFAULT
+    return beside / BANK if (beside / MANIFEST).is_file() else None
+
+
+def _finite(path: Path, state: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """What a classifier learned, refused where it holds what no score can come from.
+
+    Raises:
+        FormatError: nan, infinity, or values that are no numbers.
+    """
+    for name, array in state.items():
+        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise FormatError(f"{path}: array {name!r} holds values that are not finite, or no numbers")
+    return state
 
 
 def encoder_of(folder: Path, manifest: Mapping[str, Any]) -> str | Path:
@@ -392,6 +424,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for key, kind in wanted.items():
         if not isinstance(manifest.get(key), kind):
             raise FormatError(f"{folder / MANIFEST} lacks {key!r}")
-    if not isinstance(manifest["classifier"].get("params"), dict) or "name" not in manifest["classifier"]:
+    about = manifest["classifier"]
+    if not isinstance(about.get("params"), dict) or not isinstance(about.get("name"), str):
         raise FormatError(f"{folder / MANIFEST}: 'classifier' needs a name and params")
+    FeatureSpace.from_dict(manifest["space"])
     return manifest

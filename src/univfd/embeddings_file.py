@@ -12,7 +12,7 @@ import numpy as np
 from .backbones import Backbone
 from .embedding import Batch, Loaded, space_of
 from .errors import FormatError
-from .storage import new_folder, read_json, write_json
+from .storage import new_folder, read_json, within, write_json
 from .types import Embeddings, FeatureSpace
 from .views import View
 
@@ -73,9 +73,13 @@ def read_embeddings(folder: Path) -> Embeddings:
     """
     manifest = read_json(folder / MANIFEST, KIND, SCHEMA)
     try:
-        vectors = np.load(folder / VECTORS, mmap_mode="r", allow_pickle=False)
+        vectors = np.load(within(folder / VECTORS), mmap_mode="r", allow_pickle=False)
+        if vectors.dtype != np.float32 or not vectors.flags.c_contiguous:
+            raise FormatError(f"{folder / VECTORS} is {vectors.dtype}; expected float32 rows")
         return Embeddings(vectors, FeatureSpace.from_dict(manifest["space"]))
-    except (OSError, ValueError, KeyError) as error:
+    except FormatError:
+        raise
+    except Exception as error:  # numpy lets out what Python's own parser raises on the text of a damaged header
         raise FormatError(f"{folder} cannot be read as embeddings: {error}") from error
 
 

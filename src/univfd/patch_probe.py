@@ -39,7 +39,7 @@ class PatchProbe:
 
     def __post_init__(self) -> None:
         """Refuse what is no layer on patch tokens."""
-        if [t.partition(".")[0] for t in self.space.taps] != ["mean"]:
+        if [t.partition(".")[0] for t in self.space.taps] != ["mean"] or not self.space.taps[0][5:].isdecimal():
             raise FormatError(f"a patch probe on taps {', '.join(self.space.taps)}; expected one, mean.i")
         if self.coef.shape != (self.space.dim,):
             raise FormatError(f"a patch probe with weights {self.coef.shape}; its space needs ({self.space.dim},)")
@@ -72,6 +72,8 @@ class PatchProbe:
         if not isinstance(record, Mapping) or not isinstance(record.get("data"), str) or "space" not in record:
             raise FormatError(f"{folder}: the manifest's 'patch_probe' needs a feature space and data (text)")
         arrays = read_arrays(folder / FILE, {"coef": (None,), "intercept": (1,)})
+        if not all(a.dtype.kind == "f" and np.isfinite(a).all() for a in arrays.values()):
+            raise FormatError(f"{folder / FILE} holds values that are not finite, or no numbers")
         space = FeatureSpace.from_dict(record["space"])
         return cls(space, arrays["coef"].astype(np.float32), float(arrays["intercept"][0]), record["data"])
 

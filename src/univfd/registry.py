@@ -17,6 +17,7 @@ from typing import Any
 
 from .errors import MissingExtraError, UnknownNameError
 
+_SHOWN = 200  # characters of a name that is not known
 KINDS = ("backbones", "recipes", "classifiers", "datasets", "writers", "experiments", "index")
 
 
@@ -54,7 +55,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UnknownNameError:
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}."
-    return UnknownNameError(f"no {what} is called {name!r}. {hint}")
+    return UnknownNameError(f"no {what} is called {name[:_SHOWN]!r}. {hint}")
 
 
 def missing_extra(what: str, error: ModuleNotFoundError) -> MissingExtraError:

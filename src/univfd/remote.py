@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import http.client
 import ipaddress
-import json
 import logging
 import random
 import ssl
@@ -19,7 +18,9 @@ from urllib.parse import urlencode, urlsplit
 
 from . import errors as e
 from .pipeline import ordered_map
+from .remote_row import remote_row
 from .sources import read_bytes
+from .storage import parsed
 from .types import Failure, ImageRef
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,11 @@ class RemoteDetector:
         status, answer = self._ask("GET", "/v1/detectors", b"")
         if status != 200 or not answer.get("detectors"):
             raise _refusal(self.url, status, answer)
-        first: dict[str, Any] = answer["detectors"][0]
+        listed = answer["detectors"]
+        first: dict[str, Any] = listed[0] if isinstance(listed, list) and isinstance(listed[0], dict) else {}
+        texts = all(isinstance(first.get(name), str) for name in ("name", "identity"))
+        if not texts or not isinstance(first.get("promise"), dict) or type(first.get("bank_rows")) is not int:
+            raise e.ServiceError(f"{self.url} says nothing of its detector that univfd serve would say")
         return first
 
     def detect(
@@ -132,8 +137,12 @@ class RemoteDetector:
         if status == 200:
             picture = answer.pop("heatmap", None)
             answer.pop("promise", None)
-            return RemoteRow(answer | {"image": ref.name}, base64.b64decode(picture["base64"]) if picture else None)
-        problem = answer.get("error", {})
+            try:
+                shown = base64.b64decode(picture["base64"]) if picture else None
+                return RemoteRow(remote_row(answer) | {"image": ref.name}, shown)
+            except (TypeError, KeyError, ValueError) as error:
+                raise e.ServiceError(f"{self.url} gave an answer that is none of univfd serve: {error}") from error
+        problem = _problem(answer)
         if problem.get("code") in _OF_THE_IMAGE:
             return RemoteRow(Failure(ref.name, problem["code"], str(problem.get("message"))).to_dict() | beside)
         raise _refusal(self.url, status, answer)
@@ -172,12 +181,12 @@ class RemoteDetector:
             self._forget()
         wait = response.headers.get("Retry-After", "")
         try:
-            answer = json.loads(text)
+            answer = parsed(text)
         except ValueError:
             answer = None
         if not isinstance(answer, dict):  # of a proxy, perhaps
             answer = {"error": {"code": "service", "message": f"an answer that is none of univfd serve: {text[:80]!r}"}}
-        return response.status, float(wait) if wait.isdigit() else 0.0, answer
+        return response.status, float(wait) if wait.isdecimal() and len(wait) < 6 else 0.0, answer
 
     def _connection(self) -> http.client.HTTPConnection:
         if getattr(self._own, "connection", None) is None:
@@ -193,10 +202,16 @@ class RemoteDetector:
 
 
 def _refusal(url: str, status: int, answer: Mapping[str, Any]) -> e.ServiceError:
-    problem = answer.get("error", {})
-    kind = _REFUSALS.get(problem.get("code"), e.ServiceError)
+    problem = _problem(answer)
+    kind = _REFUSALS.get(problem.get("code", ""), e.ServiceError)
     advice = f". {problem['what_to_do'].capitalize()}" if problem.get("what_to_do") else ""
     return kind(f"{url} refused ({status}): {problem.get('message', 'without a reason')}{advice}")
+
+
+def _problem(answer: Mapping[str, Any]) -> dict[str, str]:
+    """What an answer says is wrong, as far as it says it in words."""
+    said = answer.get("error")
+    return {k: v for k, v in said.items() if isinstance(v, str)} if isinstance(said, dict) else {}
 
 
 def _is_this_machine(host: str) -> bool:

@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import tempfile
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -108,14 +109,58 @@ def json_text(kind: str, schema: int, data: Mapping[str, Any]) -> str:
     return json.dumps({"kind": kind, "schema": schema} | dict(data), indent=1, ensure_ascii=False) + "\n"
 
 
+def parsed(text: str | bytes) -> Any:
+    """JSON of a stranger, of any size and shape.
+
+    Raises:
+        ValueError: no JSON, no UTF-8, nested deeper than Python can follow, or with half of a character (a lone
+            surrogate, which no output can take).
+    """
+    try:
+        data = json.loads(text)
+        if ("\\u" if isinstance(text, str) else b"\\u") in text:  # type: ignore[operator]
+            json.dumps(data, ensure_ascii=False).encode()
+        return data
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except UnicodeEncodeError as error:
+        raise ValueError(f"it has a text that is no Unicode: {error.reason}") from None
+
+
+def parsed_toml(text: str) -> dict[str, Any]:
+    """TOML of a stranger.
+
+    Raises:
+        ValueError: no TOML, or nested deeper than Python can follow.
+    """
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def within(path: Path) -> Path:
+    """A file of a folder, which may come from a stranger.
+
+    Raises:
+        FormatError: it is a link to a place outside of its folder, or no regular file (a pipe would be waited for).
+    """
+    real, folder = path.resolve(), path.parent.resolve()
+    if not real.is_relative_to(folder):
+        raise FormatError(f"{path} is a link out of its folder; if you trust it, copy the folder with 'cp -rL'")
+    if real.exists() and not real.is_file():
+        raise FormatError(f"{path} is no regular file; expected one")
+    return path
+
+
 def read_json(path: Path, kind: str, schema: int) -> dict[str, Any]:
     """Inverse of `write_json`.
 
     Raises:
-        FormatError: missing, no JSON, of another kind, or of a newer schema.
+        FormatError: missing, no JSON, of another kind, of a newer schema, or a link out of its folder.
     """
     try:
-        text = path.read_bytes()
+        text = within(path).read_bytes()
     except FileNotFoundError:
         raise FormatError(f"{path.parent} is not a {kind} folder: it has no {path.name}") from None
     except OSError as error:
@@ -126,7 +171,7 @@ def read_json(path: Path, kind: str, schema: int) -> dict[str, Any]:
 def parse_json(text: bytes, where: str, kind: str, schema: int) -> dict[str, Any]:
     """Inverse of `json_text`; see `read_json`."""
     try:
-        data = json.loads(text.decode("utf-8"))
+        data = parsed(text.decode("utf-8"))
     except ValueError as error:
         raise FormatError(f"{where} cannot be read: {error}") from error
     if not isinstance(data, dict) or data.get("kind") != kind:
@@ -162,11 +207,12 @@ def read_arrays(path: Path, expected: Mapping[str, tuple[int | None, ...]]) -> d
         expected: shape of each array that must be there; None where any length will do.
 
     Raises:
-        FormatError: missing, truncated, or an array of another shape.
+        FormatError: missing, truncated, an array of another shape or of a type that numpy lacks, or a link out of its
+            folder.
     """
     try:
-        arrays = dict(load_file(path))
-    except (OSError, SafetensorError, ValueError) as error:
+        arrays = dict(load_file(within(path)))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:
         raise FormatError(f"{path} cannot be read (missing or damaged): {error}") from error
     for name, shape in expected.items():
         got = arrays[name].shape if name in arrays else None

@@ -164,13 +164,19 @@ class FeatureSpace:
         """Inverse of `to_dict`.
 
         Raises:
-            FormatError: a field is missing or unknown.
+            FormatError: a field is missing, unknown or of another type.
         """
         try:
             values = dict(data)
-            return cls(**(values | {"taps": tuple(values["taps"])}))
+            made = cls(**(values | {"taps": tuple(values["taps"])}))
         except (TypeError, KeyError, ValueError) as error:
-            raise FormatError(f"feature space {data!r} cannot be read: {error}") from error
+            raise FormatError(f"feature space {str(data)[:500]} cannot be read: {error}") from error
+        texts = (made.backbone, made.weights, made.view, made.preprocessing, *made.taps)
+        if not all(isinstance(t, str) for t in texts) or type(made.dim) is not int or made.dim < 1:
+            raise FormatError(f"feature space {str(data)[:500]}: expected texts, and a dimension of 1 or more")
+        if not isinstance(made.normalised, bool):
+            raise FormatError(f"feature space {str(data)[:500]}: expected true or false in 'normalised'")
+        return made
 
     def require(self, other: FeatureSpace, what: str) -> None:
         """Check that `other` is this very space.

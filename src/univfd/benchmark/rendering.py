@@ -6,18 +6,19 @@ is for programs: those parts in columns of their own, to 10 digits.
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import OutputExistsError
 from ..metrics import Absent, Estimate
 from ..storage import cannot_write, new_folder, replace_file
+from ..writers import CsvLines, disarmed, printable
 
 Value = Estimate | Absent | str | int
 _DASH = "\N{EM DASH}"
@@ -150,10 +151,20 @@ def write_file(path: Path, text: str) -> bool:
 
 
 def csv_text(lines: Iterable[Sequence[Value]]) -> str:
-    """Lines as CSV."""
+    """Lines as CSV. Numbers stay as they are; other texts are disarmed, see `univfd.writers.disarmed`."""
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(lines)
+    table = CsvLines(out)
+    for line in lines:
+        table.writerow(map(_cell, line))
     return out.getvalue()
+
+
+def _cell(value: Value) -> Any:
+    try:
+        float(str(value))
+    except ValueError:
+        return disarmed(value)
+    return value
 
 
 def spread(value: Estimate | Absent) -> list[Value]:
@@ -170,8 +181,13 @@ def _text(value: Value) -> str:
     return f"{_DASH} ({value.reason})" if isinstance(value, Absent) else str(value)
 
 
+_MD = {c: f"\\{c}" for c in "\\|`[]"} | {"<": "&lt;", "&": "&amp;"}
+
+
 def _md(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
+    """Text in a table of Markdown: no cell, link, picture or markup of its own."""
+    flat = printable(text.replace("\n", " "))
+    return "".join(_MD.get(c, c) for c in flat)
 
 
 _TEX = {c: rf"\{c}" for c in "&%$#_{}"} | {
@@ -180,4 +196,4 @@ _TEX = {c: rf"\{c}" for c in "&%$#_{}"} | {
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(c, c) for c in text)
+    return "".join(_TEX.get(c, c) for c in printable(text.replace("\n", " ")))

@@ -194,10 +194,13 @@ def read_rows(path: Path) -> Scores:
             if missing:
                 raise FormatError(f"{path} lacks the columns {', '.join(sorted(missing))}: it is no file of score rows")
             table = file.read([name for name, _ in COLUMNS])
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, KeyError, pa.ArrowException) as error:
         raise FormatError(f"{path} cannot be read as score rows: {error}") from error
     if not len(table):
         raise FormatError(f"{path} holds no rows")
+    for name, kind in COLUMNS:
+        if not _is_of(pa, table.schema.field(name).type, kind):
+            raise FormatError(f"{path}: column {name!r} is of type {table.schema.field(name).type}; no run writes that")
     columns = {name: _texts(table[name]) for name in texts}
     numbers = {name: _numbers(table[name]) for name, kind in COLUMNS if kind in (float, bool)}
     starts = _cell_starts(columns["perturbation"], columns["detector"])
@@ -223,6 +226,14 @@ def arrow() -> tuple[Any, Any]:
     except ModuleNotFoundError as error:
         raise registry.missing_extra("a file of score rows", error) from error
     return pyarrow, pyarrow.parquet
+
+
+def _is_of(pa: Any, found: Any, kind: object) -> bool:
+    """Whether a column has the type that `write_rows` gives it."""
+    if kind is str:
+        return bool(pa.types.is_dictionary(found) and pa.types.is_string(found.value_type))
+    checks = {float: pa.types.is_float64, bool: pa.types.is_boolean, "int32": pa.types.is_int32}
+    return bool(checks[kind](found))
 
 
 def _texts(column: Any) -> Texts:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import tomllib
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,10 +15,14 @@ from typing import Any
 from .. import registry
 from ..downloads import sha256_of
 from ..errors import FormatError
+from ..storage import parsed_toml, within
 from ..types import digest_of
 from ..views import PreprocessSpec
 
 ENTRY_FILE = "backbone.toml"
+_LARGEST = 65_536  # of blocks, tokens, pixels of a side and values of a vector: far above any encoder's
+_NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")  # it becomes a folder's name in the cache
+_SHA256 = re.compile(r"[0-9a-fA-F]{0,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +148,10 @@ def entry(name: str | Path) -> Entry:
         return _parse((resources.files(__package__) / f"{name}.toml").read_text("utf-8"), None)
     folder = Path(name)
     if (folder / ENTRY_FILE).is_file():
-        return _parse((folder / ENTRY_FILE).read_text("utf-8"), folder.resolve())
+        try:
+            return _parse(within(folder / ENTRY_FILE).read_text("utf-8"), folder.resolve())
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{folder / ENTRY_FILE} is not UTF-8: {error}") from error
     raise registry.unknown("backbone", str(name), names())
 
 
@@ -170,16 +178,46 @@ def to_toml(made: Entry, file: str) -> str:
 def _parse(text: str, folder: Path | None) -> Entry:
     where = str(folder / ENTRY_FILE) if folder else "a catalogue file"
     try:
-        data = tomllib.loads(text)
+        data = parsed_toml(text)
         sources = tuple(_source(s, folder) for s in data.pop("source", []))
         spec: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.pop("preprocess").items()}
         options = data.pop("recipe_options", {})
         made = Entry(sources=sources, preprocess=PreprocessSpec(**spec), recipe_options=options, folder=folder, **data)
-    except (tomllib.TOMLDecodeError, TypeError, KeyError, ValueError) as error:
+        _check(made)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise FormatError(f"{where} is not a readable backbone entry: {error}") from error
     if made.recipe and not made.sha256:
         return replace(made, sha256=_digest_of_own_file(made, where))
     return made
+
+
+def _check(made: Entry) -> None:
+    """Refuse values of another type or range than they are used as: a user's own entry may be a stranger's.
+
+    Raises:
+        TypeError, ValueError: says which.
+    """
+    texts = {name: getattr(made, name) for name in ("name", "title", "engine", "recipe", "sha256", "licence")}
+    numbers = {name: getattr(made, name) for name in ("blocks", "width", "prefix", "proj")}
+    spec = made.preprocess
+    for name, value in texts.items():
+        if not isinstance(value, str):
+            raise TypeError(f"{name} = {value!r}; expected text")
+    if not _NAME.fullmatch(made.name) or not _SHA256.fullmatch(made.sha256):
+        raise ValueError(
+            f"name {made.name[:80]!r} or sha256 {made.sha256[:80]!r}; expected a name without slashes, and hex"
+        )
+    for name, number in {**numbers, "size": spec.size}.items():
+        if type(number) is not int or not 0 <= number <= _LARGEST:
+            raise ValueError(f"{name} = {number!r}; expected a whole number up to {_LARGEST}")
+    for name in ("mean", "std"):
+        values = getattr(spec, name)
+        if not isinstance(values, tuple) or len(values) != 3 or not all(type(v) in {int, float} for v in values):
+            raise ValueError(f"{name} = {values!r}; expected three numbers")
+    if not all(math.isfinite(v) for v in (*spec.mean, *spec.std)) or 0 in spec.std or spec.size < 1:
+        raise ValueError("preprocess: expected a size above 0, finite numbers, and no std of 0")
+    if not isinstance(made.recipe_options, dict):
+        raise TypeError("expected [recipe_options] with names and values")
 
 
 def _digest_of_own_file(made: Entry, where: str) -> str:
@@ -199,6 +237,11 @@ def _source(data: dict[str, Any], folder: Path | None) -> Source:
         case "hub":
             return HubSource(**data)
         case "folder" if folder is not None:
+            place = (folder / str(data["path"])).resolve()
+            if not place.is_relative_to(folder):
+                raise FormatError(
+                    f"path {data['path']!r} leads out of the entry's folder; put the file beside the entry"
+                )
             return FolderSource(folder / data["path"])
         case kind:
             raise FormatError(f"source kind {kind!r}; expected wheel, hub, or folder (beside the entry file)")

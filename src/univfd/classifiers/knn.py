@@ -142,7 +142,7 @@ class NearestNeighbor(Estimator):
 
     def _require(self, real: int, fake: int) -> None:
         """Refuse a pool that the rows of a class cannot fill."""
-        if self.k < 1 or self.k % 2 == 0:
+        if type(self.k) is not int or self.k < 1 or self.k % 2 == 0:
             raise ValueError(f"k is {self.k}; expected an odd number, so that a vote cannot tie")
         m = (self.k + 1) // 2
         if min(real, fake) < m:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import pkgutil
 import signal
 import sys
@@ -22,12 +21,9 @@ import click
 
 from .._version import __version__
 from ..errors import UnivFDError, WeightsError
+from ._process import Terminated, forget_output, listen_for_termination, open_streams
 
 DONE, FLAGGED, USAGE, UNREADABLE, WEIGHTS, INTERNAL, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 4, 70, 130, 143
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: the same as Ctrl-C, but for the exit code."""
 
 
 class _Commands(click.Group):
@@ -37,7 +33,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:  # before click, which would end with 1: that means "flagged" here
-            _forget_output()
+            forget_output()
             return DONE
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -59,6 +55,8 @@ def group(ctx: click.Context, verbose: bool, quiet: bool) -> None:
     """Detect AI-generated images: frozen CLIP features, nearest neighbours over a bank, or one linear layer."""
     level = logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
     logging.basicConfig(level=logging.WARNING, format="univfd: %(message)s", stream=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(_Lines("univfd: %(message)s"))
     logging.getLogger("univfd").setLevel(level)
     warnings.filterwarnings("ignore", module="PIL")  # remarks of the decoders; what matters becomes a row
     ctx.obj = {"quiet": quiet}
@@ -66,9 +64,8 @@ def group(ctx: click.Context, verbose: bool, quiet: bool) -> None:
 
 def main() -> NoReturn:
     """Entry point: run a command, say errors in one line, end with the documented code."""
-    _open_streams()
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _terminate)
+    open_streams()
+    listen_for_termination()
     try:
         code = _run()
     except KeyboardInterrupt as again:  # a second one, while the first was being answered
@@ -81,8 +78,7 @@ def _run() -> int:
     try:
         code = group.main(prog_name="univfd", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        return USAGE
+        return _usage(error)
     except (KeyboardInterrupt, click.Abort) as error:
         terminated = isinstance(error, Terminated) or isinstance(error.__cause__, Terminated)
         click.echo(f"\nunivfd: {'terminated' if terminated else 'interrupted'}", err=True)
@@ -94,7 +90,9 @@ def _run() -> int:
     except MemoryError:
         return _say("there is not enough memory; lower --batch-size, --workers or --max-pixels", USAGE)
     except OSError as error:
-        return _say(f"{error.filename or 'output'}: {error.strerror or error}", USAGE)
+        from ..sources import display_name
+
+        return _say(f"{display_name(str(error.filename or 'output'))}: {error.strerror or error}", USAGE)
     except Exception as error:  # a mistake of ours: show all of it, and never end with a code that means something else
         if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
             return _say("this machine starts no more threads (ulimit -u); lower --workers and --threads", USAGE)
@@ -104,26 +102,33 @@ def _run() -> int:
 
 
 def _say(error: UnivFDError | str, code: int) -> int:
-    click.echo(f"univfd: error: {error}", err=True)
+    """Say an error. Names of files and of what is in them come from strangers: nothing in them does anything."""
+    click.echo(f"univfd: error: {_safe(str(error))}", err=True)
     return code
 
 
-def _open_streams() -> None:
-    """Put the null device where standard streams are closed, or the next file would get their number.
-
-    What is written to a closed stdout is not lost in silence: `sys.stdout` stays None, and who needs it says so.
-    """
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(descriptor, True)
-    os.close(descriptor)
-    if sys.stdin is None:
-        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115, PTH123
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
+def _usage(error: click.ClickException) -> int:
+    """Click's own words, which repeat what was typed; an argument may come from a stranger through a shell's `*`."""
+    ctx = error.ctx if isinstance(error, click.UsageError) else None
+    if ctx is not None:
+        click.echo(f"{ctx.get_usage()}\nTry '{ctx.command_path} {ctx.help_option_names[0]}' for help.\n", err=True)
+    click.echo(f"Error: {_safe(error.format_message())}", err=True)
+    return USAGE
 
 
-def _terminate(signum: int, frame: object) -> NoReturn:
-    raise Terminated
+def _safe(text: str) -> str:
+    from ..writers import printable_lines
+
+    return printable_lines(text, below="  ")
+
+
+class _Lines(logging.Formatter):
+    """Log lines in which names of strangers do nothing."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line; a traceback below it as it is."""
+        message, _, trace = super().format(record).partition("\nTraceback (most recent call last)")
+        return _safe(message) + (f"\nTraceback (most recent call last){trace}" if trace else "")
 
 
 def _end(code: int) -> NoReturn:
@@ -136,10 +141,5 @@ def _end(code: int) -> NoReturn:
     except OSError as error:
         if not isinstance(error, BrokenPipeError):
             code = _say(f"output: {error.strerror or error}", code or USAGE)
-        _forget_output()
+        forget_output()
     sys.exit(code)
-
-
-def _forget_output() -> None:
-    """Let what nobody can take go nowhere, so that the exit does not complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

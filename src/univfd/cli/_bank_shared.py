@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -152,7 +151,9 @@ def say_prepared(ctx: click.Context, store: str, found: Prepared) -> None:
 
 def echo_json(data: Any) -> None:
     """Data on standard output."""
-    click.echo(json.dumps(data, indent=1, ensure_ascii=False))
+    from ..writers import json_of
+
+    click.echo(json_of(data, indent=1))
 
 
 def keys_of(keys: tuple[str, ...], images: tuple[str, ...]) -> list[str]:
@@ -179,5 +180,7 @@ def said(ctx: click.Context, store: str, edit: Any, *, as_json: bool = False, **
     elif edit is None:
         remark(ctx, f"{store}: nothing to do, no new version")
     else:
+        from ..writers import printable
+
         came = f" (+{len(edit.added)} -{len(edit.removed)} rows)" if len(edit.added) + len(edit.removed) else ""
-        click.echo(f"version {edit.number}: {edit.op}, {edit.what}{came}")
+        click.echo(printable(f"version {edit.number}: {edit.op}, {edit.what}{came}"))

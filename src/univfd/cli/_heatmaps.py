@@ -15,6 +15,7 @@ from ..heatmap import Reduced, draw, reduced, require_probe
 from ..runner import Line
 from ..storage import cannot_write
 from ..types import Failure, ImageRef, Pixels, Verdict
+from ..writers import printable
 
 _NAME_LENGTH = 50  # characters, of up to 4 bytes each: file systems take 255 bytes
 
@@ -49,7 +50,7 @@ class Maps:
     def missing(self, image: str, why: str) -> None:
         """Say that there is no map of an image."""
         self.failed += 1
-        click.echo(f"univfd: no heat map of {image}: {why}", err=True)
+        click.echo(printable(f"univfd: no heat map of {image}: {why}"), err=True)
 
 
 class HeatMaps(Maps):

@@ -131,5 +131,5 @@ def there(
             yield row
 
     known = {f.name for f in fields(Calibration)}  # a promise says more than that in words
-    promised = Calibration(**{name: value for name, value in about["promise"].items() if name in known})
+    promised = Calibration.from_dict({name: value for name, value in about["promise"].items() if name in known})
     return Judging(line, about["identity"], promised, maps, f"the service's bank, {about['bank_rows']} rows")

@@ -163,7 +163,9 @@ def download_progress(ctx: click.Context) -> Iterator[Callable[[str, int, int], 
 def remark(ctx: click.Context, text: str) -> None:
     """Words for a person, on stderr."""
     if not ctx.obj["quiet"]:
-        click.echo(text, err=True)
+        from ..writers import printable_lines
+
+        click.echo(printable_lines(text), err=True)
 
 
 def settings(pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -172,7 +174,7 @@ def settings(pairs: tuple[str, ...]) -> dict[str, Any]:
     Raises:
         UsageError: a pair without `=`.
     """
-    import json
+    from ..storage import parsed
 
     values: dict[str, Any] = {}
     for pair in pairs:
@@ -180,7 +182,7 @@ def settings(pairs: tuple[str, ...]) -> dict[str, Any]:
         if not equals:
             raise UsageError(f"--set {pair}: expected NAME=VALUE")
         try:
-            values[name] = json.loads(text)
+            values[name] = parsed(text)
         except ValueError:
             values[name] = text
     return values

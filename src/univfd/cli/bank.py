@@ -74,6 +74,7 @@ def build(
 def info(bank: str) -> None:
     """What is in a bank folder, or in a STORE[@VERSION]."""
     from ..bank import MANIFEST, FeatureBank
+    from ..writers import printable
     from ._bank_shared import snapshot_of
 
     if (Path(bank) / MANIFEST).is_file():
@@ -81,8 +82,8 @@ def info(bank: str) -> None:
         return
     snapshot = snapshot_of(bank)
     edit = snapshot.edit
-    click.echo(f"store        {snapshot.name}")
-    click.echo(f"version      {edit.number}, {edit.when}, {edit.op} by {edit.who}: {edit.what}")
+    click.echo(printable(f"store        {snapshot.name}"))
+    click.echo(printable(f"version      {edit.number}, {edit.when}, {edit.op} by {edit.who}: {edit.what}"))
     click.echo(f"content      {edit.content}")
     describe(snapshot.bank)
 
@@ -94,7 +95,8 @@ def describe(bank: FeatureBank) -> None:
 
     space = bank.space
     click.echo(f"bank         {len(bank)} rows, digest {bank.digest}")
-    click.echo(f"space        {space.backbone} {'+'.join(space.taps)} {space.view}, {space.dim} values, {space.digest}")
+    about = f"{space.backbone} {'+'.join(space.taps)} {space.view}"
+    click.echo(f"space        {printable(about)}, {space.dim} values, {space.digest}")
     for label, column in ((Label.REAL, "source"), (Label.FAKE, "generator")):
         counts = bank.counts(column, label)  # type: ignore[arg-type]
         click.echo(f"{label.word:<12} {sum(counts.values())} rows, {len(counts)} {column}s")

@@ -32,8 +32,10 @@ def list_detectors() -> None:
 def info(detector: str, card: bool) -> None:
     """What a detector is made of: encoder, classifier, thresholds, bank."""
     from ..bank import FeatureBank
-    from ..detector import CARD, locate, read_manifest
+    from ..detector import CARD, bank_of, locate, read_manifest
     from ..errors import FormatError
+    from ..storage import within
+    from ..writers import printable, printable_lines
     from .bank import describe
 
     folder = locate(detector)
@@ -41,14 +43,14 @@ def info(detector: str, card: bool) -> None:
     if card:
         if not (folder / CARD).is_file():
             raise FormatError(f"{folder} has no model card")
-        click.echo((folder / CARD).read_text("utf-8"))
+        click.echo(printable_lines(within(folder / CARD).read_text("utf-8", "replace")))
         return
-    click.echo(f"detector     {manifest['name']}")
-    click.echo(f"folder       {folder}")
-    click.echo(f"classifier   {manifest['classifier']['name']} {manifest['classifier']['params']}")
+    click.echo(printable(f"detector     {manifest['name']}"))
+    click.echo(printable(f"folder       {folder}"))
+    click.echo(printable(f"classifier   {manifest['classifier']['name']} {manifest['classifier']['params']}"))
     for key, value in manifest["calibration"].items():
-        click.echo(f"calibration  {key} = {value}")
-    describe(FeatureBank.load(folder / manifest["bank"]))
+        click.echo(printable(f"calibration  {key} = {value}"))
+    describe(FeatureBank.load(bank_of(folder, manifest["bank"])))
 
 
 @command.command("import-official")

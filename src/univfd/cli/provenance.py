@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ import click
 from ..errors import InputError
 from ..sources import Source, expand
 from ..types import Failure
-from ..writers import printable
+from ..writers import json_of, printable
 from . import DONE, UNREADABLE
 from ._shared import collect, images_options, remark, trust_option
 
@@ -47,7 +46,7 @@ def command(
             failed += isinstance(item, Failure) or item.c2pa == "not-read"
             if jsonl:
                 status = {} if isinstance(item, Failure) else {"status": "ok"}
-                click.echo(json.dumps(status | item.to_dict(), ensure_ascii=False))
+                click.echo(json_of(status | item.to_dict()))
             else:
                 click.echo("\n".join(_lines(item)))
     if not seen:
@@ -76,8 +75,8 @@ def _lines(item: Provenance | Failure) -> Iterator[str]:
     yield f"  {item.headline}"
     for finding in item.findings:
         yield f"  - {printable(finding.found)} [{printable(finding.where)}]"
-        yield f"      means: {finding.meaning}"
-        yield f"      who can forge it: {finding.forgery}"
+        yield f"      means: {printable(finding.meaning)}"
+        yield f"      who can forge it: {printable(finding.forgery)}"
         for name, value in finding.details.items():
             yield f"      {printable(name)}: {printable(value)}"
     for reason in item.not_checked:

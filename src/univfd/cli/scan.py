@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,11 +52,13 @@ def command(
     samples = open_suite(suite).samples(data, only=subsets, partial=partial) if suite else open_dataset(data)
     with progress(ctx, "images") as advance:
         report = scan(samples, pixels=decode, workers=workers, max_pixels=round(max_pixels * 1e6), on_done=advance)
+    from ..writers import json_of, printable_lines
+
     if as_json:
-        click.echo(json.dumps(report.to_dict(), indent=1, ensure_ascii=False))
+        click.echo(json_of(report.to_dict(), indent=1))
     else:
         for line in _lines(report):
-            click.echo(line)
+            click.echo(printable_lines(line))
     return UNREADABLE if report.failures else DONE
 
 

@@ -38,16 +38,17 @@ def info(suite: str) -> None:
     found = open_suite(suite)
     for key in ("name", "title", "url", "get", "root", "citation", "licence", "note"):
         if value := getattr(found, key):
-            click.echo(f"{key:<9} {value}")
+            _echo(f"{key:<9} {value}")
     for archive in found.archives:
-        click.echo(f"{'archive':<9} {archive.file}  md5 {archive.md5}")
+        _echo(f"{'archive':<9} {archive.file}  md5 {archive.md5}")
     for subset in found.subsets:
-        click.echo(f"\n{subset.name}  {subset.title}" + (f" ({subset.family})" if subset.family else ""))
+        click.echo()
+        _echo(f"{subset.name}  {subset.title}" + (f" ({subset.family})" if subset.family else ""))
         if subset.folder != (".",):
-            click.echo(f"  in    {' or '.join(subset.folder)}")
+            _echo(f"  in    {' or '.join(subset.folder)}")
         for word, patterns in (("real", subset.real), ("fake", subset.fake)):
             n = subset.count.get(word)
-            click.echo(f"  {word}  {', '.join(patterns) or '(none)'}" + (f"  {n:,} images" if n else ""))
+            _echo(f"  {word}  {', '.join(patterns) or '(none)'}" + (f"  {n:,} images" if n else ""))
 
 
 @command.command()
@@ -67,17 +68,24 @@ def check(suite: str, root: Path, subsets: tuple[str, ...], checksums: bool) -> 
         if digest and result.subset.sha256 not in {"", digest}:
             lines.append(f"{result.subset.name}: other images; expected the digest {result.subset.sha256}")
         counts = ", ".join(f"{n:,} {word}" for word, n in result.images.items())
-        click.echo(f"{'wrong' if lines else 'ok':<6} {result.subset.name:<24} {counts}".rstrip())
+        _echo(f"{'wrong' if lines else 'ok':<6} {result.subset.name:<24} {counts}".rstrip())
         for line in [f"digest {digest}"] * bool(digest) + lines:
-            click.echo(f"       {line}")
+            _echo(f"       {line}")
         wrong += bool(lines)
     for archive in found.archives if checksums else ():
         same = verify(archive, root)
-        click.echo(f"{'not there' if same is None else 'ok' if same else 'wrong':<6} {archive.file}")
+        _echo(f"{'not there' if same is None else 'ok' if same else 'wrong':<6} {archive.file}")
         wrong += same is False
     if wrong:
-        click.echo(f"expected: {found.root}. From {found.url}: {found.get}", err=True)
+        _echo(f"expected: {found.root}. From {found.url}: {found.get}", err=True)
     return USAGE if wrong else DONE
+
+
+def _echo(text: str, *, err: bool = False) -> None:
+    """A line; a suite of the user's own may be a stranger's."""
+    from ..writers import printable_lines
+
+    click.echo(printable_lines(text), err=err)
 
 
 def _digest(result: Check) -> str:

@@ -21,7 +21,6 @@ A file `dataset.toml` in the root may say more::
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..sources import display_name, expand, file_of, image_files, unreachable_ref
+from ..storage import parsed_toml
 from ..types import Failure, ImageRef, Label, Sample
 from ._rows import SPLITS
 
@@ -162,8 +162,8 @@ def _stated(path: Path) -> Stated:
     if not path.is_file():
         return Stated()
     try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        data = parsed_toml(path.read_text("utf-8"))
+    except ValueError as error:
         raise DataError(f"{path} is no TOML: {error}") from error
     real, family = data.pop("real", None), data.pop("family", {})
     names = {key: data.pop(key, "") for key in ("generator", "source")}

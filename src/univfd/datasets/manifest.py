@@ -8,7 +8,6 @@ Columns: `file` (relative to the table's folder) and `label` (`real`/`fake`) are
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from .. import registry
 from ..errors import DataError
 from ..sources import display_name
+from ..storage import parsed
 from ..types import ImageRef, Sample
 from ._rows import sample_of
 
@@ -56,7 +56,7 @@ def _json_lines(path: Path, lines: Iterator[str]) -> Iterator[Any]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                yield json.loads(line)
+                yield parsed(line)
             except ValueError as error:
                 raise DataError(f"{path}, line {number} is no JSON: {error}") from error
 

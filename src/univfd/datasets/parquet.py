@@ -7,7 +7,6 @@ The split is what the row says, or the folder or beginning of the shard's name (
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 from ..errors import DataError, InputError
 from ..sources import cell_refs, image_column, is_parquet
+from ..storage import parsed
 from ..types import Sample
 from ._rows import SPLITS, sample_of
 
@@ -67,7 +67,7 @@ def _class_names(schema: Any) -> list[str]:
     """Names of the numbers in `label`, where the file says them."""
     stated = (schema.metadata or {}).get(b"huggingface")
     try:
-        names = json.loads(stated)["info"]["features"]["label"]["names"] if stated else []
+        names = parsed(stated)["info"]["features"]["label"]["names"] if stated else []
     except (ValueError, KeyError, TypeError):
         return []
     return [str(name) for name in names] if isinstance(names, list) else []

@@ -8,7 +8,6 @@ what the values say, or the folder of the shard, if it is called `train`, `val` 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import groupby
@@ -17,6 +16,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..sources import TarMember, image_files, is_tar, read_bytes, tar_members, tar_ref
+from ..storage import parsed
 from ..types import Failure, Sample
 from ._rows import SPLITS, sample_of
 
@@ -102,7 +102,7 @@ def _row(values: list[TarMember], where: str) -> tuple[dict[str, Any], list[Any]
     for member in values:
         text = read_bytes(tar_ref(member))
         try:
-            data = {"label": text.decode().strip()} if member.name.lower().endswith(".cls") else json.loads(text)
+            data = {"label": text.decode().strip()} if member.name.lower().endswith(".cls") else parsed(text)
         except ValueError as error:
             raise DataError(f"{where}: {member.name} cannot be read: {error}") from error
         if not isinstance(data, dict):

@@ -114,9 +114,12 @@ class Manifest:
         """
         try:
             values = {name: data[name] for name in cls.__dataclass_fields__}
-            return cls(**(values | {"recall": Recall(**data["recall"])}))
+            made = cls(**(values | {"recall": Recall(**data["recall"])}))
         except (KeyError, TypeError) as error:
             raise FormatError(f"{place} is not whole: {error}. Build the index again") from error
+        if not _is_possible(asdict(made)):
+            raise FormatError(f"{place} has values that no index is written with. Build the index again")
+        return made
 
     def require_dim(self, dim: int, folder: Path) -> None:
         """Refuse rows of another dimension.
@@ -126,6 +129,16 @@ class Manifest:
         """
         if self.dim != dim:
             raise FormatError(f"{folder} is an index of {self.dim} dimensions; the bank's rows have {dim}")
+
+
+def _is_possible(values: Mapping[str, Any]) -> bool:
+    """Whether these values have the types that a manifest is written with: it may be a stranger's."""
+    effort, files = values["effort"], values["files"]
+    if not isinstance(effort, dict) or not isinstance(files, dict) or not effort:
+        return False
+    numbers = [values["rows"], values["dim"], *effort.values()]
+    texts = [values["index"], values["digest"], *files.values()]
+    return all(type(n) is int and n >= 0 for n in numbers) and all(isinstance(t, str) for t in texts)
 
 
 def measure(

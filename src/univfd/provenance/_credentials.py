@@ -97,13 +97,13 @@ def _failed(message: str, has_mark: bool) -> tuple[C2paOutcome, list[Finding]]:
 def _outcome(store: Mapping[str, Any]) -> tuple[C2paOutcome, list[Finding]]:
     state = store.get("validation_state")
     outcome: C2paOutcome = _STATES.get(str(state), "invalid")
-    manifests = store.get("manifests") or {}
-    active = manifests.get(store.get("active_manifest")) or {}
-    signature = active.get("signature_info") or {}
-    codes = store.get("validation_results", {}).get("activeManifest", {})
-    problems = sorted({str(s.get("code")) for s in codes.get("failure", [])} - {"signingCredential.untrusted"})
+    manifests = _dict(store.get("manifests"))
+    active = _dict(manifests.get(str(store.get("active_manifest"))))
+    signature = _dict(active.get("signature_info"))
+    codes = _dict(_dict(store.get("validation_results")).get("activeManifest"))
+    problems = sorted({str(s.get("code")) for s in _dicts(codes.get("failure"))} - {"signingCredential.untrusted"})
     anchored = [
-        str(s.get("explanation")) for s in codes.get("success", []) if s.get("code") == "signingCredential.trusted"
+        str(s.get("explanation")) for s in _dicts(codes.get("success")) if s.get("code") == "signingCredential.trusted"
     ]
     kinds = list(dict.fromkeys(_source_types(manifests, str(store.get("active_manifest")))))
     said = {found[0] for k in kinds if (found := source_type(k))}
@@ -129,16 +129,26 @@ def _words(kinds: Sequence[str]) -> list[str]:
     return [found[1] if (found := source_type(k)) else k[:100] for k in kinds]
 
 
+def _dict(value: Any) -> dict[str, Any]:
+    """The value where it is an object: what a file's maker wrote may be anything."""
+    return value if isinstance(value, dict) else {}
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    """The objects of a list."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
+
+
 def _made_with(manifest: Mapping[str, Any]) -> str:
-    infos = manifest.get("claim_generator_info") or []
-    named = [" ".join(str(i[k]) for k in ("name", "version") if i.get(k)) for i in infos if isinstance(i, dict)]
+    infos = _dicts(manifest.get("claim_generator_info"))
+    named = [" ".join(str(i[k]) for k in ("name", "version") if i.get(k)) for i in infos]
     return ", ".join(named) or str(manifest.get("claim_generator") or "")
 
 
 def _actions(manifest: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    for assertion in manifest.get("assertions") or []:
-        if str(assertion.get("label")).startswith("c2pa.actions") and isinstance(assertion.get("data"), dict):
-            yield from (a for a in assertion["data"].get("actions") or [] if isinstance(a, dict))
+    for assertion in _dicts(manifest.get("assertions")):
+        if str(assertion.get("label")).startswith("c2pa.actions"):
+            yield from _dicts(_dict(assertion.get("data")).get("actions"))
 
 
 def _source_types(manifests: Mapping[str, Any], label: str, depth: int = 0) -> Iterator[str]:
@@ -149,7 +159,7 @@ def _source_types(manifests: Mapping[str, Any], label: str, depth: int = 0) -> I
     for action in _actions(manifest):
         if isinstance(kind := action.get("digitalSourceType"), str):
             yield kind
-    for ingredient in manifest.get("ingredients") or []:
+    for ingredient in _dicts(manifest.get("ingredients")):
         below = _source_types(manifests, str(ingredient.get("active_manifest")), depth + 1)
         for kind in below:
             known = source_type(kind)

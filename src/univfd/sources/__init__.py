@@ -177,18 +177,22 @@ def read_bytes(ref: ImageRef) -> bytes:
         raise source
     try:
         if isinstance(source, Path):
+            if not stat.S_ISREG(source.stat().st_mode):  # a manifest may name a pipe or a device, which never end
+                raise FileAccessError("not a regular file (a folder, pipe, socket or device); skipped")
             return source.read_bytes()
         if isinstance(source, TarSpan):
             with source.tar.open("rb") as file:
+                lacking = source.offset + source.size - file.seek(0, os.SEEK_END)
+                if lacking > 0:  # before room is made for what a header says
+                    raise TruncatedImageError(f"the tar ends {lacking} bytes before the end of this member")
                 file.seek(source.offset)
-                data = file.read(source.size)
-            if len(data) < source.size:
-                raise TruncatedImageError(f"the tar ends {source.size - len(data)} bytes before the end of this member")
-            return data
+                return file.read(source.size)
         if isinstance(source, ParquetCell):
             return read_cell(source)
     except OSError as error:
         raise FileAccessError(explain_os_error(error)) from error
+    except ValueError as error:  # a NUL in a name
+        raise FileAccessError(f"no usable path: {error}") from error
     if not isinstance(source, bytes):
         raise UsageError(f"{ref.name} holds pixels, not encoded bytes")
     return source

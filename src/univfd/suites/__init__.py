@@ -6,16 +6,16 @@ gives. The label comes from this statement, so nothing is read out of file names
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from .. import registry
 from ..errors import DataError, FormatError
 from ..sources import display_name, expand, file_of, unreachable_ref
+from ..storage import parsed_toml
 from ..types import Failure, Label, Sample
 from ._checksums import Archive, fingerprint, verify
 from ._places import Found, count, find
@@ -216,16 +216,32 @@ def _class_of(item: Any, place: Path, stars: tuple[str, ...]) -> dict[str, str]:
 
 def _parse(text: str, where: str) -> Suite:
     try:
-        data = tomllib.loads(text)
+        data = parsed_toml(text)
         subsets = tuple(_subset(each) for each in data.pop("subset", []))
-        archives = tuple(Archive(**each) for each in data.pop("archive", []))
+        archives = tuple(_archive(each) for each in data.pop("archive", []))
         made = Suite(subsets=subsets, archives=archives, **data)
-    except (tomllib.TOMLDecodeError, TypeError, KeyError, ValueError) as error:
+        if not all(isinstance(value, str) for value in data.values()):
+            raise ValueError("expected text for all that is said of the suite itself")
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise FormatError(f"{where} is not a readable suite: {error}") from error
     seen = [subset.name for subset in made.subsets]
     if not seen or len(set(seen)) < len(seen):
         raise FormatError(f"{where}: expected [[subset]] entries of different names; got {', '.join(seen) or 'none'}")
     return made
+
+
+def _archive(data: dict[str, Any]) -> Archive:
+    if not _below(data.get("file")) or not isinstance(data.get("md5"), str):
+        raise ValueError(f"archive {data.get('file')!r}: expected the name of a file in the root, and text for md5")
+    return Archive(**data)
+
+
+def _below(pattern: Any) -> bool:
+    """Whether it names a place below the root, whatever the system's way of writing paths."""
+    if not isinstance(pattern, str) or "\0" in pattern:
+        return False
+    parts = pattern.replace("\\", "/").split("/")
+    return ".." not in parts and not PurePosixPath(pattern).is_absolute() and not PureWindowsPath(pattern).anchor
 
 
 def _subset(data: dict[str, Any]) -> Subset:
@@ -237,7 +253,7 @@ def _subset(data: dict[str, Any]) -> Subset:
         value = data.pop(key, [])
         lists[key] = tuple([value] if isinstance(value, str) else value)
         for pattern in lists[key]:
-            if not isinstance(pattern, str) or PurePosixPath(pattern).is_absolute() or ".." in pattern.split("/"):
+            if not _below(pattern):
                 raise ValueError(f"subset {name}: {key} {pattern!r}; expected folders below the root")
     if not lists["real"] and not lists["fake"]:
         raise ValueError(f"subset {name} names no folder of real or fake images")

@@ -6,9 +6,12 @@ the runner needs to go on where an earlier run stopped. `PLUGIN` is the class.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from csv import writer as csv_writer  # by name: files of this folder are called csv and json
+from json import dumps
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, TextIO
 
 Row = Mapping[str, Any]
 
@@ -104,6 +107,60 @@ def unflat(values: Row) -> dict[str, Any]:
             "findings": [{"found": found}] if found else [],
         }
     return row
+
+
+_BEGINS = ("=", "+", "-", "@", "\t", "\r", "\n", "'", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
+def disarmed(value: Any) -> Any:
+    """A cell that no spreadsheet runs as a formula: names come from strangers.
+
+    A spreadsheet runs a text that begins with one of these signs (the last four are their full-width forms, which it
+    takes for the same where the user writes Chinese, Japanese or Korean). A leading apostrophe makes it text. A text
+    that begins with an apostrophe gets one more, so that reading back is exact: take one off where there is one.
+    """
+    return f"'{value}" if isinstance(value, str) and value.startswith(_BEGINS) else value
+
+
+class CsvLines:
+    """Rows as lines of CSV that end in a line feed, with every cell quoted that holds a line break of any kind.
+
+    Python's writer quotes a carriage return only where its own lines end in one; a spreadsheet takes any for the end.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._csv = csv_writer(self, lineterminator="\r\n")
+
+    def writerow(self, cells: Iterable[Any]) -> None:
+        """One line."""
+        self._csv.writerow(cells)
+
+    def write(self, line: str) -> None:
+        """What Python's writer calls with a whole line."""
+        self._stream.write(line.removesuffix("\r\n") + "\n")
+
+
+_UNSEEN = re.compile("[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
+
+
+def json_of(data: Any, *, indent: int | None = None) -> str:
+    """JSON in which control characters and marks that turn the direction of text are escaped, as JSON lets one do.
+
+    A reader gets the very same values; a terminal, or a person, gets no sequence that does something.
+    """
+    text = dumps(data, ensure_ascii=False, indent=indent)
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def printable_lines(text: str, *, below: str = "") -> str:
+    """Text of several lines, each `printable`.
+
+    Args:
+        text: the lines.
+        below: what all lines but the first begin with: a message of a name with a line break cannot fake another one.
+    """
+    return f"\n{below}".join(map(printable, text.split("\n")))
 
 
 def printable(text: str) -> str:

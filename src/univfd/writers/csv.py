@@ -8,11 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from . import FLAT_COLUMNS, Row, flat, unflat
-
-# A spreadsheet runs a cell that starts with one of these; file names come from strangers. A leading apostrophe makes
-# it text. A cell that starts with an apostrophe gets one more, so that reading back is exact.
-_DANGEROUS = ("=", "+", "-", "@", "\t", "\r", "'")
+from . import FLAT_COLUMNS, CsvLines, Row, disarmed, flat, unflat
 
 
 class CsvWriter:
@@ -20,12 +16,12 @@ class CsvWriter:
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
-        self._csv = csv.writer(self._text, lineterminator="\n")
+        self._csv = CsvLines(self._text)
         self._csv.writerow([name for name, _ in FLAT_COLUMNS])
 
     def write(self, row: Row) -> None:
         """One line (more, where a file name has a newline: it is quoted)."""
-        self._csv.writerow([_disarmed(v) for v in flat(row).values()])
+        self._csv.writerow([disarmed(v) for v in flat(row).values()])
 
     def close(self) -> None:
         """Flush, and leave the stream to its owner."""
@@ -38,10 +34,6 @@ class CsvWriter:
         with path.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 yield unflat({k: _parsed(v, types[k]) for k, v in row.items()})
-
-
-def _disarmed(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_DANGEROUS) else value
 
 
 def _parsed(text: str, kind: type) -> Any:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from . import Row
+from ..storage import parsed
+from . import Row, json_of
 
 
 class JsonWriter:
@@ -20,7 +20,7 @@ class JsonWriter:
     def write(self, row: Row) -> None:
         """One element."""
         self._stream.write(b",\n" if self._count else b"[\n")
-        self._stream.write(json.dumps(row, ensure_ascii=False).encode())
+        self._stream.write(json_of(row).encode())
         self._count += 1
 
     def close(self) -> None:
@@ -30,7 +30,7 @@ class JsonWriter:
     @staticmethod
     def read(path: Path) -> Iterator[dict[str, Any]]:
         """All rows."""
-        yield from json.loads(path.read_bytes())
+        yield from parsed(path.read_bytes())
 
 
 PLUGIN = JsonWriter

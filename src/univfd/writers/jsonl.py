@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from . import Row
+from ..storage import parsed
+from . import Row, json_of
 
 
 class JsonlWriter:
@@ -18,7 +18,7 @@ class JsonlWriter:
 
     def write(self, row: Row) -> None:
         """One line, flushed: what is written survives a kill."""
-        self._stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        self._stream.write(json_of(row).encode() + b"\n")
         self._stream.flush()
 
     def close(self) -> None:
@@ -30,7 +30,7 @@ class JsonlWriter:
         with path.open("rb") as file:
             for line in file:
                 if line.endswith(b"\n"):
-                    yield json.loads(line)
+                    yield parsed(line)
 
 
 PLUGIN = JsonlWriter

@@ -78,7 +78,7 @@ def _provenance(read: Any, explain: bool) -> Iterator[str]:
     """What the file says of itself: apart from the verdict, which knows nothing of it."""
     if not read:
         return
-    yield f"provenance (not in the verdict): {read['headline']}"
+    yield f"provenance (not in the verdict): {printable(read['headline'])}"
     for finding in read["findings"]:
         yield f"  {printable(finding['found'])} [{printable(finding['where'])}]"
         if explain:

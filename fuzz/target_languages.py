@@ -1,0 +1,48 @@
+"""Small languages of options: perturbations, views, taps, names of plug-ins, addresses of stores, settings."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from harness import refused
+from univfd import registry
+from univfd.backbones import open_backbone
+from univfd.cli._shared import settings
+from univfd.perturbations import perturbation
+from univfd.sources import display_name
+from univfd.store.naming import locate
+from univfd.types import Label
+from univfd.views import PreprocessSpec, view
+from univfd.writers import printable
+
+_SPEC = PreprocessSpec(8, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_PIXELS = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+
+
+def seeds() -> list[bytes]:
+    """Words of each."""
+    return [
+        b"limit:768+jpeg:60", b"blur:1.5+noise:4+scale:0.5", b"square:64+webp:80", b"reencode:1+augment:2", b"clean",
+        b"grid-3", b"five", b"cls.8", b"ridge", b"s3://bucket/store@tag", b"./store@7", b"k=9", b"a=[1, 2]", b"real",
+    ]  # fmt: skip
+
+
+def one(data: bytes) -> None:
+    """Read it as a word of each."""
+    text = data.decode("utf-8", "surrogateescape")
+    printable(display_name(text)).encode()
+    with refused():
+        perturbation(text, seed=1)(_PIXELS)
+    with refused():
+        view(text).cut(_PIXELS, _SPEC)
+    with refused():
+        open_backbone("toy", taps=text.split("+"))
+    for kind in ("classifiers", "writers", "index"):
+        with refused():
+            registry.load(kind, text)
+    with refused():
+        Label.parse(text)
+    with refused():
+        settings((text,))
+    if "\0" not in text:
+        locate(text)
