@@ -15,7 +15,7 @@ ROOT = Path(univfd.__file__).parent
 
 # A module imports only from lower levels (docs/architecture.md draws them).
 LEVELS = [
-    {"errors", "_version", "remarks"},
+    {"errors", "_version", "remarks", "card"},
     {"types", "registry", "palette"},
     {
         "sources",
@@ -51,6 +51,7 @@ LEVELS = [
         "selftest",
         "samples",
         "heatmap",
+        "integrations",
         "training",
         "tuning",
     },
