@@ -17,7 +17,7 @@ ROOT = Path(univfd.__file__).parent
 
 # A module imports only from lower levels (docs/architecture.md draws them).
 LEVELS = [
-    {"errors", "_version", "remarks"},
+    {"errors", "_version", "remarks", "card"},
     {"types", "registry", "palette", "plain_pickle"},
     {
         "sources",
@@ -54,6 +54,7 @@ LEVELS = [
         "selftest",
         "samples",
         "heatmap",
+        "integrations",
         "training",
         "tuning",
     },

@@ -6,13 +6,16 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from conftest import encoded, picture
 from univfd.errors import FileAccessError, TruncatedImageError, UsageError
 from univfd.images import decode
-from univfd.sources import expand, read_bytes
+from univfd.sources import expand, one_each, read_bytes
 from univfd.types import Failure, ImageRef
 
 
@@ -180,3 +183,52 @@ def test_an_image_in_a_tar_is_known_by_its_bytes_where_its_name_says_nothing(tmp
     refs = [r for r in expand(tmp_path) if isinstance(r, ImageRef)]
     assert [Path(r.name).name for r in refs] == ["plain", "x.PNG"]
     assert read_bytes(refs[0]) == png
+
+
+def test_columns_of_tables(tmp_path: Path) -> None:
+    """Paths, bytes and what the `datasets` library stores; pandas, polars, Arrow, NumPy."""
+    jpeg = encoded(picture(0, 32, 32))
+    paths = [str(tmp_path / f"{i}.jpg") for i in range(2)]
+    for path in paths:
+        Path(path).write_bytes(jpeg)
+    stored = [{"bytes": jpeg, "path": "a.jpg"}, {"bytes": None, "path": paths[1]}]
+    for column in ([*paths], [jpeg, jpeg], stored):
+        for made in (
+            pa.array(column),
+            pa.chunked_array([column]),
+            pd.Series(column),
+            pl.Series(column),
+            np.array(column, object),
+        ):
+            refs = list(expand(made))
+            assert [read_bytes(r) for r in refs] == [jpeg, jpeg], (type(made), column)
+    assert [Path(r.name).name for r in expand(pa.array(stored))] == ["a.jpg", "1.jpg"]
+    empty = list(expand(pd.Series([paths[0], None, float("nan")])))
+    assert [type(i) for i in empty] == [ImageRef, Failure, Failure]
+    for table in (pa.table({"path": paths}), pd.DataFrame({"path": paths}), pl.DataFrame({"path": paths})):
+        with pytest.raises(UsageError, match=r"a table; give one column of it"):
+            list(expand(table))
+
+
+def test_a_stored_path_is_one_file_and_nothing_else(tmp_path: Path) -> None:
+    """A data set from elsewhere cannot make the program walk a folder or open an address."""
+    (tmp_path / "x.jpg").write_bytes(encoded(picture(0, 32, 32)))
+    for path in (str(tmp_path), str(tmp_path / "*.jpg"), "https://localhost:1/x.jpg", "a\0b"):
+        (ref,) = expand([{"bytes": None, "path": path}])
+        with pytest.raises(FileAccessError):
+            read_bytes(ref)
+    (nothing,) = expand([{"bytes": None, "path": None}])
+    assert isinstance(nothing, Failure)
+    assert nothing.error == "empty"
+
+
+def test_one_each_keeps_the_number_of_inputs(tmp_path: Path) -> None:
+    jpeg = encoded(picture(0, 32, 32))
+    for name in "ab":
+        (tmp_path / f"{name}.jpg").write_bytes(jpeg)
+    assert [type(i) for i in one_each([jpeg, tmp_path / "a.jpg", "gone.jpg"])] == [ImageRef, ImageRef, Failure]
+    with pytest.raises(UsageError, match=r"input 0 .* holds several images"):
+        list(one_each([tmp_path]))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UsageError, match=r"input 1 .* holds no image"):
+        list(one_each([jpeg, tmp_path / "none"]))

@@ -23,13 +23,16 @@ if TYPE_CHECKING:
     from .calibration import Calibration, calibrate
     from .classifiers.knn import NearestNeighbor
     from .classifiers.linear import LinearProbe
+    from .classifiers.ridge import RidgeProbe
     from .detector import Detector, load
     from .embedding import embed_images
     from .errors import UnivFDError
+    from .heatmap import heat_map
     from .official import official
     from .perturbations import perturbation
     from .types import Embeddings, Failure, FeatureSpace, ImageRef, Label, Neighbor, Sample, Verdict
     from .views import view
+    from .writers import to_arrow
 
 # ONNX Runtime's own wheels report their use to Microsoft unless this is there before they are imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -46,15 +49,18 @@ _HOMES = {
     "LinearProbe": "classifiers.linear",
     "NearestNeighbor": "classifiers.knn",
     "Neighbor": "types",
+    "RidgeProbe": "classifiers.ridge",
     "Sample": "types",
     "UnivFDError": "errors",
     "Verdict": "types",
     "calibrate": "calibration",
     "embed_images": "embedding",
+    "heat_map": "heatmap",
     "load": "detector",
     "official": "official",
     "open_backbone": "backbones",
     "perturbation": "perturbations",
+    "to_arrow": "writers",
     "view": "views",
 }
 
@@ -70,16 +76,19 @@ __all__ = [
     "LinearProbe",
     "NearestNeighbor",
     "Neighbor",
+    "RidgeProbe",
     "Sample",
     "UnivFDError",
     "Verdict",
     "__version__",
     "calibrate",
     "embed_images",
+    "heat_map",
     "load",
     "official",
     "open_backbone",
     "perturbation",
+    "to_arrow",
     "view",
 ]
 

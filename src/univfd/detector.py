@@ -265,8 +265,8 @@ class Detector:
                 (scratch / CARD).write_text(card, "utf-8")
 
     def _classifier_record(self) -> dict[str, Any]:
-        module = type(self.classifier).__module__.rpartition(".")[2]
-        return {"name": module, "params": self.classifier.get_params()}
+        name = registry.name_of("classifiers", type(self.classifier))
+        return {"name": name, "params": self.classifier.get_params()}
 
 
 def load(

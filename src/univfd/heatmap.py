@@ -92,6 +92,9 @@ class HeatMap:
         _labelled(Image.fromarray(self.overlay()), scale).save(buffer, "PNG", pnginfo=texts)
         return buffer.getvalue()
 
+    def _repr_png_(self) -> bytes:
+        return self.png()
+
 
 def heat_map(detector: Detector, image: Source, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> HeatMap:
     """Score the patches of one picture, all over it.

@@ -50,6 +50,20 @@ def load(kind: str, name: str) -> Any:
     return module.PLUGIN
 
 
+def name_of(kind: str, thing: type) -> str:
+    """The name that `load` finds a class by: what a folder on disk records of it.
+
+    Args:
+        kind: one of `KINDS`.
+        thing: the class.
+    """
+    home = thing.__module__.partition(".")[0]
+    for entry in importlib.metadata.entry_points(group=f"univfd.{kind}"):
+        if entry.module.partition(".")[0] == home and entry.load() is thing:
+            return entry.name
+    return thing.__module__.rpartition(".")[2]
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for a name that is not known, with the nearest known ones."""
     known = sorted(known)

@@ -40,9 +40,11 @@ def format_of(path: Path) -> str:
     Raises:
         UsageError: an ending that no format has.
     """
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path}: the format is not clear from the name; end it in one of {', '.join(SUFFIXES)}")
-    return SUFFIXES[path.suffix.lower()]
+    added = {f".{name}": name for name in registry.names("writers") if name not in (*SUFFIXES.values(), "text")}
+    known = SUFFIXES | added  # a plug-in's writer is asked for by its name
+    if path.suffix.lower() not in known:
+        raise UsageError(f"{path}: the format is not clear from the name; end it in one of {', '.join(known)}")
+    return known[path.suffix.lower()]
 
 
 def writer(format: str) -> Any:

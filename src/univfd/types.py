@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .card import card
 from .errors import FeatureSpaceError, FormatError, InputError
 from .remarks import Remark
 
@@ -84,17 +85,33 @@ class ParquetCell:
 
 
 @dataclass(frozen=True, slots=True)
+class DatasetRow:
+    """An encoded image in a `datasets.Dataset`.
+
+    Attributes:
+        rows: the data set, its images not decoded: a row's cell holds `bytes`, or the `path` of a file.
+        column: that holds the images.
+        row: its number.
+    """
+
+    rows: Any = field(repr=False)
+    column: str
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
 class ImageRef:
     """Names one input image and where its bytes (or pixels) are; nothing is read yet.
 
     Attributes:
         name: what the user sees; always valid Unicode (undecodable file name bytes are backslash-escaped).
-        source: a path, encoded bytes, a span of a tar file, a cell of a Parquet file, RGB pixels `(H, W, 3)` uint8, a
-            Pillow image; or, of a place that could not be reached, the error that reading it raises.
+        source: a path, encoded bytes, a span of a tar file, a cell of a Parquet file, a row of a `datasets.Dataset`,
+            RGB pixels `(H, W, 3)` uint8, a Pillow image; or, of a place that could not be reached, the error that
+            reading it raises.
     """
 
     name: str
-    source: Path | bytes | TarSpan | ParquetCell | Pixels | Image | InputError = field(repr=False)
+    source: Path | bytes | TarSpan | ParquetCell | DatasetRow | Pixels | Image | InputError = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,6 +356,9 @@ class Verdict:
         }
         return {"status": "ok"} | row
 
+    def _repr_html_(self) -> str:
+        return card(self.to_dict())
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -357,3 +377,6 @@ class Failure:
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
         return {"status": "failed", "image": self.image, "error": self.error, "message": self.message}
+
+    def _repr_html_(self) -> str:
+        return card(self.to_dict())

@@ -8,6 +8,7 @@ the input is not already what the line produces: a finite float32 `(N, D)` array
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any, NoReturn, Self
 
 import numpy as np
@@ -19,6 +20,7 @@ class Estimator:
 
     classes_: NDArray[Any]
     n_features_in_: int
+    _metadata_request: Any
 
     @classmethod
     def _names(cls) -> list[str]:
@@ -57,6 +59,36 @@ class Estimator:
     def __sklearn_is_fitted__(self) -> bool:
         """Whether `fit` or `from_state` has run."""
         return hasattr(self, "classes_")
+
+    def get_metadata_routing(self) -> Any:
+        """What `fit` and `score` take beside X and y, and whether it was asked for; see `set_fit_request`."""
+        from sklearn.utils.metadata_routing import MetadataRequest
+
+        if hasattr(self, "_metadata_request"):  # scikit-learn's own name: `clone` copies it
+            return self._metadata_request
+        made = MetadataRequest(owner=self)
+        for method in ("fit", "score"):
+            for name in list(inspect.signature(getattr(self, method)).parameters)[2:]:
+                getattr(made, method).add_request(param=name, alias=None)
+        return made
+
+    def set_fit_request(self, **wanted: bool | str | None) -> Self:
+        """Ask for metadata in `fit` (`sample_weight=True`, `groups=True`), where scikit-learn routes them."""
+        return self._request("fit", wanted)
+
+    def set_score_request(self, **wanted: bool | str | None) -> Self:
+        """Ask for metadata in `score` (`sample_weight=True`), where scikit-learn routes them."""
+        return self._request("score", wanted)
+
+    def _request(self, method: str, wanted: Mapping[str, bool | str | None]) -> Self:
+        routing = self.get_metadata_routing()
+        known = getattr(routing, method).requests
+        for name, alias in wanted.items():
+            if name not in known:
+                raise TypeError(f"{type(self).__name__}.{method} takes {', '.join(known) or 'nothing'}; not {name!r}")
+            getattr(routing, method).add_request(param=name, alias=alias)
+        self._metadata_request = routing
+        return self
 
     @property
     def _estimator_type(self) -> str:

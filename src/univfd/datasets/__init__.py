@@ -14,10 +14,14 @@ from ..errors import DataError, InputError
 from ..sources import image_column, is_parquet, is_tar
 from ..types import Sample
 from ._rows import SPLITS
+from .huggingface import dataset_samples
+
+__all__ = ["Reader", "dataset_samples", "open_dataset"]
 
 Reader = Callable[[Path], Iterator[Sample]]
 
 TABLES = (".jsonl", ".csv", ".parquet")
+_SAVED_TO_DISK = (("dataset_dict.json",), ("dataset_info.json", "state.json"))  # what the `datasets` library writes
 
 
 def open_dataset(path: str | Path) -> Iterator[Sample]:
@@ -25,8 +29,8 @@ def open_dataset(path: str | Path) -> Iterator[Sample]:
 
     Args:
         path: a manifest (`.jsonl`, `.csv`, `.parquet`) or a folder with one called `manifest`; a `.tar` shard, a
-            `.parquet` with image bytes, or a folder of them, directly or in folders of splits; or a folder of labelled
-            folders.
+            `.parquet` with image bytes, or a folder of them, directly or in folders of splits; a folder written by
+            `save_to_disk` of the `datasets` library; or a folder of labelled folders.
 
     Raises:
         DataError: none of these; says what was looked for.
@@ -51,6 +55,8 @@ def _reader(place: Path) -> tuple[str, Path]:
         raise DataError(f"{place} has {len(manifests)} manifests ({', '.join(m.name for m in manifests)}); name one")
     if manifests:
         return _table(manifests[0]), manifests[0]
+    if any(all((place / name).is_file() for name in marks) for marks in _SAVED_TO_DISK):
+        return "huggingface", place
     if _holds(place, is_tar):
         return "webdataset", place
     return ("parquet" if _holds(place, lambda p: is_parquet(p) and _table(p) == "parquet") else "folder"), place

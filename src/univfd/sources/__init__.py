@@ -1,9 +1,9 @@
 """What the user points at -> a stream of `ImageRef`, one per image, in a stable order.
 
 Takes paths, folders (recursive), globs, tar files (WebDataset style), Parquet files of images, bytes, file objects,
-Pillow images and pixel arrays. What cannot be reached (no permission, a link loop) comes out as a `Failure` in its
-place: nothing is dropped in silence. Files of a walked folder that are neither named nor shaped like an image are
-passed over and logged.
+Pillow images, pixel arrays, and columns of these (pandas, polars, Arrow). What cannot be reached (no permission, a link
+loop) comes out as a `Failure` in its place: nothing is dropped in silence. Files of a walked folder that are neither
+named nor shaped like an image are passed over and logged.
 """
 
 from __future__ import annotations
@@ -11,16 +11,27 @@ from __future__ import annotations
 import glob
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from ..errors import FileAccessError, InputError, TruncatedImageError, UsageError
-from ..types import Failure, ImageRef, ParquetCell, Sample, TarSpan
+from ..types import DatasetRow, Failure, ImageRef, ParquetCell, Sample, TarSpan
+from ._datasets import (
+    dataset_refs,
+    from_pillow,
+    is_dataset,
+    place_of,
+    random_access,
+    read_row,
+    stored_ref,
+    undecoded,
+)
 from ._formats import HEAD, IMAGE_SUFFIXES, sniff
-from ._names import display_name, explain_os_error, failed, unreachable, unreachable_ref
+from ._names import display_name, error_of, explain_os_error, failed, unreachable, unreachable_ref
 from ._parquet import cell_refs, image_column, is_parquet, read_cell
 from ._tar import TarEntry, TarMember, is_tar, tar_entries, tar_members, tar_ref
 from ._walk import file_refs, image_files, walk
@@ -35,20 +46,29 @@ __all__ = [
     "TarEntry",
     "TarMember",
     "cell_refs",
+    "dataset_refs",
     "display_name",
+    "error_of",
     "expand",
     "explain_os_error",
     "failed",
     "file_of",
     "image_column",
     "image_files",
+    "is_dataset",
     "is_parquet",
+    "is_single",
     "is_tar",
+    "one_each",
+    "place_of",
+    "random_access",
     "read_bytes",
     "sniff",
+    "stored_ref",
     "tar_entries",
     "tar_members",
     "tar_ref",
+    "undecoded",
     "unreachable_ref",
 ]
 
@@ -62,16 +82,26 @@ def expand(inputs: Source | Iterable[Source]) -> Iterator[ImageRef | Failure]:
     Args:
         inputs: one input or an iterable of them. A string or path is a file, a folder (walked recursively, names
             sorted), a tar file, or, where no such file exists and it has `*?[`, a glob. Bytes and file objects are
-            encoded images. A `Sample` stands for its image.
+            encoded images; so is a mapping with `bytes` or `path`, as the `datasets` library stores an image. A
+            `Sample` stands for its image. A column of a data frame or of an Arrow table is an iterable like any other,
+            and so is a `datasets.Dataset` with one column of images.
 
     Yields:
         One `ImageRef` per image; a `Failure` in the place of what cannot be reached.
 
     Raises:
-        UsageError: a single input of a type that is not listed above (among several it is a `Failure`).
+        UsageError: a single input of a type that is not listed above (among several it is a `Failure`), or a table of
+            several columns.
     """
-    if isinstance(inputs, Iterable) and not _is_single(inputs):
-        for each in inputs:
+    if is_dataset(inputs):
+        yield from dataset_refs(inputs)
+        return
+    if hasattr(inputs, "columns") or hasattr(inputs, "column_names"):  # iterating one gives names, not images
+        raise UsageError(
+            f"cannot read images from {type(inputs).__name__}, a table; give one column of it (table['path'])"
+        )
+    if not is_single(inputs):
+        for each in cast("Iterable[Source]", inputs):
             try:
                 yield from _expand_one(each)
             except UsageError as error:  # one input among many: a row of its own
@@ -80,8 +110,28 @@ def expand(inputs: Source | Iterable[Source]) -> Iterator[ImageRef | Failure]:
         yield from _expand_one(inputs)
 
 
-def _is_single(value: object) -> bool:
-    return isinstance(value, str | bytes | bytearray | memoryview | os.PathLike | np.ndarray) or hasattr(value, "read")
+def one_each(inputs: Iterable[Source]) -> Iterator[ImageRef | Failure]:
+    """As `expand`, of inputs that are one image each: the n-th that comes out is of the n-th that went in.
+
+    Raises:
+        UsageError: an input that holds no image or several (a folder, a tar), or is of no type that can be read.
+    """
+    for number, each in enumerate(inputs):
+        found = list(islice(_expand_one(each), 2))
+        if len(found) != 1:
+            raise UsageError(
+                f"input {number} ({each!r:.80}) holds {'several images' if found else 'no image'}; expected exactly "
+                "one image each. List what is in it first: univfd.sources.expand"
+            )
+        yield found[0]
+
+
+def is_single(value: object) -> bool:
+    """Whether it is one input, not several."""
+    if isinstance(value, np.ndarray):
+        return value.ndim != 1 or value.dtype.kind not in "OUT"  # NumPy's own bytes (S) lose zeros at their end
+    several = isinstance(value, Iterable) and not hasattr(value, "read")
+    return not several or isinstance(value, str | bytes | bytearray | memoryview | os.PathLike | Mapping)
 
 
 def _expand_one(item: Source) -> Iterator[ImageRef | Failure]:
@@ -93,25 +143,22 @@ def _expand_one(item: Source) -> Iterator[ImageRef | Failure]:
         yield from _expand_path(os.fspath(item))
     elif isinstance(item, bytes | bytearray | memoryview):
         yield ImageRef("<bytes>", bytes(item))
+    elif hasattr(item, "as_py"):  # a value of Arrow's; a struct of these is a mapping too
+        yield from _expand_one(item.as_py())
+    elif isinstance(item, Mapping) and ("bytes" in item or "path" in item):
+        path = item.get("path")
+        yield stored_ref(item, display_name(path) if path and isinstance(path, str | os.PathLike) else "<bytes>")
     elif isinstance(item, np.ndarray):
         yield ImageRef("<pixels>", _checked_pixels(item))
     elif hasattr(item, "read"):
         yield ImageRef(str(getattr(item, "name", "<stream>")), item.read())
     elif hasattr(item, "convert") and hasattr(item, "size"):
-        yield _from_pillow(cast("Image", item))
+        yield from_pillow(cast("Image", item), display_name(getattr(item, "filename", "") or "<image>"))
     else:
         raise UsageError(
             f"cannot read an image from {type(item).__name__}; give a path, folder, glob, bytes, file object, "
             "Pillow image or (H, W, 3) uint8 array"
         )
-
-
-def _from_pillow(image: Image) -> ImageRef | Failure:
-    name = display_name(getattr(image, "filename", "") or "<image>")
-    try:
-        return ImageRef(name, image.copy())  # the caller's object is neither moved nor shared with a thread
-    except Exception as error:  # see images.open_image on what Pillow raises
-        return failed(name, TruncatedImageError(f"the image data end early or are damaged: {error}"))
 
 
 def _checked_pixels(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -167,7 +214,7 @@ def read_bytes(ref: ImageRef) -> bytes:
 
     Raises:
         FileAccessError: the file cannot be opened or read.
-        EmptyFileError: a row of a Parquet file without bytes.
+        EmptyFileError: a row of a Parquet file or of a data set without an image.
         TruncatedImageError: a tar that ends before its member does, or a damaged Parquet file.
         InputError: a place that could not be reached when its folder was walked.
         UsageError: the reference holds pixels, which have no encoded bytes.
@@ -189,6 +236,8 @@ def read_bytes(ref: ImageRef) -> bytes:
                 return file.read(source.size)
         if isinstance(source, ParquetCell):
             return read_cell(source)
+        if isinstance(source, DatasetRow):
+            return read_row(source)
     except OSError as error:
         raise FileAccessError(explain_os_error(error)) from error
     except ValueError as error:  # a NUL in a name

@@ -27,8 +27,16 @@ def _has_surrogates(text: str) -> bool:
 
 def unreachable_ref(failure: Failure) -> ImageRef:
     """A reference that fails, when it is read, as the walk of its folder did: a labelled row of its own."""
-    kinds = {kind.code: kind for kind in InputError.__subclasses__()}
-    return ImageRef(failure.image, kinds.get(failure.error, InputError)(failure.message))
+    return ImageRef(failure.image, _kind_of(failure)(failure.message))
+
+
+def error_of(failure: Failure) -> InputError:
+    """The error that a failure stands for, with the image's name in front: where no row can stand in its place."""
+    return _kind_of(failure)(f"{failure.image}: {failure.message}")
+
+
+def _kind_of(failure: Failure) -> type[InputError]:
+    return {kind.code: kind for kind in InputError.__subclasses__()}.get(failure.error, InputError)
 
 
 def explain_os_error(error: OSError) -> str:

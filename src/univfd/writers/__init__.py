@@ -11,7 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from csv import writer as csv_writer  # by name: files of this folder are called csv and json
 from json import dumps
 from pathlib import Path
-from typing import IO, Any, Protocol, TextIO
+from typing import IO, TYPE_CHECKING, Any, Protocol, TextIO
+
+from .. import registry
+from ..types import Failure, Verdict
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Row = Mapping[str, Any]
 
@@ -44,7 +50,7 @@ FLAT_COLUMNS: tuple[tuple[str, type], ...] = (
     ("provenance_claims", str),
     ("provenance_findings", str),
 )
-"""Columns of the flat formats (CSV, Parquet), with their types."""
+"""Columns of the flat formats (CSV, Parquet) and of `to_arrow`, with their types."""
 _LISTS = ("reasons", "notes")
 _CODES = ("reason_codes", "note_codes")
 
@@ -85,6 +91,25 @@ def flat(row: Row) -> dict[str, Any]:
         values["provenance_claims"] = "; ".join(provenance["claims"])
         values["provenance_findings"] = "; ".join(f["found"] for f in provenance["findings"])
     return values
+
+
+def to_arrow(items: Iterable[Verdict | Failure | Row]) -> pa.Table:
+    """Verdicts and failures as an Arrow table: one row each, in order, with the columns of the Parquet output.
+
+    Pandas and polars take it as it is: `to_arrow(items).to_pandas()`, `polars.from_arrow(to_arrow(items))`.
+
+    Args:
+        items: what `Detector.detect` yields, or rows as a writer's `read` gives them back. All are held in memory; a
+            large run goes into a file (`univfd.runner.run`).
+
+    Raises:
+        MissingExtraError: pyarrow is not installed.
+    """
+    try:
+        from ._arrow import table_of
+    except ModuleNotFoundError as error:
+        raise registry.missing_extra("a table of verdicts", error) from error
+    return table_of(flat(item.to_dict() if isinstance(item, Verdict | Failure) else item) for item in items)
 
 
 def unflat(values: Row) -> dict[str, Any]:

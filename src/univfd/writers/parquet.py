@@ -6,21 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
-from . import FLAT_COLUMNS, Row, flat, unflat
+from . import Row, flat, unflat
+from ._arrow import SCHEMA, table_of
 
 _GROUP_ROWS = 10_000
-_TYPES = {str: pa.string(), float: pa.float64(), int: pa.int64()}
 
 
 class ParquetWriter:
     """See `univfd.writers.Writer`."""
 
     def __init__(self, stream: IO[bytes]) -> None:
-        self._schema = pa.schema([(name, _TYPES[kind]) for name, kind in FLAT_COLUMNS])
-        self._writer = pq.ParquetWriter(stream, self._schema, compression="zstd")
+        self._writer = pq.ParquetWriter(stream, SCHEMA, compression="zstd")
         self._rows: list[dict[str, Any]] = []
 
     def write(self, row: Row) -> None:
@@ -36,7 +34,7 @@ class ParquetWriter:
 
     def _flush(self) -> None:
         if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._writer.write_table(table_of(self._rows))
             self._rows = []
 
     @staticmethod
