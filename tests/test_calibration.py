@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from univfd.calibration import Calibration, GroupPromise, by_group, calibrate, needed_for, threshold_for
+from univfd.calibration import (
+    UNKNOWN_GENERATOR,
+    Calibration,
+    GroupPromise,
+    by_group,
+    calibrate,
+    needed_for,
+    platt,
+    threshold_for,
+)
 from univfd.errors import DataError, FormatError
 
 
@@ -230,3 +239,58 @@ def test_groups_survive_json_and_manifests_without_them_load() -> None:
     for bad in ("easy", [{"group": "easy"}], [3], None, {"easy": 1}):
         with pytest.raises(FormatError, match="cannot be read"):
             Calibration.from_dict(old | {"groups": bad})
+
+
+def test_each_class_has_its_own_numbers_on_record() -> None:
+    scores = np.concatenate([np.linspace(-3, 0, 90), np.linspace(0, 3, 60)])
+    made = calibrate(scores, np.repeat([0, 1], [90, 60]), max_fpr=0.05, max_miss=0.1, confidence=0.8, data="words")
+    assert (made.n_real, made.n_fake, made.data) == (90, 60, "words")
+    assert (made.max_fpr, made.max_miss, made.confidence) == (0.05, 0.1, 0.8)
+    assert made.fake_above == threshold_for(scores[:90], 0.05, 0.8)
+    assert made.real_below == min(-threshold_for(-scores[90:], 0.1, 0.8), made.fake_above)
+
+
+def test_scores_without_a_spread_have_a_probability_all_the_same() -> None:
+    slope, intercept = platt(np.zeros(20), np.repeat([0, 1], 10))
+    assert 1 / (1 + np.exp(-intercept)) == pytest.approx(0.5, abs=1e-3)
+    assert np.isfinite(slope)
+
+
+def test_a_probability_needs_both_numbers() -> None:
+    assert Calibration(0.0, 0.0, slope=1.0).probability(1) is None
+    assert Calibration(0.0, 0.0, intercept=1.0).probability(1) is None
+    assert Calibration(0.0, 0.0, slope=2.0, intercept=-1.0).probability(0.5) == 0.5
+    assert Calibration(0.0, 0.0, slope=2.0, intercept=1.0).probability(1) == pytest.approx(1 / (1 + np.exp(-3)))
+
+
+@pytest.mark.parametrize("pair", [(np.nan, 0.0), (np.inf, 0.0), (0.0, 0.1)])
+def test_thresholds_out_of_order_are_refused(pair: tuple[float, float]) -> None:
+    with pytest.raises(FormatError, match="out of order"):
+        Calibration(*pair)
+
+
+def test_the_thresholds_themselves_are_unsure() -> None:
+    made = Calibration(fake_above=1.0, real_below=-1.0)
+    assert [made.verdict(s) for s in (-1.01, -1.0, 1.0, 1.01)] == ["real", "unsure", "unsure", "fake"]
+
+
+def test_only_a_near_fake_has_a_name() -> None:
+    made = Calibration(0.0, 0.0, named_within=0.2)
+    assert made.attribution("fake", "gan", 0.2) == "gan"
+    assert made.attribution("fake", "gan", 0.21) == UNKNOWN_GENERATOR
+    assert made.attribution("fake", "", 0.1) == UNKNOWN_GENERATOR
+    assert made.attribution("real", "gan", 0.1) == made.attribution("unsure", "gan", 0.1) == ""
+    assert Calibration(0.0, 0.0).attribution("fake", "gan", 0.1) == ""
+
+
+def test_a_distance_at_the_limit_is_known() -> None:
+    made = Calibration(1.0, -1.0, max_fpr=0.05, known_within=0.3)
+    assert made.doubts(5.0, 0.3, ()) == ()
+    assert [d.code for d in made.doubts(0.0, 0.31, ())] == ["between", "unlike"]
+
+
+def test_a_later_group_of_negative_scores_may_be_the_worst() -> None:
+    groups = (GroupPromise("a", 9, -3.0), GroupPromise("b", 2, None), GroupPromise("c", 9, -1.0))
+    made = Calibration(0.0, 0.0, groups=groups)
+    assert made.worst_group == groups[2]
+    assert Calibration(0.0, 0.0, groups=groups[1:2]).worst_group is None

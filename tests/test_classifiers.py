@@ -272,3 +272,68 @@ def test_the_mean_of_linear_layers_is_the_mean_of_their_scores() -> None:
     made = RidgeProbe.mean(parts, [1, 2])
     expected = (parts[0].decision_function(x) + 2 * parts[1].decision_function(x)) / 3
     np.testing.assert_allclose(made.decision_function(x), expected, atol=1e-12)
+
+
+def test_parameters_are_set_by_name_and_shown() -> None:
+    made = NearestNeighbor(k=3)
+    assert repr(made) == "NearestNeighbor(k=3, balanced=True)"
+    assert made.set_params(k=5) is made
+    assert made.get_params() == {"k": 5, "balanced": True}
+    with pytest.raises(ValueError, match="NearestNeighbor has no parameter 'neighbours'; it has: k, balanced"):
+        made.set_params(neighbours=1)
+
+
+def test_accuracy_takes_weights() -> None:
+    X, y = np.array([[1, 0], [0, 1], [1, 0.1], [0.1, 1]], np.float32), np.array([0, 1, 0, 1])
+    made = NearestNeighbor().fit(X, y)
+    wrong = [0, 1, 1, 1]
+    assert made.score(X, y) == 1
+    assert made.score(X, wrong) == 0.75
+    assert made.score(X, wrong, sample_weight=[1, 1, 6, 0]) == 0.25
+
+
+@pytest.mark.parametrize("kind", [LinearProbe, RidgeProbe])
+def test_a_class_without_weight_is_no_class(kind: type) -> None:
+    with pytest.raises(ValueError, match=f"{kind.__name__} needs both classes; all weights of one class are zero"):
+        kind().fit(points(4, 0), [0, 0, 1, 1], sample_weight=[1, 1, 0, 0])
+
+
+def test_weights_are_repeated_rows() -> None:
+    X, y = points(30, 11), np.arange(30) % 2
+    weight = np.arange(30) % 3 + 1
+    for make in (RidgeProbe, LinearProbe):
+        weighted = make().fit(X, y, sample_weight=weight).decision_function(X)
+        repeated = make().fit(np.repeat(X, weight, axis=0), np.repeat(y, weight)).decision_function(X)
+        np.testing.assert_allclose(weighted, repeated, atol=1e-4)
+
+
+@pytest.mark.parametrize("intercept", [None, np.zeros(2), np.zeros((1, 1))])
+def test_a_linear_state_needs_both_arrays(intercept: np.ndarray | None) -> None:
+    state = {"coef": np.ones(8)} | ({} if intercept is None else {"intercept": intercept})
+    with pytest.raises(FormatError, match=r"needs coef \(8,\) and intercept \(1,\)"):
+        LinearProbe.from_state({}, state, random_bank(4))
+
+
+@pytest.mark.parametrize("scale", [None, np.ones(3)])
+def test_a_neighbor_state_needs_its_scale(scale: np.ndarray | None) -> None:
+    with pytest.raises(FormatError, match=r"nearest neighbours need 'scale' \(2,\)"):
+        NearestNeighbor.from_state({}, {} if scale is None else {"scale": scale}, random_bank(4))
+
+
+def test_a_constant_feature_has_no_weight() -> None:
+    X = np.concatenate([points(40, 12), np.full((40, 1), 7, np.float32)], axis=1)
+    for make in (RidgeProbe, LinearProbe):
+        made = make().fit(X, np.arange(40) % 2)
+        assert made.coef_[-1] == pytest.approx(0, abs=1e-9)
+        assert np.isfinite(made.decision_function(X)).all()
+
+
+def test_the_factor_on_the_larger_class_alone() -> None:
+    """More rows are nearer by number: the distances to them are made larger; equal classes are left alone."""
+    X = points(330, 13)
+    for y, larger in ((np.repeat([0, 1], [300, 30]), 0), (np.repeat([0, 1], [30, 300]), 1)):
+        scale = NearestNeighbor().fit(X, y).scale_
+        assert scale[1 - larger] == 1
+        assert scale[larger] > 1.5
+    assert NearestNeighbor().fit(X, np.arange(330) % 2).scale_.tolist() == [1, 1]
+    assert NearestNeighbor(balanced=False).fit(X, np.repeat([0, 1], [300, 30])).scale_.tolist() == [1, 1]

@@ -13,7 +13,7 @@ import univfd
 from conftest import encoded, picture, random_bank, toy_samples
 from univfd import samples, selftest
 from univfd.backbones import Backbone, open_backbone
-from univfd.building import Built, build_bank, fit_detector
+from univfd.building import Built, assemble, build_bank, fit_detector
 from univfd.calibration import Calibration
 from univfd.detector import Detector, load, locate, shipped
 from univfd.errors import DataError, FeatureSpaceError, FormatError, OutputExistsError, UnknownNameError, UsageError
@@ -368,3 +368,91 @@ def test_an_image_that_a_perturbation_cannot_take_is_a_row(toy_detector: Detecto
 def test_impossible_batches_are_refused(toy_detector: Detector, option: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="expected at least 1"):
         list(toy_detector.detect([picture(0)], **option))  # type: ignore[arg-type]
+
+
+def test_a_verdict_says_where_everything_in_it_comes_from(toy_detector: Detector) -> None:
+    pixels = picture(77, 300, 260)
+    (found,) = verdicts(toy_detector.detect(encoded(pixels, "PNG"), neighbors=2))
+    assert (found.width, found.height, found.format, found.view) == (300, 260, "PNG", "native")
+    assert (found.detector, found.space) == (toy_detector.identity, toy_detector.space.digest)
+    assert found.detector.startswith("toy@")
+    assert len(found.detector) == len("toy@") + 12
+    for label, rows in ((Label.FAKE, found.nearest_fake), (Label.REAL, found.nearest_real)):
+        assert [n.label for n in rows] == [label] * 2
+        assert [n.key for n in rows] == [toy_detector.bank.key(n.row) for n in rows]
+        assert rows[0].distance <= rows[1].distance
+    feature = toy_detector.backbone.embed(toy_detector.view.cut(pixels, toy_detector.backbone.entry.preprocess).pixels)
+    assert found.score == pytest.approx(float(toy_detector.classifier.decision_function(feature)[0]), abs=1e-6)
+    assert toy_detector.score_of_crops(feature).tolist() == pytest.approx([found.score], abs=1e-6)
+    assert min(found.timings.load, found.timings.embed, found.timings.decide) > 0
+    one, two = verdicts(toy_detector.detect([pixels, pixels], batch_size=2))
+    assert one.timings.embed == two.timings.embed  # the batch's, shared out
+    assert one.sha256 == one.format == ""
+    (usual,) = verdicts(toy_detector.detect(pixels))
+    assert (len(usual.nearest_fake), len(usual.nearest_real)) == (1, 1)
+
+
+def test_a_bank_may_lie_beside_the_detector(toy_detector: Detector, tmp_path: Path) -> None:
+    toy_detector.save(tmp_path / "one", card="# about\n", bank_dtype="float16")
+    replace(toy_detector, name="two").save(tmp_path / "two", bank_at="../one/bank")
+    assert not (tmp_path / "two" / "bank").exists()
+    assert not (tmp_path / "two" / "MODEL_CARD.md").exists()
+    assert (tmp_path / "one" / "MODEL_CARD.md").read_text() == "# about\n"
+    one, two = load(tmp_path / "one"), load(tmp_path / "two")
+    assert one.bank.digest == two.bank.digest
+    assert two.name == "two"
+    manifest = json.loads((tmp_path / "one" / "detector.json").read_text())
+    assert (manifest["kind"], manifest["schema"], manifest["bank"]) == ("detector", 1, "bank")
+    assert manifest["classifier"]["name"] == "linear"
+    assert "backbone_folder" not in manifest
+    assert "patch_probe" not in manifest
+
+
+@pytest.mark.parametrize("key", ["name", "space", "classifier", "calibration", "bank"])
+def test_a_manifest_that_lacks_something_is_named(key: str, toy_detector: Detector, tmp_path: Path) -> None:
+    toy_detector.save(tmp_path / "d")
+    manifest = json.loads((tmp_path / "d" / "detector.json").read_text())
+    for wrong in ({k: v for k, v in manifest.items() if k != key}, manifest | {key: 7}):
+        (tmp_path / "d" / "detector.json").write_text(json.dumps(wrong))
+        with pytest.raises(FormatError, match=f"lacks '{key}'"):
+            load(tmp_path / "d")
+    manifest["classifier"] = {"name": "linear", "params": None}
+    (tmp_path / "d" / "detector.json").write_text(json.dumps(manifest))
+    with pytest.raises(FormatError, match="'classifier' needs a name and params"):
+        load(tmp_path / "d")
+
+
+class Lent:
+    def __init__(self, bank: object) -> None:
+        self.bank = bank
+
+    def deciding(self) -> tuple[object, str]:
+        return self.bank, "store@3"
+
+
+def test_another_bank_changes_what_reads_it_and_nothing_else(toy: Backbone, toy_detector: Detector) -> None:
+    pixels = picture(5, 256, 256)
+    fewer = toy_detector.bank.take(range(0, len(toy_detector.bank), 3))
+    (before,) = verdicts(toy_detector.detect(pixels))
+    plain = toy_detector.with_bank(fewer)
+    (after,) = verdicts(plain.detect(pixels))
+    assert plain.name == "toy"
+    assert after.score == before.score  # a linear probe does not look at rows
+    assert after.nearest_fake[0].distance >= before.nearest_fake[0].distance
+    assert after.nearest_fake[0].row < len(fewer)
+    lent = toy_detector.with_bank(Lent(fewer))  # type: ignore[arg-type]
+    assert (lent.name, lent.bank) == ("toy+store@3", fewer)
+    assert toy_detector.with_bank(Lent(fewer), name="mine").name == "mine"  # type: ignore[arg-type]
+    with pytest.raises(FeatureSpaceError, match="the bank: made in another feature space"):
+        toy_detector.with_bank(random_bank(4))
+    built = Built(toy_detector.bank, ("",) * 48, ())
+    neighbors = assemble("nn", toy, view("native"), built.bank, "knn", {})
+    with pytest.raises(UsageError, match=r"nn cannot decide with this bank: k=1 needs at least 1 rows of each class"):
+        neighbors.with_bank(fewer.take(fewer.rows(Label.FAKE)))
+
+
+def test_the_same_encoder_may_be_lent(toy: Backbone, toy_folder: Path) -> None:
+    assert load(toy_folder, backbone=toy).backbone is toy
+    assert locate(toy_folder) == toy_folder
+    with pytest.raises(UnknownNameError, match="Or give the folder of one"):
+        locate("nowhere-at-all")

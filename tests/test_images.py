@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from conftest import encoded, picture
 from univfd import images
@@ -16,6 +16,7 @@ from univfd.errors import (
     EmptyFileError,
     FileAccessError,
     InputError,
+    MissingExtraError,
     NotAnImageError,
     TooManyPixelsError,
     TruncatedImageError,
@@ -308,3 +309,63 @@ def test_a_large_picture_is_in_memory_once(format: str, view: str, tmp_path: Pat
     raised = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     file = (tmp_path / "large").stat().st_size
     assert raised < 4.5 * pixels.shape[0] * pixels.shape[1] + 1.5 * file
+
+
+def test_pillow_images_are_taken_by_the_same_rule() -> None:
+    pixels = picture(8, 40, 30)
+    given = decode(ImageRef("x", Image.fromarray(pixels)))
+    np.testing.assert_array_equal(given.pixels, pixels)
+    assert (given.format, given.sha256, given.notes, given.quantisation) == ("", "", (), ())
+    opened = decode(ImageRef("x", Image.open(io.BytesIO(encoded(pixels, "JPEG")))))
+    assert opened.format == "JPEG"
+    assert [len(table) for table in opened.quantisation] == [64, 64]
+    assert opened.quantisation == decode(ref(encoded(pixels, "JPEG"))).quantisation
+
+
+@pytest.mark.parametrize("step", ["load", "getexif"])
+def test_want_of_memory_is_not_damage(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*args: object, **options: object) -> None:
+        raise MemoryError
+
+    data = encoded(picture(0, 40, 30), "PNG")
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, step, no_memory)
+    with pytest.raises(MemoryError):
+        decode(ref(data))
+
+
+def test_want_of_memory_while_the_header_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*args: object, **options: object) -> None:
+        raise MemoryError
+
+    limit = Image.MAX_IMAGE_PIXELS
+    monkeypatch.setattr(Image, "open", no_memory)
+    with pytest.raises(MemoryError):
+        decode(ref(b"anything"))
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_exif_that_cannot_be_parsed_states_no_orientation(monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(image: Image.Image) -> None:
+        raise ValueError("not EXIF")
+
+    pixels = picture(0, 40, 30)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "getexif", damaged)
+    np.testing.assert_array_equal(decode(ref(encoded(pixels, "PNG"))).pixels, pixels)
+
+
+def test_heic_without_its_extra_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'univfd\[heic\]'"):
+        decode(ref(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40)))
+
+
+def test_the_size_is_told_before_pixels_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+
+    def load(image: Image.Image) -> None:
+        assert told == [1200]
+        raise OSError("stop here")
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", load)
+    with pytest.raises(TruncatedImageError, match="stop here"):
+        decode(ref(encoded(picture(0, 40, 30), "PNG")), on_size=told.append)

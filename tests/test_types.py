@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,9 @@ from univfd.types import (
     ImageRef,
     Label,
     Neighbor,
+    ParquetCell,
     Sample,
+    TarSpan,
     Timings,
     Verdict,
     data_digest,
@@ -137,3 +141,33 @@ def test_a_failure_is_a_row() -> None:
     assert Failure("x", "empty", "why").to_dict() == {
         "status": "failed", "image": "x", "error": "empty", "message": "why",
     }  # fmt: skip
+
+
+VALUES = [
+    TarSpan(Path("a.tar"), 512, 9),
+    ParquetCell(Path("a.parquet"), "image", 0, 1, 2),
+    ImageRef("a", b""),
+    Sample(ImageRef("a", b""), Label.REAL),
+    SPACE,
+    Embeddings(np.zeros((1, 8), np.float32), SPACE),
+    Neighbor(0, 0.5, Label.FAKE, "g", "s", "k"),
+    Timings(1.0, 2.0, 3.0),
+    Failure("a", "empty", "why"),
+]
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda v: type(v).__name__)
+def test_values_never_change(value: Any) -> None:
+    name = value.__slots__[0]
+    with pytest.raises(FrozenInstanceError):
+        setattr(value, name, None)
+    with pytest.raises((AttributeError, TypeError)):
+        value.another = 1
+    assert not hasattr(value, "__dict__")
+
+
+def test_values_are_equal_by_what_they_hold() -> None:
+    for value in (v for v in VALUES if not isinstance(v, Embeddings)):
+        assert value == replace(value)
+        assert value is not replace(value)
+    assert TarSpan(Path("a.tar"), 512, 9) != TarSpan(Path("a.tar"), 512, 8)

@@ -228,3 +228,36 @@ def test_wide_pictures_are_resampled_in_bands_to_the_same_bytes(monkeypatch: pyt
         left, top = round((width - side) / 2), round((height - side) / 2)
         whole = Image.fromarray(pixels).resize((224, 224), spec.resampling, box=(left, top, left + side, top + side))
         np.testing.assert_array_equal(view("resize").cut(pixels, spec).pixels[0], np.asarray(whole))
+
+
+def test_a_view_says_its_name_pool_and_count() -> None:
+    found = [(v.name, v.pool, v.count) for v in map(view, ["native", "resize", "five", "grid-2", "grid-8"])]
+    assert found == [
+        ("native", "mean", 1), ("resize", "mean", 1), ("five", "mean", 5), ("grid-2", "mean", 4),
+        ("grid-8", "mean", 64),
+    ]  # fmt: skip
+    with pytest.raises(UnknownNameError, match="no view is called 'grid-9'"):
+        view("grid-9")
+
+
+def test_a_grid_goes_from_corner_to_corner_row_by_row() -> None:
+    pixels = picture(4, 500, 400)
+    grid = view("grid-2").cut(pixels, SPEC).pixels
+    corners = [pixels[:224, :224], pixels[:224, -224:], pixels[-224:, :224], pixels[-224:, -224:]]
+    np.testing.assert_array_equal(grid, np.stack(corners))
+    np.testing.assert_array_equal(view("five").cut(pixels, SPEC).pixels[0], view("native").cut(pixels, SPEC).pixels[0])
+
+
+def test_how_far_a_picture_was_scaled_up_is_on_record() -> None:
+    small, exact, large = (view("resize").cut(picture(0, w, h), SPEC) for w, h in ((300, 112), (300, 224), (500, 448)))
+    assert (small.upscaled, exact.upscaled, large.upscaled) == (2, 1, 1)
+    assert small.notes[0].figures == {"factor": 2.0}
+    assert exact.notes == large.notes == ()
+
+
+def test_an_unknown_interpolation_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match=r"no interpolation is called 'bicubc'\. Did you mean bicubic"):
+        PreprocessSpec(224, (0, 0, 0), (1, 1, 1), "bicubc")
+    assert PreprocessSpec(224, (0, 0, 0), (1, 1, 1)).resampling is Image.Resampling.BICUBIC
+    assert PreprocessSpec(224, (0, 0, 0), (1, 1, 1), "bilinear").resampling is Image.Resampling.BILINEAR
+    assert len(SPEC.digest("r")) == 16

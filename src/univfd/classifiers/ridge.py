@@ -135,7 +135,7 @@ class RidgeProbe(LinearScore):
         centred = (X - mean).astype(precise)
         weighted = centred * np.sqrt(weight).astype(precise)[:, None]
         spread = np.sqrt(np.einsum("ij,ij->j", weighted, weighted, dtype=np.float64))
-        spread[spread == 0] = 1
+        spread[spread <= np.finfo(np.float32).eps * np.abs(mean)] = 1  # constant, but for the rounding of its mean
         target = 2.0 * coded - 1
         target -= weight @ target
         covariance = (weighted.T @ weighted).astype(np.float64) / np.outer(spread, spread)
