@@ -31,7 +31,7 @@ from univfd.backbones import Backbone, _gate
 from univfd.calibration import UNCALIBRATED
 from univfd.cli._heatmaps import Maps
 from univfd.detector import Detector
-from univfd.embedding import Loaded, embed_images, space_of
+from univfd.embedding import Batch, Loaded, embed_images, space_of
 from univfd.embedding_cache import EmbeddingCache
 from univfd.embeddings_file import write_embeddings
 from univfd.errors import CacheError, UnivFDError
@@ -44,6 +44,7 @@ from univfd.types import Failure, ImageRef, Label, Verdict
 from univfd.views import view
 
 FULL = "the disk is full"
+samples = cache(toy_samples)  # it draws 48 pictures
 
 
 def line(refs: Iterable[ImageRef | Failure]) -> Iterator[Row | Failure]:
@@ -59,13 +60,13 @@ def judge(output: Path, *, resume: bool = False) -> list[str]:
 
 @pytest.fixture(scope="module")
 def verdicts(toy_detector: Detector) -> list[Verdict]:
-    return [v for v in toy_detector.detect([s.ref for s in toy_samples()[:3]]) if isinstance(v, Verdict)]
+    return [v for v in toy_detector.detect([s.ref for s in samples()[:3]]) if isinstance(v, Verdict)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("images")
-    for i, sample in enumerate(toy_samples()[:4]):
+    for i, sample in enumerate(samples()[:4]):
         (place / f"{i}.png").write_bytes(sample.ref.source)  # type: ignore[arg-type]
     return place
 
@@ -173,11 +174,14 @@ def saved_bank(here: Path, detector: Detector, toy: Backbone) -> None:
     random_bank(20).save(here / "new")
 
 
+@cache
+def embedded(toy: Backbone) -> list[Batch]:
+    return list(embed_images(toy, view("native"), [s.ref for s in samples()[:3]]))
+
+
 def saved_embeddings(here: Path, detector: Detector, toy: Backbone) -> None:
     cut = view("native")
-    write_embeddings(
-        here / "new", toy, cut, embed_images(toy, cut, [s.ref for s in toy_samples()[:3]]), perturb="clean"
-    )
+    write_embeddings(here / "new", toy, cut, embed_images(toy, cut, [s.ref for s in samples()[:3]]), perturb="clean")
 
 
 @pytest.mark.parametrize("save", [saved_detector, saved_bank, saved_embeddings])
@@ -196,7 +200,7 @@ def test_a_disk_that_is_full_at_any_write_of_a_folder(
 
 def test_a_disk_that_is_full_at_any_write_of_the_embedding_cache(toy: Backbone, tmp_path: Path) -> None:
     cut = view("native")
-    batch = next(embed_images(toy, cut, [s.ref for s in toy_samples()[:3]]))
+    batch = embedded(toy)[0]
     items = [i for i in batch.items if isinstance(i, Loaded)]
 
     def keep(here: Path) -> None:
@@ -210,14 +214,14 @@ def test_a_disk_that_is_full_at_any_write_of_the_embedding_cache(toy: Backbone, 
 
 def test_a_disk_that_is_full_at_any_write_of_feedback(verdicts: list[Verdict], tmp_path: Path) -> None:
     def report(here: Path, which: int = 1) -> str:
-        verdict, data = verdicts[which], bytes(toy_samples()[which].ref.source)  # type: ignore[arg-type]
+        verdict, data = verdicts[which], bytes(samples()[which].ref.source)  # type: ignore[arg-type]
         truth = Label.REAL if verdict.verdict == "fake" else Label.FAKE
         return file_miss(here / "misses", data, verdict, truth, ending=".png", by="test", facts={})
 
     for here in each_refusal(report, tmp_path):
         done = (here / "misses" / "manifest.jsonl").exists()
         files = [p for p in here.rglob("*") if p.is_file() and p.suffix not in {".lock", ".jsonl"}]
-        assert all(p.suffix == ".png" and p.read_bytes() == toy_samples()[1].ref.source for p in files)
+        assert all(p.suffix == ".png" and p.read_bytes() == samples()[1].ref.source for p in files)
         assert report(here) == ("known" if done else "filed")
         assert report(here, 0) == "filed"
         listed = [json.loads(t) for t in (here / "misses" / "manifest.jsonl").read_text().splitlines()]
@@ -469,7 +473,7 @@ def test_a_slow_source_is_waited_for_in_order(toy_detector: Detector, monkeypatc
         return read(ref)
 
     monkeypatch.setattr(images, "read_bytes", slowly)
-    refs = [s.ref for s in toy_samples()[:20]]
+    refs = [s.ref for s in samples()[:20]]
     found = [i.image for i in toy_detector.detect(refs, workers=3, batch_size=4)]
     assert found == [r.name for r in refs]
     assert 1 < most <= 3

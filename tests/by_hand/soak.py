@@ -276,7 +276,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         scratch = Path(place)
         toy = toy_detector(scratch)
-        large, small = pictures(scratch / "large", 60, 1200, 900), pictures(scratch / "small", 300, 96, 80)
+        small = pictures(scratch / "small", 120, 96, 80)
+        large = [] if given.rate else pictures(scratch / "large", 60, 1200, 900)
         for part in given.parts.split(","):
             work = {"line": line, "server": service}[part]
             rate = given.rate
