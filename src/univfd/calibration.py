@@ -28,6 +28,7 @@ from .types import VerdictLabel
 
 Scores = NDArray[np.float64]
 
+_FINITE = 1e300  # an integer of JSON may be too large to become a float at all
 BETWEEN = "between the two thresholds"
 """The reason of an ordinary `unsure`."""
 UNKNOWN_GENERATOR = "unknown generator"
@@ -89,7 +90,7 @@ class Calibration:
         """Check the order of the thresholds."""
         if type(self.fake_above) is bool or type(self.real_below) is bool:
             raise FormatError("thresholds must be numbers")
-        if not (math.isfinite(self.fake_above) and self.real_below <= self.fake_above):
+        if not (-_FINITE <= self.fake_above <= _FINITE and self.real_below <= self.fake_above):
             raise FormatError(f"thresholds real_below={self.real_below}, fake_above={self.fake_above}: out of order")
 
     def verdict(self, score: float) -> VerdictLabel:
@@ -180,7 +181,7 @@ class Calibration:
         others = {name: getattr(self, name) for name in ("slope", "intercept", "known_within", "named_within")}
         others |= {f"fake_above of group {str(g.group)[:80]!r}": g.fake_above for g in self.groups}
         for name, value in {**shares, **others}.items():
-            if value is not None and not (type(value) in {int, float} and math.isfinite(value)):
+            if value is not None and not (type(value) in {int, float} and -_FINITE <= value <= _FINITE):
                 raise FormatError(f"calibration: {name} is {value!r}; expected a finite number")
         for name, value in shares.items():
             if value is not None and not 0 < value < 1:

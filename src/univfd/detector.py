@@ -27,7 +27,7 @@ from .images import DEFAULT_MAX_PIXELS
 from .index import Bank, IndexedBank
 from .patch_probe import PatchProbe
 from .sources import Source
-from .storage import new_folder, read_arrays, read_json, write_arrays, write_json
+from .storage import finite, new_folder, read_arrays, read_json, write_arrays, write_json
 from .types import Failure, FeatureSpace, FloatArray, Label, Neighbor, Timings, Verdict, VerdictLabel, digest_of
 from .views import View, view
 
@@ -298,7 +298,7 @@ def load(
     space, name = FeatureSpace.from_dict(manifest["space"]), manifest["classifier"]["name"]
     bank = FeatureBank.load(bank_of(folder, manifest["bank"]))
     space.require(bank.space, f"the bank of detector {manifest['name']}")
-    state = _finite(folder / ARRAYS, read_arrays(folder / ARRAYS, {}))
+    state = finite(folder / ARRAYS, read_arrays(folder / ARRAYS, {}))
     try:
         classifier = registry.load("classifiers", name).from_state(manifest["classifier"]["params"], state, bank)
         classifier.decision_function(np.zeros((1, space.dim), np.float32))  # parameters of other types show now
@@ -343,18 +343,6 @@ def _shared_bank(folder: Path) -> Path | None:
     """The bank of the detector called `default` beside this one; None where there is no such detector."""
     beside = folder.resolve().parent / DEFAULT
     return beside / BANK if (beside / MANIFEST).is_file() else None
-
-
-def _finite(path: Path, state: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """What a classifier learned, refused where it holds what no score can come from.
-
-    Raises:
-        FormatError: nan, infinity, or values that are no numbers.
-    """
-    for name, array in state.items():
-        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-            raise FormatError(f"{path}: array {name!r} holds values that are not finite, or no numbers")
-    return state
 
 
 def encoder_of(folder: Path, manifest: Mapping[str, Any]) -> str | Path:

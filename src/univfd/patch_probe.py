@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import DataError, FormatError
-from .storage import read_arrays, write_arrays
+from .storage import finite, read_arrays, write_arrays
 from .types import FeatureSpace, FloatArray, Label
 
 FILE = "patch_probe.safetensors"
@@ -71,9 +71,7 @@ class PatchProbe:
         """
         if not isinstance(record, Mapping) or not isinstance(record.get("data"), str) or "space" not in record:
             raise FormatError(f"{folder}: the manifest's 'patch_probe' needs a feature space and data (text)")
-        arrays = read_arrays(folder / FILE, {"coef": (None,), "intercept": (1,)})
-        if not all(a.dtype.kind == "f" and np.isfinite(a).all() for a in arrays.values()):
-            raise FormatError(f"{folder / FILE} holds values that are not finite, or no numbers")
+        arrays = finite(folder / FILE, read_arrays(folder / FILE, {"coef": (None,), "intercept": (1,)}))
         space = FeatureSpace.from_dict(record["space"])
         return cls(space, arrays["coef"].astype(np.float32), float(arrays["intercept"][0]), record["data"])
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from .types import VerdictLabel
 
+_FINITE = 1e300
 Check = Callable[[Any], bool]
 
 
@@ -29,7 +29,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in {int, float} and math.isfinite(value)
+    return type(value) in {int, float} and -_FINITE <= value <= _FINITE  # not `isfinite`: an integer may be too large
 
 
 def _is_count(value: Any) -> bool:

@@ -144,7 +144,9 @@ def _checked(rows: Iterable[Any], path: Path) -> Iterator[Row]:
             if not isinstance(row, dict) or not isinstance(row.get("image"), str) or row.get("status") not in _STATES:
                 raise FormatError(f"{path}, row {number} is no result of this program. Choose another output")
             yield row
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system; Arrow's, of damage, have none
+            raise
         raise FormatError(
             f"{path} is no result of this program (after row {number}: {error}). Choose another output"
         ) from error

@@ -222,6 +222,18 @@ def read_arrays(path: Path, expected: Mapping[str, tuple[int | None, ...]]) -> d
     return arrays
 
 
+def finite(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    """Arrays of numbers that something can be computed with.
+
+    Raises:
+        FormatError: nan, infinity, or values that are no numbers.
+    """
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
+            raise FormatError(f"{path}: array {name!r} holds values that are not finite, or no numbers")
+    return arrays
+
+
 @contextmanager
 def new_contents(target: Path) -> Iterator[Path]:
     """Give the name of a scratch file beside `target` that takes its place when the block ends without an error.

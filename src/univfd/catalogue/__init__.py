@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from ..views import PreprocessSpec
 
 ENTRY_FILE = "backbone.toml"
 _LARGEST = 65_536  # of blocks, tokens, pixels of a side and values of a vector: far above any encoder's
+_FINITE = 1e30  # an integer of TOML may be too large to become a float at all
 _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")  # it becomes a folder's name in the cache
 _SHA256 = re.compile(r"[0-9a-fA-F]{0,64}")
 
@@ -214,7 +214,7 @@ def _check(made: Entry) -> None:
         values = getattr(spec, name)
         if not isinstance(values, tuple) or len(values) != 3 or not all(type(v) in {int, float} for v in values):
             raise ValueError(f"{name} = {values!r}; expected three numbers")
-    if not all(math.isfinite(v) for v in (*spec.mean, *spec.std)) or 0 in spec.std or spec.size < 1:
+    if not all(-_FINITE <= v <= _FINITE for v in (*spec.mean, *spec.std)) or 0 in spec.std or spec.size < 1:
         raise ValueError("preprocess: expected a size above 0, finite numbers, and no std of 0")
     if not isinstance(made.recipe_options, dict):
         raise TypeError("expected [recipe_options] with names and values")

@@ -17,9 +17,16 @@ def is_address(uri: str) -> bool:
 def locate(name: str) -> tuple[str, str | None]:
     """Address and version of `ADDRESS`, `ADDRESS@7` or `ADDRESS@TAG`; a folder with the `@` in its name comes first."""
     place, at, version = name.rpartition("@")
-    if not at or not place or "/" in version or (not is_address(name) and Path(name).exists()):
+    if not at or not place or "/" in version or (not is_address(name) and _is_there(name)):
         return name, None
     return place, version
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def whoami() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from .schedule import Plateau
 
 KIND, SCHEMA = "training", 1
 _RUN, _STATE = "run.json", "state.json"
+_NAME = re.compile(r"epoch-\d{1,9}\.safetensors")
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -87,6 +89,8 @@ class Checkpoints:
             FormatError: not such a folder.
         """
         mine = read_json(self._folder / _RUN, KIND, SCHEMA).get("settings", {})
+        if not isinstance(mine, dict):
+            raise FormatError(f"{self._folder / _RUN} holds no settings")
         theirs = json.loads(json.dumps(dict(settings)))
         differing = [f"{k}: {theirs.get(k)!r} instead of {mine.get(k)!r}" for k in sorted({*mine, *theirs})
                      if mine.get(k) != theirs.get(k)]  # fmt: skip
@@ -125,12 +129,17 @@ class Checkpoints:
         Raises:
             FormatError: missing or damaged.
         """
-        return read_arrays(self._folder / self._files()[which], {})
+        files = self._files()
+        if which not in files:
+            raise FormatError(f"{self._folder / _STATE} names no file of the {which} epoch")
+        return read_arrays(self._folder / files[which], {})
 
     def _files(self) -> dict[str, str]:
         if not (self._folder / _STATE).exists():
             return {}
-        files: dict[str, str] = read_json(self._folder / _STATE, KIND, SCHEMA)["files"]
+        files = read_json(self._folder / _STATE, KIND, SCHEMA).get("files")
+        if not isinstance(files, dict) or not all(_NAME.fullmatch(str(name)) for name in files.values()):
+            raise FormatError(f"{self._folder / _STATE} names no files of this folder")
         return files
 
     def _replace(self, name: str, write: Any) -> None:
