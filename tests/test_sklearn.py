@@ -26,7 +26,7 @@ from univfd.classifiers.linear import LinearProbe
 from univfd.classifiers.ridge import RidgeProbe
 from univfd.embedding import embed_images
 from univfd.errors import EmptyFileError, FileAccessError, UnknownNameError, UsageError
-from univfd.integrations.sklearn import ImageEmbedder
+from univfd.integrations.sklearn import ImageEmbedder, _encoder
 from univfd.views import view
 
 CLASSIFIERS = [NearestNeighbor(), LinearProbe(), RidgeProbe()]
@@ -135,10 +135,15 @@ def test_an_embedder_travels_without_its_encoder() -> None:
     embedder = ImageEmbedder("toy").fit([image])
     vectors = embedder.transform([image])
     again = pickle.loads(pickle.dumps(embedder))
-    assert "_open" in vars(embedder)
-    assert "_open" not in vars(again)
+    assert not any(hasattr(value, "embed") for value in vars(again).values())
     np.testing.assert_array_equal(again.transform([image]), vectors)
     assert embedder.set_params(taps=("proj", "mean.1")).transform([image]).shape == (1, 96)
+
+
+def test_clones_share_the_open_encoder(images: tuple[list[bytes], np.ndarray]) -> None:
+    _encoder.cache_clear()
+    cross_val_score(make_pipeline(ImageEmbedder("toy"), RidgeProbe()), images[0][:8], images[1][:8], cv=2)
+    assert _encoder.cache_info().misses == 1
 
 
 def test_metadata_are_routed_as_they_are_asked_for() -> None:

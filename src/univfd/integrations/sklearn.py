@@ -12,6 +12,7 @@ scikit-learn.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -36,7 +37,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
     """A frozen encoder as a transformer: `N` images -> `(N, D)` float32. Nothing is learned.
 
     Parameters are names, so that it can be cloned, searched over and sent to other processes; the encoder is opened at
-    first use and never pickled.
+    first use, kept open for the next of the same parameters, and never pickled.
 
     Args:
         backbone: as for `univfd.open_backbone`.
@@ -135,16 +136,15 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         tags.input_tags.allow_nan = False
         return tags
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but the open encoder."""
-        return {name: value for name, value in super().__getstate__().items() if name != "_open"}
-
     def _opened(self) -> tuple[Backbone, View]:
         """Encoder and view of the parameters as they are now."""
-        asked = (self.backbone, tuple(self.taps), self.threads)
-        if getattr(self, "_open", (None,))[0] != asked:
-            self._open = (asked, open_backbone(self.backbone, taps=tuple(self.taps), threads=self.threads))
-        return self._open[1], named_view(self.view)
+        return _encoder(self.backbone, tuple(self.taps), self.threads), named_view(self.view)
+
+
+@lru_cache(maxsize=1)
+def _encoder(backbone: str | Path, taps: tuple[str, ...], threads: int | None) -> Backbone:
+    """The last encoder asked for, kept open: a search makes a clone of its estimators for every fold and parameter."""
+    return open_backbone(backbone, taps=taps, threads=threads)
 
 
 def _column(X: Any) -> Iterable[Source]:
