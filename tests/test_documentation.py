@@ -57,12 +57,24 @@ def test_no_link_is_dead(page: Path, reference: dict[str, str]) -> None:
             assert anchor in anchors(target), f"{named(page)} leads to {path}#{anchor}, a heading that is not there"
 
 
+def test_no_link_of_the_reference_is_dead(reference: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "page.md").touch()
+    for name, text in reference.items():
+        (tmp_path / "page.md").write_text(text, "utf-8")
+        for path, anchor in links(tmp_path / "page.md"):
+            if path not in reference:
+                target = (DOCS / "generated" / name).parent / path
+                assert target.resolve().is_file(), f"{name} leads to {path}"
+                assert not anchor or anchor in anchors(target.resolve()), f"{name} leads to {path}#{anchor}"
+
+
 def test_every_page_is_in_the_table_of_contents_once(reference: dict[str, str]) -> None:
     trees = re.findall(r"```\{toctree\}\n(.*?)```", (DOCS / "index.md").read_text("utf-8"), re.DOTALL)
     listed = [line for tree in trees for line in tree.splitlines() if line and not line.startswith(":")]
     assert len(listed) == len(set(listed))
     for line in listed:
-        assert f"{line.removeprefix('generated/')}.md" in reference or (DOCS / f"{line}.md").is_file(), line
+        made = line.removeprefix("generated/")
+        assert {f"{made}.md", f"{made}.rst"} & set(reference) or (DOCS / f"{line}.md").is_file(), line
     more = re.findall(r"^\.\./(.*)$", reference["more.md"], re.MULTILINE)
     written = {str(p.relative_to(DOCS).with_suffix("")) for p in PAGES if p.is_relative_to(DOCS)}
     assert written - {"index"} <= {*listed, *more}, "see docs/index.md"
@@ -101,8 +113,8 @@ def options_of(command: click.Command) -> set[str]:
 def test_the_reference_has_every_command(reference: dict[str, str]) -> None:
     for path in commands():
         if len(path) == 1:
-            assert f"(commands/{path[0]}.md)" in reference["commands.md"]
-            assert f".. click:: univfd.cli.{path[0]}:command" in reference[f"commands/{path[0]}.md"]
+            assert f"(commands/{path[0]}.rst)" in reference["commands.md"]
+            assert f".. click:: univfd.cli.{path[0]}:command" in reference[f"commands/{path[0]}.rst"]
 
 
 def test_the_reference_has_every_error(reference: dict[str, str]) -> None:
@@ -146,7 +158,7 @@ def test_the_reference_has_every_name(reference: dict[str, str]) -> None:
 
 def test_the_reference_has_every_public_name(reference: dict[str, str]) -> None:
     for name in set(univfd.__all__) - {"__version__"}:
-        assert f":: univfd.{name}\n" in reference["python.md"]
+        assert f":: univfd.{name}\n" in reference["python.rst"]
 
 
 @pytest.mark.parametrize("page", QUICK, ids=named)

@@ -56,13 +56,13 @@ KINDS = {
 
 
 def pages() -> dict[str, str]:
-    """Path below `docs/generated` -> Markdown."""
-    made = {"python.md": python_page(), "names.md": names_page(), "errors.md": errors_page(), "http.md": http_page()}
+    """Path below `docs/generated` -> Markdown; reStructuredText where a directive of Sphinx makes the whole page."""
+    made = {"python.rst": python_page(), "names.md": names_page(), "errors.md": errors_page(), "http.md": http_page()}
     root = click.Context(cli.group, info_name="univfd")
     names = cli.group.list_commands(root)
     made["more.md"] = more_page()
     made["commands.md"] = commands_page(root, names)
-    made |= {f"commands/{name}.md": command_page(name) for name in names}
+    made |= {f"commands/{name}.rst": command_page(name) for name in names}
     return {path: text.rstrip() + "\n" for path, text in made.items()}
 
 
@@ -80,28 +80,29 @@ def commands_page(root: click.Context, names: Iterable[str]) -> str:
     for name in names:
         command = cli.group.get_command(root, name)
         assert command is not None
-        lines.append(f"- [`univfd {name}`](commands/{name}.md): {first(command.help)}")
+        lines.append(f"- [`univfd {name}`](commands/{name}.rst): {first(command.help)}")
     toctree = ["```{toctree}", ":hidden:", *(f"commands/{name}" for name in names), "```"]
-    return "\n".join([*lines, "", _click("univfd.cli:group", "univfd", "none"), *toctree])
+    return "\n".join(
+        [*lines, "", "```{eval-rst}", *_rst(".. click:: univfd.cli:group", ":prog: univfd"), "```", *toctree]
+    )
 
 
 def command_page(name: str) -> str:
     """One command with its subcommands, as `--help` has them."""
-    module = f"univfd.cli.{name}"
-    return f"# univfd {name}\n\n{_click(f'{module}:command', f'univfd {name}', 'full')}"
+    return "\n".join(_rst(f".. click:: univfd.cli.{name}:command", f":prog: univfd {name}", ":nested: full"))
 
 
 def python_page() -> str:
     """Everything of `univfd.__all__`, then what the other pages use."""
-    lines = ["# Python", "", "`import univfd` loads next to nothing; each name is loaded when it is first used.", ""]
+    lines = ["Python", "======", ""]
+    lines += ["``import univfd`` loads next to nothing; each name is loaded when it is first used.", ""]
     for name in univfd.__all__:
         if not name.startswith("_"):
             kind = "autoclass" if inspect.isclass(getattr(univfd, name)) else "autofunction"
             members = [":members:"] if kind == "autoclass" else []
-            lines += [f"## univfd.{name}", "", *_rst(f".. {kind}:: univfd.{name}", *members), ""]
+            lines += [*_title(f"univfd.{name}"), *_rst(f".. {kind}:: univfd.{name}", *members), ""]
     for module, members in MODULES.items():
-        kept = f":members: {members}".rstrip()
-        lines += [f"## {module}", "", *_rst(f".. automodule:: {module}", kept), ""]
+        lines += [*_title(module), *_rst(f".. automodule:: {module}", f":members: {members}".rstrip()), ""]
     return "\n".join(lines)
 
 
@@ -282,12 +283,12 @@ def _type_of(schema: dict[str, Any]) -> str:
     return ", ".join([schema.get("type", "text"), *limits])
 
 
-def _click(target: str, prog: str, nested: str) -> str:
-    return "\n".join([*_rst(f".. click:: {target}", f":prog: {prog}", f":nested: {nested}"), ""])
+def _title(text: str) -> list[str]:
+    return [text, "-" * len(text), ""]
 
 
 def _rst(directive: str, *options: str) -> list[str]:
-    return ["```{eval-rst}", directive, *(f"   {option}" for option in options), "```"]
+    return [directive, *(f"   {option}" for option in options), ""]
 
 
 def write(folder: Path) -> None:
@@ -297,7 +298,7 @@ def write(folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_file() or path.read_text("utf-8") != text:
             path.write_text(text, "utf-8")
-    for old in set(folder.rglob("*.md")) - set(made):
+    for old in {*folder.rglob("*.md"), *folder.rglob("*.rst")} - set(made):
         old.unlink()
 
 

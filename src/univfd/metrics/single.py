@@ -64,7 +64,7 @@ def balanced_accuracy(labels: Labels, decided_fake: NDArray[np.bool_]) -> float:
 
 
 def expected_calibration_error(labels: Labels, probabilities: Scores, bins: int = 10) -> float:
-    """ECE: mean over equal-width bins of |share of fakes - mean probability|, weighted by the bin's images."""
+    """ECE: how far the share of fakes is from the mean probability, over equal-width bins weighted by their images."""
     which = np.clip((probabilities * bins).astype(int), 0, bins - 1)
     total = 0.0
     for b in range(bins):

@@ -35,7 +35,7 @@ class Snapshot:
 
     @property
     def name(self) -> str:
-        """`store:version@digest`, which a verdict carries to say what it was decided with."""
+        """Store, version and digest in one word, which a verdict carries to say what it was decided with."""
         return f"{self.store}:{self.edit.number}@{self.edit.content[:12]}"
 
     def deciding(self) -> tuple[FeatureBank, str]:
