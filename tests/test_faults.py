@@ -166,6 +166,20 @@ def test_a_disk_that_is_full_at_any_write_of_a_page(verdicts: list[Verdict], tmp
     assert whole < 3
 
 
+def test_a_page_that_fails_lets_the_run_go(
+    toy_folder: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: EvidencePage, row: object, small: str = "") -> None:
+        raise UnivFDError(FULL)
+
+    monkeypatch.setattr(EvidencePage, "add", refused)
+    out = tmp_path / "x.jsonl"
+    with pytest.raises(UnivFDError, match=FULL) as failed:
+        run("detect", folder, "--detector", toy_folder, "-o", out, "--explain-html", tmp_path / "p.html")
+    assert failed.traceback  # what it holds must not hold the lock
+    assert [p.name for p in tmp_path.iterdir()] == ["x.jsonl.partial"]
+
+
 def saved_detector(here: Path, detector: Detector, toy: Backbone) -> None:
     detector.save(here / "new")
 

@@ -7,7 +7,7 @@ When the last row is there the output is written in its own format and moved int
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -56,7 +56,7 @@ def writer(format: str) -> Any:
     return registry.load("writers", format)
 
 
-def stream(line: Line, images: Iterable[Source], writer: Writer) -> Iterator[Row]:
+def stream(line: Line, images: Iterable[Source], writer: Writer) -> Generator[Row, None, None]:
     """Write rows to an open writer as they come, and yield each."""
     try:
         for item in line(expand(images)):
@@ -69,7 +69,7 @@ def stream(line: Line, images: Iterable[Source], writer: Writer) -> Iterator[Row
 
 def run(
     line: Line, images: Iterable[Source], output: Path, format: str, *, detector: str, resume: bool = False
-) -> Iterator[Row]:
+) -> Generator[Row, None, None]:
     """Write one row per image into a file and yield each row, those of an earlier run first.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,18 +114,21 @@ def command(
         rows = runner.run(judging.line, inputs, output, format, detector=judging.identity, resume=resume)
     else:
         rows = _to_stdout(judging.line, inputs, format, explain)
+    shown: Iterator[Any] = rows
     if explaining is not None:
-        rows = explaining.rows(
-            rows, detector=judging.identity, calibration=judging.calibration, bank=judging.bank,
+        shown = explaining.rows(
+            shown, detector=judging.identity, calibration=judging.calibration, bank=judging.bank,
             pictures=judging.pictures,
         )  # fmt: skip
     try:
-        counts = _count(ctx, rows, quiet=output is None and sys.stdout.isatty())
+        counts = _count(ctx, shown, quiet=output is None and sys.stdout.isatty())
     except (KeyboardInterrupt, Exception) as error:
         if output is not None and runner.journal_of(output).exists() and not isinstance(error, UsageError):
             kept = runner.journal_of(output)
             remark(ctx, f"\nwhat was done is kept in {kept}; the same command with --resume goes on")
         raise
+    finally:
+        rows.close()  # its lock and journal, also where the page stopped it
     _summary(ctx, counts, judging.calibration, output)
     return _outcome(ctx, counts, fail_on, failed=bool(counts["failed"] or (judging.maps and judging.maps.failed)))
 
@@ -182,7 +185,7 @@ def _explaining(path: Path | None) -> Explaining | None:
     return Explaining(path)
 
 
-def _to_stdout(line: Any, inputs: Iterable[Any], format: str | None, explain: bool) -> Iterator[Any]:
+def _to_stdout(line: Any, inputs: Iterable[Any], format: str | None, explain: bool) -> Generator[Any, None, None]:
     from .. import runner
 
     if sys.stdout is None:
