@@ -15,6 +15,7 @@ author = "The UnivFD authors"
 copyright = "The UnivFD authors, Apache-2.0"
 release = version = __version__
 
+smartquotes = False  # they make one dash of the two in front of an option
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",

@@ -295,7 +295,7 @@ def test_a_manifest_that_lacks_something_is_named(tmp_path: Path) -> None:
             FeatureBank.load(tmp_path / "bank")
     whole["columns"] = {**whole["columns"], "source": ["only one"]}
     (tmp_path / "bank" / "bank.json").write_text(json.dumps(whole))
-    with pytest.raises(FormatError, match="columns do not fit"):
+    with pytest.raises(FormatError, match="column 'source' does not fit the bank's rows: 1 words"):
         FeatureBank.load(tmp_path / "bank")
 
 

@@ -392,20 +392,24 @@ def test_a_verdict_says_where_everything_in_it_comes_from(toy_detector: Detector
     assert (len(usual.nearest_fake), len(usual.nearest_real)) == (1, 1)
 
 
-def test_a_bank_may_lie_beside_the_detector(toy_detector: Detector, tmp_path: Path) -> None:
-    toy_detector.save(tmp_path / "one", card="# about\n", bank_dtype="float16")
-    replace(toy_detector, name="two").save(tmp_path / "two", bank_at="../one/bank")
+def test_the_bank_may_be_that_of_the_detector_called_default_beside_it(toy_detector: Detector, tmp_path: Path) -> None:
+    toy_detector.save(tmp_path / "default", card="# about\n", bank_dtype="float16")
+    replace(toy_detector, name="two").save(tmp_path / "two", bank_at="../default/bank")
     assert not (tmp_path / "two" / "bank").exists()
     assert not (tmp_path / "two" / "MODEL_CARD.md").exists()
-    assert (tmp_path / "one" / "MODEL_CARD.md").read_text() == "# about\n"
-    one, two = load(tmp_path / "one"), load(tmp_path / "two")
-    assert one.bank.digest == two.bank.digest
+    assert (tmp_path / "default" / "MODEL_CARD.md").read_text() == "# about\n"
+    first, two = load(tmp_path / "default"), load(tmp_path / "two")
+    assert first.bank.digest == two.bank.digest
     assert two.name == "two"
-    manifest = json.loads((tmp_path / "one" / "detector.json").read_text())
+    manifest = json.loads((tmp_path / "default" / "detector.json").read_text())
     assert (manifest["kind"], manifest["schema"], manifest["bank"]) == ("detector", 1, "bank")
     assert manifest["classifier"]["name"] == "linear"
     assert "backbone_folder" not in manifest
     assert "patch_probe" not in manifest
+    toy_detector.save(tmp_path / "other")
+    replace(toy_detector, name="three").save(tmp_path / "three", bank_at="../other/bank")
+    with pytest.raises(FormatError, match="leads out of the detector's folder"):
+        load(tmp_path / "three")
 
 
 @pytest.mark.parametrize("key", ["name", "space", "classifier", "calibration", "bank"])

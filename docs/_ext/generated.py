@@ -302,7 +302,18 @@ def write(folder: Path) -> None:
         old.unlink()
 
 
+def fill(group: click.Group, context: click.Context) -> None:
+    """Put commands that a group only finds by name among those that it holds: sphinx-click looks there alone."""
+    for name in group.list_commands(context):
+        found = group.get_command(context, name)
+        if found is not None:
+            group.commands[name] = found
+        if isinstance(found, click.Group):
+            fill(found, click.Context(found, parent=context, info_name=name))
+
+
 def setup(app: Any) -> dict[str, bool]:
     """As a Sphinx extension."""
+    fill(cli.group, click.Context(cli.group, info_name="univfd"))
     app.connect("config-inited", lambda app, config: write(Path(app.srcdir) / FOLDER))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

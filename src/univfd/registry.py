@@ -17,6 +17,7 @@ from typing import Any
 
 from .errors import MissingExtraError, UnknownNameError
 
+_NOT_FOR_USERS = {"dev", "docs", "browser"}  # extras: for who works on this project
 _SHOWN = 200  # characters of a name that is not known
 KINDS = ("backbones", "recipes", "classifiers", "datasets", "writers", "experiments", "index")
 
@@ -85,7 +86,7 @@ def _extra_of(module: str) -> str:
     extras = []
     for requirement in importlib.metadata.requires("univfd") or []:
         found = re.match(r"([A-Za-z0-9._-]+).*extra\s*==\s*['\"]([^'\"]+)['\"]", requirement)
-        if found and found[2] != "dev" and found[1].lower().replace("_", "-").startswith(wanted):
+        if found and found[2] not in _NOT_FOR_USERS and found[1].lower().replace("_", "-").startswith(wanted):
             extras.append(found[2])
     return wanted if wanted in extras else next(iter(extras), "")  # torch is in several, and has one of its own
 

@@ -120,8 +120,17 @@ def command(
             shown, detector=judging.identity, calibration=judging.calibration, bank=judging.bank,
             pictures=judging.pictures,
         )  # fmt: skip
+    counts = _counted(ctx, rows, shown, output)
+    _summary(ctx, counts, judging.calibration, output)
+    return _outcome(ctx, counts, fail_on, failed=bool(counts["failed"] or (judging.maps and judging.maps.failed)))
+
+
+def _counted(ctx: click.Context, rows: Generator[Any], shown: Iterator[Any], output: Path | None) -> Counter[str]:
+    """Go through `shown`, which goes through `rows`; say how a run that was stopped goes on."""
+    from .. import runner
+
     try:
-        counts = _count(ctx, shown, quiet=output is None and sys.stdout.isatty())
+        return _count(ctx, shown, quiet=output is None and sys.stdout.isatty())
     except (KeyboardInterrupt, Exception) as error:
         if output is not None and runner.journal_of(output).exists() and not isinstance(error, UsageError):
             kept = runner.journal_of(output)
@@ -129,8 +138,6 @@ def command(
         raise
     finally:
         rows.close()  # its lock and journal, also where the page stopped it
-    _summary(ctx, counts, judging.calibration, output)
-    return _outcome(ctx, counts, fail_on, failed=bool(counts["failed"] or (judging.maps and judging.maps.failed)))
 
 
 def _outcome(ctx: click.Context, counts: Counter[str], fail_on: tuple[str, ...], *, failed: bool) -> int:
