@@ -71,7 +71,7 @@ def test_too_little_to_hold_out() -> None:
     )
     with pytest.raises(DataError, match="at least 2"):
         list(rounds(few))
-    with pytest.raises(DataError, match=r"1 real source\(s\); 4 folds need"):
+    with pytest.raises(DataError, match=r"1 real source\(s\); leaving one out needs at least 2"):
         list(rounds(Cohort(c.labels, c.generator, np.full(64, "one", dtype=object), c.group)))
 
 
@@ -135,3 +135,14 @@ def test_a_classifier_that_asks_is_told_where_the_rows_come_from() -> None:
     X = np.arange(64, dtype=np.float32)[:, None]
     held = held_out_scores(cohort(), [X, X + 1000], {"same": X}, Grouped)
     assert len(held["same"]) == 4
+
+
+def test_with_fewer_sources_than_folds_each_is_held_out() -> None:
+    c = cohort()
+    reals = np.unique(c.source[c.labels == 0].astype(str))[:3]
+    few = (c.labels == 1) | np.isin(c.source, reals)
+    c = Cohort(*(getattr(c, f)[few] for f in ("labels", "generator", "source", "group")))
+    held = [set(c.source[r.test][c.labels[r.test] == 0]) for r in rounds(c)]
+    assert len(held) > 3
+    assert all(len(sources) == 1 for sources in held)
+    assert set.union(*held) == set(reals)

@@ -4,7 +4,8 @@
     python docs/tutorials/practice.py pictures practice
 
 Crops of one photograph are alike, so every figure that is computed on them looks far too sure of itself. They are for
-learning the commands, and for nothing else. The manifest says which crops belong together (`group`).
+learning the commands, and for nothing else. The manifest says which crops belong together (`source`, `group`); with
+--pretend it does not, for commands that need more pictures than there are.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def crops(pixels: np.ndarray, number: int, seed: int) -> list[Image.Image]:
     return made
 
 
-def make(data: str, folder: Path, *, reals: int, fakes: int) -> int:
+def make(data: str, folder: Path, *, reals: int, fakes: int, pretend: bool = False) -> int:
     """Write the crops and `manifest.jsonl`; gives the number of crops.
 
     Args:
@@ -44,6 +45,7 @@ def make(data: str, folder: Path, *, reals: int, fakes: int) -> int:
         folder: to make.
         reals: crops of each real picture.
         fakes: crops of each generated picture.
+        pretend: do not say which crops belong together.
     """
     folder.mkdir()
     rows = []
@@ -55,8 +57,9 @@ def make(data: str, folder: Path, *, reals: int, fakes: int) -> int:
         for i, crop in enumerate(crops(decode(sample.ref).pixels, reals if real else fakes, seed)):
             file = place / f"{name}-{i:03}.jpg"
             crop.save(file, quality=90)
-            row = {"file": str(file.relative_to(folder)), "label": sample.label.word, "source": name, "group": name}
-            rows.append(row | {"generator": sample.generator, "family": "" if real else "diffusion"})
+            row = {"file": str(file.relative_to(folder)), "label": sample.label.word, "generator": sample.generator}
+            together = {} if pretend else {"source": name, "group": name}
+            rows.append(row | together | {"family": "" if real else "diffusion"})
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return len(rows)
 
@@ -67,5 +70,7 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path, help="folder to make")
     parser.add_argument("--reals", type=int, default=20, help="crops of each real picture")
     parser.add_argument("--fakes", type=int, default=8, help="crops of each generated picture")
+    parser.add_argument("--pretend", action="store_true", help="as if every crop were a picture of its own")
     given = parser.parse_args()
-    print(f"{make(given.data, given.folder, reals=given.reals, fakes=given.fakes)} crops in {given.folder}")
+    number = make(given.data, given.folder, reals=given.reals, fakes=given.fakes, pretend=given.pretend)
+    print(f"{number} crops in {given.folder}")

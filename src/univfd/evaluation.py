@@ -78,14 +78,14 @@ def rounds(cohort: Cohort, *, folds: int = 5, seed: int = 0, by_source: bool = T
     Args:
         cohort: the images.
         folds: real sources are dealt into so many folds of about equal size (no more than there are generators, so
-            that each is held out); round i holds out fold i mod `folds`.
+            that each is held out, nor than there are sources); round i holds out fold i mod `folds`.
         seed: of the deal.
         by_source: hold out every image, real or fake, of the sources that the test images come from. Without it only
             the generator, the fold of real sources and the groups are held out; other generators' images from the
             same web site still train.
 
     Raises:
-        DataError: fewer than two generators, or fewer real sources than folds.
+        DataError: fewer than two generators, or than two real sources.
     """
     real = cohort.labels == 0
     judged = np.ones(len(real), bool) if cohort.judged is None else cohort.judged
@@ -95,7 +95,13 @@ def rounds(cohort: Cohort, *, folds: int = 5, seed: int = 0, by_source: bool = T
             f"{len(generators)} generator(s); leaving one out needs at least 2. Name them: a folder each "
             "(fake/NAME/...), or the column 'generator' of a manifest"
         )
-    folds = min(folds, len(generators))
+    sources = np.unique(cohort.source[real & judged].astype(str))
+    if len(sources) < 2:
+        raise DataError(
+            f"{len(sources)} real source(s); leaving one out needs at least 2. Name them: a folder each "
+            "(real/NAME/...), or the column 'source' of a manifest"
+        )
+    folds = min(folds, len(generators), len(sources))
     fold = _deal(cohort.source.astype(str), real & judged, folds, seed)
     for i, name in enumerate(generators):
         test = judged & ((cohort.generator == name) | (fold == i % folds))
@@ -108,11 +114,6 @@ def rounds(cohort: Cohort, *, folds: int = 5, seed: int = 0, by_source: bool = T
 def _deal(source: NDArray[Any], real: NDArray[np.bool_], folds: int, seed: int) -> NDArray[np.intp]:
     """Fold of each real row by its source, -1 for fakes: largest sources first, each to the smallest fold."""
     names, counts = np.unique(source[real], return_counts=True)
-    if len(names) < folds:
-        raise DataError(
-            f"{len(names)} real source(s); {folds} folds need at least as many. Name them: a folder each "
-            "(real/NAME/...), or the column 'source' of a manifest"
-        )
     shuffled = np.random.default_rng(seed).permutation(len(names))
     sizes = np.zeros(folds, int)
     fold = np.full(len(source), -1)

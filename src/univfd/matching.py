@@ -157,7 +157,7 @@ class Matched:
 
 def write_matched(
     samples: Iterable[Sample],
-    folder: Path,
+    folder: str | Path,
     *,
     encoder: Encoder = Encoder(),
     sizes: Sequence[int] = SIZES,
@@ -184,6 +184,7 @@ def write_matched(
         OutputExistsError: the folder is there already.
         DataError: fewer than `LEAST_PAIRS` pairs could be made, or a file changed while it was worked on.
     """
+    folder = Path(folder)
     with new_folder(folder) as scratch:
         measured, left = measure(samples, encoder, sizes, workers=workers, max_pixels=max_pixels, on_done=on_done)
         groups = [m.sample.group for m in measured]
