@@ -50,7 +50,7 @@ def test_python_of_a_how_to_guide(name: str, shell: Shell) -> None:
     """With `photo.jpg`, labelled data in `DATA` and a tagged bank store `faces`, as these pages take for granted."""
     for command in (
         "univfd -q demo --save pictures",
-        "python docs/tutorials/practice.py pictures DATA --reals 5 --fakes 3",
+        "python docs/tutorials/practice.py pictures DATA --reals 20 --fakes 8",
         "cp pictures/real/imgaug/quokka.jpg photo.jpg",
         "univfd bank import faces default && univfd bank tag faces good",
     ):
