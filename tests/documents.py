@@ -28,6 +28,17 @@ _MARK = "<<the command ended with"
 _PATIENCE = 300  # seconds for a service to say what the page says that it says
 
 
+def commands(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command at or below one, with its name in parts."""
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from commands(inner, (*path, name))
+
+
 def pages() -> list[Path]:
     """Every hand-written page, README first."""
     return [ROOT / "README.md", *sorted(p for p in DOCS.rglob("*.md") if "generated" not in p.parts)]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -14,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import univfd
-from documents import DOCS, ROOT, anchors, called, examples, links, matches, pages, shell_lines, transcript
+from documents import DOCS, ROOT, anchors, called, commands, examples, links, matches, pages, shell_lines, transcript
 from univfd import cli, errors, perturbations, registry
 
 sys.path.insert(0, str(DOCS / "_ext"))
@@ -22,23 +21,13 @@ sys.path.insert(0, str(DOCS / "_ext"))
 import generated
 
 PAGES = pages()
+COMMANDS = [path for path, _ in commands(cli.group, ()) if path]
 QUICK = sorted((DOCS / "explanation").glob("*.md"))
 
 
 @pytest.fixture(scope="module")
 def reference() -> dict[str, str]:
     return generated.pages()
-
-
-def commands(command: click.Command = cli.group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    if path:
-        yield path
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            inner = command.get_command(context, name)
-            assert inner is not None
-            yield from commands(inner, (*path, name))
 
 
 def named(page: Path) -> str:
@@ -80,7 +69,7 @@ def test_every_page_is_in_the_table_of_contents_once(reference: dict[str, str]) 
     assert written - {"index"} <= {*listed, *more}, "see docs/index.md"
 
 
-@pytest.mark.parametrize("path", list(commands()), ids=" ".join)
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
 def test_every_command_is_on_a_page_that_somebody_wrote(path: tuple[str, ...]) -> None:
     """And not only in the reference: in code that runs it, or in a table of the page about its group."""
     told = any(tuple(found[: len(path)]) == path for p in PAGES for line in shell_lines(p) for found, _ in called(line))
@@ -111,7 +100,7 @@ def options_of(command: click.Command) -> set[str]:
 
 
 def test_the_reference_has_every_command(reference: dict[str, str]) -> None:
-    for path in commands():
+    for path in COMMANDS:
         if len(path) == 1:
             assert f"(commands/{path[0]}.rst)" in reference["commands.md"]
             assert f".. click:: univfd.cli.{path[0]}:command" in reference[f"commands/{path[0]}.rst"]

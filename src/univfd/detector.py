@@ -225,7 +225,8 @@ class Detector:
         Args:
             folder: must not exist.
             bank_dtype: of the bank's vectors on disk, see `univfd.bank.BankType`.
-            bank_at: do not write the bank; it is there already at this path, relative to the folder.
+            bank_at: do not write the bank; it is there already at this path, relative to the folder. `load` takes one
+                in the folder itself, or that of a detector called `default` beside it.
             card: text of the model card to lay beside it.
             carry_backbone: copy the folder of an encoder of the user's own into the detector's, which then needs no
                 other place. Otherwise its path is recorded, unless it lies in a detector's folder itself.

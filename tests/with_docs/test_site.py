@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
+from documents import commands
 from univfd import cli
 
 SITE = Path(__file__).parents[2] / "build" / "docs"
@@ -20,16 +20,6 @@ def words(page: str) -> str:
     file = SITE / f"{page}.html"
     assert file.is_file(), f"{file} is not there; ./test docs builds it"
     return html.unescape(re.sub(r"<[^>]*>", "", file.read_text("utf-8")))
-
-
-def commands(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    yield path, command
-    if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            inner = command.get_command(context, name)
-            assert inner is not None
-            yield from commands(inner, (*path, name))
 
 
 @pytest.mark.parametrize("name", cli.group.list_commands(click.Context(cli.group)))
