@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from importlib import resources
@@ -198,6 +199,8 @@ def test_the_last_block_is_computed_for_the_class_token_alone(
     import onnx
 
     from univfd.backbones import onnx as engine
+    from univfd.backbones._cut import cut
+    from univfd.weights import GRAPH
 
     clip_safetensors(GOLDEN / "tiny_clip.safetensors", tiny(), tmp_path)
     monkeypatch.setattr(engine, "ensure", lambda entry, progress: tmp_path)
@@ -206,9 +209,7 @@ def test_the_last_block_is_computed_for_the_class_token_alone(
     alone = engine.OnnxBackbone(tiny(), (tap,), 1, None).embed_normalised(pixels)
     among = engine.OnnxBackbone(tiny(), (tap, last), 1, None).embed_normalised(pixels)
     np.testing.assert_allclose(alone, among[:, : alone.shape[1]], atol=1e-6)
-    graphs = [
-        onnx.load_from_string(engine.cut(tmp_path / engine.GRAPH, taps, 1)).graph for taps in ((tap,), (tap, last))
-    ]
+    graphs = [onnx.load_from_string(cut(tmp_path / GRAPH, taps, 1)).graph for taps in ((tap,), (tap, last))]
     narrowed = [[n.op_type for n in g.node if n.name.endswith(".first")] for g in graphs]
     assert narrowed[0].count("MatMul") == 3  # the attention's output and the two layers behind it
     assert narrowed[1] == []
@@ -236,3 +237,39 @@ def test_toy_depends_on_each_image_alone(toy: Backbone) -> None:
     crops = np.stack([picture(i, 224, 224) for i in range(3)])
     np.testing.assert_allclose(toy.embed(crops)[1:2], toy.embed(crops[1:2]), rtol=1e-5)
     assert toy.embed(crops).shape == (3, toy.entry.proj)
+
+
+def test_a_cut_graph_is_kept_and_a_damaged_or_other_one_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from univfd.backbones._cut import cut
+    from univfd.backbones._kept_graph import cut_graph
+    from univfd.weights import GRAPH
+
+    clip_safetensors(GOLDEN / "tiny_clip.safetensors", tiny(), tmp_path)
+    monkeypatch.setenv("UNIVFD_HOME", str(tmp_path / "home"))
+    expected = cut(tmp_path / GRAPH, ("cls.2",), 1)
+    assert cut_graph(tmp_path, ("cls.2",), 1) == expected
+    (kept,) = (tmp_path / "home" / "graphs").iterdir()
+    with monkeypatch.context() as patch:  # the second time nothing is cut
+        patch.setattr("univfd.backbones._cut.cut", lambda *_: pytest.fail("cut again"))
+        assert cut_graph(tmp_path, ("cls.2",), 1) == expected
+    stored = kept.read_bytes()
+    for damaged in (b"", stored[:-1], stored[:-1] + bytes([stored[-1] ^ 1])):
+        kept.write_bytes(damaged)
+        assert cut_graph(tmp_path, ("cls.2",), 1) == expected
+        assert kept.read_bytes() == stored
+    assert cut_graph(tmp_path, ("cls.1",), 1) != expected
+    graph = (tmp_path / GRAPH).read_bytes()
+    (tmp_path / GRAPH).write_bytes(graph + b"\x12\x00")  # another file with the same meaning: cut anew
+    cut_graph(tmp_path, ("cls.2",), 1)
+    assert len(list(kept.parent.iterdir())) == 3
+
+
+def test_a_start_with_a_kept_graph_does_without_onnx() -> None:
+    code = (
+        "import sys, univfd; univfd.open_backbone('clip-vit-b-16', taps=('cls.1',)); "
+        "univfd.open_backbone('clip-vit-b-16', taps=('cls.1',)); print('onnx' in sys.modules)"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
+    assert runs[1].stdout.split() == ["False"]

@@ -19,7 +19,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from conftest import picture
 from univfd import weights
 from univfd.backbones import EngineBackbone, _gate, open_backbone
-from univfd.backbones.onnx import cut
+from univfd.backbones._cut import cut
 from univfd.backbones.openvino import OpenVinoBackbone
 from univfd.catalogue import entry
 from univfd.detector import Detector, linear_detector, load

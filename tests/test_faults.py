@@ -27,7 +27,7 @@ from serving import serving
 from test_cli import has_rows, started, univfd, wait_for
 from test_runner import Row
 from univfd import cli, downloads, runner, tuning
-from univfd.backbones import Backbone, _gate
+from univfd.backbones import Backbone, _gate, _kept_graph
 from univfd.calibration import UNCALIBRATED
 from univfd.cli._heatmaps import Maps
 from univfd.detector import Detector
@@ -265,6 +265,19 @@ def test_a_disk_that_is_full_at_any_write_of_an_engines_comparison(tmp_path: Pat
         with refusing(Refusals(tmp_path / str(k), k)):
             _gate._keep(place, kept)
         assert _gate._read(place) is None
+        assert not list(tmp_path.glob(f"{k}/*"))
+
+
+def test_a_disk_that_is_full_at_any_write_of_a_cut_graph(tmp_path: Path) -> None:
+    """Only a remark: it is cut again at the next start."""
+    with refusing(Refusals(tmp_path / "0")) as straight:
+        _kept_graph._keep(tmp_path / "0" / "g.graph", b"graph")
+    assert len(straight.seen) >= 4
+    for k in range(1, len(straight.seen) + 1):
+        place = tmp_path / str(k) / "g.graph"
+        with refusing(Refusals(tmp_path / str(k), k)):
+            _kept_graph._keep(place, b"graph")
+        assert _kept_graph._read(place) is None
         assert not list(tmp_path.glob(f"{k}/*"))
 
 

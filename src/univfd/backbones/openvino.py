@@ -22,7 +22,7 @@ from ..parity import Parity
 from ..types import FloatArray, Pixels
 from ..weights import GRAPH, WEIGHTS, ensure
 from . import check_crops, square_grid
-from .onnx import cut
+from ._kept_graph import cut_graph
 
 
 class OpenVinoBackbone:
@@ -49,7 +49,7 @@ class OpenVinoBackbone:
     def _open(self, taps: tuple[str, ...]) -> Any:
         """A request of the graph that ends behind the taps. OpenVINO finds weights only beside a graph on disk."""
         try:
-            graph = cut(self._folder / GRAPH, taps, self.entry.prefix)
+            graph = cut_graph(self._folder, taps, self.entry.prefix)
             with _beside(self._folder / WEIGHTS) as scratch:
                 (scratch / GRAPH).write_bytes(graph)
                 core = openvino.Core()

@@ -1,0 +1,87 @@
+"""Cut a prepared graph after the last tap that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from ._first_token import only_first_token
+
+_INT64_MAX = np.iinfo(np.int64).max
+_AXES_ARE_INPUTS = 18  # opset from which ReduceMean takes its axes as a tensor
+
+
+def cut(path: Path, taps: tuple[str, ...], prefix: int) -> bytes:
+    """The serialised graph that computes the taps and nothing after the last of them.
+
+    Args:
+        path: a prepared graph (see `univfd.recipes`); its weights stay in their own file.
+        taps: names as in `univfd.backbones.open_backbone`, or `patches.i`: the patch tokens `(N, T, W)` after block i.
+        prefix: tokens before the patch tokens.
+    """
+    model = onnx.load(str(path), load_external_data=False)
+    graph = model.graph
+    opset = next(o.version for o in model.opset_import if o.domain in {"", "ai.onnx"})
+    for name in dict.fromkeys(taps):
+        kind, _, block = name.partition(".")
+        if kind == "cls":
+            graph.node.append(helper.make_node("Gather", [f"block.{block}", _ints(graph, 0)], [name], axis=1))
+        elif kind in {"mean", "patches"}:
+            patches = f"patches.{block}" if kind == "patches" else f"patches.{block}.of.mean"
+            bounds = [_ints(graph, prefix, vector=True), _ints(graph, _INT64_MAX, vector=True)]
+            axis = _ints(graph, 1, vector=True)
+            graph.node.append(helper.make_node("Slice", [f"block.{block}", *bounds, axis], [patches]))
+            if kind == "mean":
+                graph.node.append(_mean(graph, patches, name, opset))
+    del graph.output[:]
+    graph.output.extend(helper.make_tensor_value_info(t, TensorProto.FLOAT, None) for t in dict.fromkeys(taps))
+    _prune(graph)
+    only_first_token(model, f"block.{_last_block(graph)}")
+    _prune(graph)
+    return bytes(model.SerializeToString())
+
+
+def _last_block(graph: onnx.GraphProto) -> int:
+    """The last block that is computed."""
+    made = {o for n in graph.node for o in n.output}
+    return max((int(t.removeprefix("block.")) for t in made if t.startswith("block.")), default=0)
+
+
+def _mean(graph: onnx.GraphProto, tokens: str, name: str, opset: int) -> onnx.NodeProto:
+    if opset < _AXES_ARE_INPUTS:
+        return helper.make_node("ReduceMean", [tokens], [name], axes=[1], keepdims=0)
+    return helper.make_node("ReduceMean", [tokens, _ints(graph, 1, vector=True)], [name], keepdims=0)
+
+
+def _ints(graph: onnx.GraphProto, value: int, *, vector: bool = False) -> str:
+    name = f"univfd.{'v' if vector else 's'}{value}"
+    if all(i.name != name for i in graph.initializer):
+        graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [1] if vector else [], [value]))
+    return name
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Tensors that a node needs, those of the branches and loop bodies inside it too."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _reads(inner)
+        yield from (o.name for o in attribute.g.output)
+
+
+def _prune(graph: onnx.GraphProto) -> None:
+    """Drop what no output needs."""
+    needed = {o.name for o in graph.output}
+    nodes = []
+    for node in reversed(graph.node):  # a graph's nodes stand in topological order
+        if needed.intersection(node.output):
+            needed.update(_reads(node))
+            nodes.append(node)
+    kept = [i for i in graph.initializer if i.name in needed]
+    del graph.node[:], graph.initializer[:], graph.value_info[:]
+    graph.node.extend(reversed(nodes))
+    graph.initializer.extend(kept)
