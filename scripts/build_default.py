@@ -278,8 +278,7 @@ def save(
     """Write the shipped detectors; the bank lies in the default one."""
     for name in SHIPPED:
         made = Detector(name, backbone, cut, fitted[name], bank, calibrations[name], probe)
-        shared = None if name == "default" else "../default/bank"
-        made.save(output / name, bank_dtype=BANK_TYPE, bank_at=shared, card=card)
+        made.save(output / name, bank_dtype=BANK_TYPE, bank_of_default=name != "default", card=card)
         print(f"{output / name}: {made.identity}", file=sys.stderr)
     (output / "accuracy.md").write_text(card, "utf-8")
 

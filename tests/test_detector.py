@@ -394,11 +394,12 @@ def test_a_verdict_says_where_everything_in_it_comes_from(toy_detector: Detector
 
 def test_the_bank_may_be_that_of_the_detector_called_default_beside_it(toy_detector: Detector, tmp_path: Path) -> None:
     toy_detector.save(tmp_path / "default", card="# about\n", bank_dtype="float16")
-    replace(toy_detector, name="two").save(tmp_path / "two", bank_at="../default/bank")
+    first = load(tmp_path / "default")
+    replace(toy_detector, name="two", bank=first.bank).save(tmp_path / "two", bank_of_default=True)
     assert not (tmp_path / "two" / "bank").exists()
     assert not (tmp_path / "two" / "MODEL_CARD.md").exists()
     assert (tmp_path / "default" / "MODEL_CARD.md").read_text() == "# about\n"
-    first, two = load(tmp_path / "default"), load(tmp_path / "two")
+    two = load(tmp_path / "two")
     assert first.bank.digest == two.bank.digest
     assert two.name == "two"
     manifest = json.loads((tmp_path / "default" / "detector.json").read_text())
@@ -407,9 +408,18 @@ def test_the_bank_may_be_that_of_the_detector_called_default_beside_it(toy_detec
     assert "backbone_folder" not in manifest
     assert "patch_probe" not in manifest
     toy_detector.save(tmp_path / "other")
-    replace(toy_detector, name="three").save(tmp_path / "three", bank_at="../other/bank")
+    three = replace(toy_detector, name="three")
+    three.save(tmp_path / "three")
+    manifest = json.loads((tmp_path / "three" / "detector.json").read_text())
+    (tmp_path / "three" / "detector.json").write_text(json.dumps(manifest | {"bank": "../other/bank"}))
     with pytest.raises(FormatError, match="leads out of the detector's folder"):
         load(tmp_path / "three")
+    with pytest.raises(UsageError, match="no detector"):
+        three.save(tmp_path / "elsewhere" / "four", bank_of_default=True)
+    fewer = replace(three, bank=first.bank.take(np.arange(len(first.bank) - 1)))
+    with pytest.raises(UsageError, match="another bank"):
+        fewer.save(tmp_path / "four", bank_of_default=True)
+    assert not (tmp_path / "four").exists()
 
 
 @pytest.mark.parametrize("key", ["name", "space", "classifier", "calibration", "bank"])

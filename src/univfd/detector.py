@@ -35,6 +35,7 @@ KIND, SCHEMA = "detector", 1
 MANIFEST, ARRAYS, BANK, CARD = "detector.json", "classifier.safetensors", "bank", "MODEL_CARD.md"
 BACKBONE = "backbone"
 DEFAULT = "default"
+_DEFAULT_BANK = f"../{DEFAULT}/{BANK}"
 
 
 class HasBank(Protocol):
@@ -216,7 +217,7 @@ class Detector:
         folder: Path | str,
         *,
         bank_dtype: BankType = "float32",
-        bank_at: str | None = None,
+        bank_of_default: bool = False,
         card: str | None = None,
         carry_backbone: bool = False,
     ) -> None:
@@ -225,28 +226,29 @@ class Detector:
         Args:
             folder: must not exist.
             bank_dtype: of the bank's vectors on disk, see `univfd.bank.BankType`.
-            bank_at: do not write the bank; it is there already at this path, relative to the folder. `load` takes one
-                in the folder itself, or that of a detector called `default` beside it.
+            bank_of_default: do not write the bank; take that of the detector called `default` beside the folder.
             card: text of the model card to lay beside it.
             carry_backbone: copy the folder of an encoder of the user's own into the detector's, which then needs no
                 other place. Otherwise its path is recorded, unless it lies in a detector's folder itself.
 
         Raises:
             OutputExistsError: the folder exists.
-            UsageError: the bank is not in memory.
+            UsageError: the bank is not in memory, or is not that of the detector beside it.
         """
-        if isinstance(self.bank, IndexedBank) and bank_at is None:
+        if isinstance(self.bank, IndexedBank):
             raise UsageError(
                 f"{self.name} decides with {len(self.bank):,} rows of a store, which are not copied; save the detector "
                 "without them, and name the store when it is used"
             )
+        if bank_of_default:
+            self._require_bank_beside(Path(folder))
         with new_folder(Path(folder)) as scratch:
             record = {
                 "name": self.name,
                 "space": self.space.to_dict(),
                 "classifier": self._classifier_record(),
             }
-            record |= {"calibration": self.calibration.to_dict(), "bank": bank_at or BANK}
+            record |= {"calibration": self.calibration.to_dict(), "bank": _DEFAULT_BANK if bank_of_default else BANK}
             if (own := self.backbone.entry.folder) is not None:
                 carry = carry_backbone or (own.name == BACKBONE and (own.parent / MANIFEST).is_file())
                 record["backbone_folder"] = BACKBONE if carry else str(own)
@@ -259,11 +261,20 @@ class Detector:
                 record["patch_probe"] = self.patch_probe.write(scratch)
             write_json(scratch / MANIFEST, KIND, SCHEMA, record)
             write_arrays(scratch / ARRAYS, self.classifier.state())
-            if isinstance(self.bank, FeatureBank) and bank_at is None:
+            if isinstance(self.bank, FeatureBank) and not bank_of_default:
                 (scratch / BANK).mkdir()
                 self.bank.write(scratch / BANK, dtype=bank_dtype)
             if card is not None:
                 (scratch / CARD).write_text(card, "utf-8")
+
+    def _require_bank_beside(self, folder: Path) -> None:
+        place = _shared_bank(folder)
+        if place is None:
+            raise UsageError(f"there is no detector {folder.parent / DEFAULT} whose bank {folder} could share")
+        if (theirs := FeatureBank.load(place).digest) != self.bank.digest:
+            raise UsageError(
+                f"{place} is another bank ({theirs[:12]}) than that of {self.name} ({self.bank.digest[:12]})"
+            )
 
     def _classifier_record(self) -> dict[str, Any]:
         name = registry.name_of("classifiers", type(self.classifier))
