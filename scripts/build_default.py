@@ -4,9 +4,10 @@
 
 To ship the result, move what it writes to `src/univfd/detectors`.
 
-DATA has `manifest.jsonl` (columns file, label, generator, source, group, license). Writes `default/` (ridge probe)
-and `neighbors/` (nearest neighbours on the same bank), each with the patch probe of heat maps and its model card, all
-figures of which come out of this run; `accuracy.md` holds the same tables for the documentation (`docs/accuracy.md`).
+DATA has `manifest.jsonl` (columns file, label, generator, source, group, license). Writes `default/` (ridge probe),
+`fast/` (the same of fewer blocks) and `neighbors/` (nearest neighbours on the bank of `default`), each with the patch
+probe of heat maps and its model card, all figures of which come out of this run; `accuracy.md` holds the same tables for
+the documentation (`docs/accuracy.md`). The encoder runs once an image and version, for the layers of all of them.
 Embeddings are kept in the cache folder, by content, feature space and perturbation.
 """
 
@@ -20,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import scipy.linalg  # noqa: F401  # the limit on threads reaches only libraries that are loaded already
 from numpy.typing import NDArray
@@ -41,7 +43,7 @@ from image_versions import (
     versions,
 )
 from univfd.attribution import naming_distance
-from univfd.backbones import Backbone, open_backbone
+from univfd.backbones import open_backbone
 from univfd.bank import BankType, FeatureBank, as_stored, origins
 from univfd.calibration import Calibration, GroupPromise, calibrate, threshold_for
 from univfd.classifiers import Classifier
@@ -52,18 +54,19 @@ from univfd.datasets import open_dataset
 from univfd.detector import Detector
 from univfd.embedding import space_of
 from univfd.evaluation import HeldOut, held_out_scores, per_row
-from univfd.patch_probe import PatchProbe
 from univfd.search import to_unit
 from univfd.storage import require_new
 from univfd.types import Embeddings, FeatureSpace, FloatArray, Sample
-from univfd.views import View, view
+from univfd.views import view
 
 BACKBONE = "clip-vit-b-16"
-TAPS, VIEW = ("cls.6", "cls.7", "cls.8", "cls.9"), "resize"
+VIEW = "resize"
+BLOCKS = {"default": range(6, 11), "fast": range(6, 8)}  # whose class tokens a detector takes
+COMPUTED = "default"  # has the others' among its own
 PAPER = (("proj",), "native")  # taps and view of the paper's own feature
-# The probe is the mean of two: hard random copies make it sure-footed, mild ones, alike for all images, sharp.
+# Each probe is the mean of two: hard random copies make it sure-footed, mild ones, alike for all images, sharp.
 PROBES = (
-    (1, ("clean", "augment:1", "augment:2", "augment:3")),
+    (1, ("clean", "augment:1", "augment:2")),
     (2, ("clean", *(p for p in TESTS.values() if p != "clean"))),
 )  # weight, copies that it is trained on
 BANK_TYPE: BankType = "int8"
@@ -80,24 +83,25 @@ class Method:
 
 
 METHODS = {
-    "default": Method(RidgeProbe, {"alpha": 0.3, "between": 1.0}),
+    "default": Method(RidgeProbe, {"alpha": 0.8, "between": 4.0}),
+    "fast": Method(RidgeProbe, {"alpha": 0.8, "between": 4.0}),
     "neighbors": Method(NearestNeighbor, {"k": 1}),
     "paper-probe": Method(LinearProbe, {}),
     "paper-nearest": Method(NearestNeighbor, {"k": 1}),
 }
-SHIPPED = ("default", "neighbors")
+SHIPPED = {"default": "default", "fast": "fast", "neighbors": "default"}  # and whose blocks and bank it has
 Parts = list[tuple[float, list[FloatArray]]]
 Features = dict[str, tuple[Parts, dict[str, FloatArray]]]
 """Per method: its parts (weight, training sets), and its test sets by version of the images."""
 ABOUT = f"""\
-Frozen encoder `{BACKBONE}`, CLS tokens after blocks {TAPS[0][4:]} to {TAPS[-1][4:]} of 12 side by side (later blocks are not computed),
-view `{VIEW}` (short side to 224 pixels, centre crop). `default` is the mean of two ridge probes (the second counts twice),
-both kept from scoring the sources of one class differently: one trained on every image as it is and on three copies that
-were cropped, scaled, blurred, made noisy and re-encoded at random, both classes alike; one on every image as it is
-and in the other versions below that have all images (*same size*, *JPEG 85*, *web copy*). `neighbors` is
-the paper's nearest neighbour (k = 1, cosine distance) on the same bank; the bank's nearest rows are the evidence of both.
-It holds the images as they are. `paper-probe` and `paper-nearest` are the paper's two methods with this encoder: its
-projected embedding, the native centre crop, images as they are."""
+Frozen encoder `{BACKBONE}`, view `{VIEW}` (short side to 224 pixels, centre crop), CLS tokens side by side: `default` those after
+blocks {BLOCKS["default"][0]} to {BLOCKS["default"][-1]} of 12, `fast` those after blocks {BLOCKS["fast"][0]} and {BLOCKS["fast"][-1]} (later blocks are not computed). Each is the mean of two
+ridge probes (the second counts twice), both kept from scoring the sources of one class differently: one trained on every
+image as it is and on two copies that were cropped, scaled, blurred, made noisy and re-encoded at random, both classes
+alike; one on every image as it is and in the other versions below that have all images (*same size*, *JPEG 85*, *web
+copy*). `neighbors` is the paper's nearest neighbour (k = 1, cosine distance) on the bank of `default`; a bank's nearest
+rows are the evidence. It holds the images as they are. `paper-probe` and `paper-nearest` are the paper's two methods
+with this encoder: its projected embedding, the native centre crop, images as they are."""
 
 
 def main() -> None:
@@ -118,24 +122,34 @@ def build(data: Path, cache: Path, output: Path) -> None:
     # may be a crop as well), but are not judged and not in the bank.
     samples = sorted(open_dataset(data), key=lambda s: s.extra["crop"] is not None)
     whole = [s for s in samples if s.extra["crop"] is None]
-    backbone, cut = open_backbone(BACKBONE, taps=TAPS), view(VIEW)
-    made = {p: rounded(embedded(backbone, cut, samples, p, cache)) for _, copies in PROBES for p in copies}
-    probes: Parts = [(weight, [made[p] for p in copies]) for weight, copies in PROBES]
+    opened = {name: open_backbone(BACKBONE, taps=taps_of(name)) for name in BLOCKS}
+    longest, cut = opened[COMPUTED], view(VIEW)
+    made = {p: rounded(embedded(longest, cut, samples, p, cache)) for _, copies in PROBES for p in copies}
     some = first_of_each(whole, POST_IMAGES)
-    tests = versions(backbone, cut, whole, some, cache)
-    bank = bank_of(whole, tests["as they are"], space_of(backbone, cut))
+    computed = versions(longest, cut, whole, some, cache)
+    features: Features = {}
+    banks: dict[str, FeatureBank] = {}
+    for name in BLOCKS:
+        probes: Parts = [(weight, [columns(made[p], name) for p in copies]) for weight, copies in PROBES]
+        tests = {test: columns(x, name) for test, x in computed.items()}
+        features[name] = (probes, tests)
+        banks[name] = bank_of(whole, tests["as they are"], space_of(opened[name], cut))
+    bank, tests = banks["default"], features["default"][1]
     papers = versions(open_backbone(BACKBONE, taps=PAPER[0]), view(PAPER[1]), whole, some, cache)
-    features: Features = {"default": (probes, tests), "neighbors": ([(1, [bank.vectors])], tests)}
+    features["neighbors"] = ([(1, [bank.vectors])], tests)
     features |= dict.fromkeys(("paper-probe", "paper-nearest"), ([(1, [papers["as they are"]])], papers))
 
     held, plain = (only_made(scored(samples, features, by_source=strict), some) for strict in (True, False))
     kinds = [s.extra["content"] for s in whole]
     bias, degraded = looks(whole, some)
-    within = threshold_for(distances_elsewhere(bank, bank.unit), UNKNOWN_SHARE, CONFIDENCE)
-    unsure = forced_unsure(bank, tests, degraded, within)
+    within = {n: threshold_for(distances_elsewhere(b, b.unit), UNKNOWN_SHARE, CONFIDENCE) for n, b in banks.items()}
+    unsure = {n: forced_unsure(b, features[n][1], degraded, within[n]) for n, b in banks.items()}
     never = {test: np.zeros(len(bank), bool) for test in tests}  # the paper's methods have no such rule
-    forced = {name: unsure if name in SHIPPED else never for name in METHODS}
-    calibrations = {name: calibration_of(held[name], bank, tests, kinds, unsure, within) for name in SHIPPED}
+    forced = {name: unsure[SHIPPED[name]] if name in SHIPPED else never for name in METHODS}
+    calibrations = {
+        name: calibration_of(held[name], banks[of], features[of][1], kinds, unsure[of], within[of])
+        for name, of in SHIPPED.items()
+    }
     groups = np.array([s.group for s in whole], dtype=object)
     naming = attribution_table(bank, {name: to_unit(tests[name]) for name in TESTS}, groups, CONFIDENCE)
     study = Study(
@@ -144,22 +158,38 @@ def build(data: Path, cache: Path, output: Path) -> None:
     )  # fmt: skip
     card = accuracy(study)
     fitted: dict[str, Classifier] = {
-        "default": fit_probe(samples, probes).beside(bank),
-        "neighbors": NearestNeighbor.from_bank(bank, METHODS["neighbors"].params),
+        name: fit_probe(samples, name, features[name][0]).beside(banks[name]) for name in BLOCKS
     }
+    fitted["neighbors"] = NearestNeighbor.from_bank(bank, METHODS["neighbors"].params)
     probe, maps = patch_probe_fit.build(
         BACKBONE, samples, ("clean",), cache
     )  # tap and view of its own; no verdict uses it
-    save(backbone, cut, bank, fitted, calibrations, probe, f"{card}\n{maps}", output)
+    for name, of in SHIPPED.items():
+        detector = Detector(name, opened[of], cut, fitted[name], banks[of], calibrations[name], probe)
+        detector.save(output / name, bank_dtype=BANK_TYPE, bank_of_default=name != of, card=f"{card}\n{maps}")
+        print(f"{output / name}: {detector.identity}", file=sys.stderr)
+    (output / "accuracy.md").write_text(f"{card}\n{maps}", "utf-8")
 
 
-def fit_probe(samples: list[Sample], probes: Parts) -> RidgeProbe:
-    """The default's classifier: the weighted mean of probes, each on its copies of all images."""
+def taps_of(name: str) -> tuple[str, ...]:
+    """The layers that a detector takes."""
+    return tuple(f"cls.{block}" for block in BLOCKS[name])
+
+
+def columns(vectors: FloatArray, name: str) -> FloatArray:
+    """A detector's own embeddings `(N, D)` among the ones that were computed."""
+    width = vectors.shape[1] // len(BLOCKS[COMPUTED])
+    first = (BLOCKS[name][0] - BLOCKS[COMPUTED][0]) * width
+    return np.ascontiguousarray(vectors[:, first : first + len(BLOCKS[name]) * width])
+
+
+def fit_probe(samples: list[Sample], name: str, probes: Parts) -> RidgeProbe:
+    """A detector's classifier: the weighted mean of probes, each on its copies of all images."""
     cohort = cohort_of(samples, len(samples))
     fitted = []
     for _, copies in probes:
         labels, places = (np.tile(c, len(copies)) for c in (cohort.labels, origins(cohort.generator, cohort.source)))
-        made = RidgeProbe(**METHODS["default"].params)
+        made = RidgeProbe(**METHODS[name].params)
         fitted.append(made.fit(np.concatenate(copies), labels, groups=places))
     return RidgeProbe.mean(fitted, [weight for weight, _ in probes])
 
@@ -187,14 +217,18 @@ def scored(samples: list[Sample], features: Features, *, by_source: bool) -> Sco
         by_source: see `univfd.evaluation.rounds`.
     """
     n = sum(s.extra["crop"] is None for s in samples)
-    held = {}
+    jobs = []
     for name, (parts, tests) in features.items():
-        print(f"leaving generators out: {name}", file=sys.stderr)
         rows = len(parts[0][1][0])
-        cohort = cohort_of(samples[:rows], n)
         padded = {t: np.concatenate([x, np.zeros((rows - n, x.shape[1]), x.dtype)]) for t, x in tests.items()}
         make = partial(METHODS[name].make, **METHODS[name].params)
-        found = [held_out_scores(cohort, train, padded, make, by_source=by_source) for _, train in parts]
+        jobs += [(name, cohort_of(samples[:rows], n), train, padded, make) for _, train in parts]
+    print(f"leaving generators out{' and sources' if by_source else ''}: {', '.join(features)}", file=sys.stderr)
+    with joblib.parallel_config("loky", n_jobs=-1, inner_max_num_threads=1):
+        scores = joblib.Parallel()(joblib.delayed(held_out_scores)(*job[1:], by_source=by_source) for job in jobs)
+    held = {}
+    for name, (parts, tests) in features.items():
+        found = [s for job, s in zip(jobs, scores, strict=True) if job[0] == name]
         held[name] = {t: mean_of([f[t] for f in found], [weight for weight, _ in parts]) for t in tests}
     return held
 
@@ -263,24 +297,6 @@ def forced_unsure(
 ) -> dict[str, Flags]:
     """Per version, `(N,)` whether a shipped detector says unsure whatever the score."""
     return {t: degraded[t] | (distances_elsewhere(bank, to_unit(x)) > within) for t, x in tests.items()}
-
-
-def save(
-    backbone: Backbone,
-    cut: View,
-    bank: FeatureBank,
-    fitted: dict[str, Classifier],
-    calibrations: dict[str, Calibration],
-    probe: PatchProbe,
-    card: str,
-    output: Path,
-) -> None:
-    """Write the shipped detectors; the bank lies in the default one."""
-    for name in SHIPPED:
-        made = Detector(name, backbone, cut, fitted[name], bank, calibrations[name], probe)
-        made.save(output / name, bank_dtype=BANK_TYPE, bank_of_default=name != "default", card=card)
-        print(f"{output / name}: {made.identity}", file=sys.stderr)
-    (output / "accuracy.md").write_text(card, "utf-8")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import numpy as np
 import scipy.linalg  # noqa: F401  # as in build_default.py
 from threadpoolctl import threadpool_limits
 
-from build_default import BACKBONE, PROBES, TAPS, VIEW, Parts, bank_of, fit_probe
+from build_default import BACKBONE, PROBES, VIEW, Parts, bank_of, fit_probe, taps_of
 from image_versions import TESTS, cohort_of, embedded, rounded
 from univfd.backbones import open_backbone
 from univfd.classifiers.ridge import RidgeProbe
@@ -29,6 +29,7 @@ from univfd.evaluation import rounds
 from univfd.storage import require_new
 from univfd.views import view
 
+DETECTOR = "default"
 ADDED = (0, 1, 5, 20, 100)
 DRAWS = 5
 LEFT = 5  # images to judge after the largest addition, at least
@@ -53,10 +54,10 @@ def measured(data: Path, cache: Path) -> str:
     """The tables."""
     samples = sorted(open_dataset(data), key=lambda s: s.extra["crop"] is not None)
     whole = [s for s in samples if s.extra["crop"] is None]
-    backbone, cut = open_backbone(BACKBONE, taps=TAPS), view(VIEW)
+    backbone, cut = open_backbone(BACKBONE, taps=taps_of(DETECTOR)), view(VIEW)
     copies = {p: rounded(embedded(backbone, cut, samples, p, cache)) for _, names in PROBES for p in names}
     bank = bank_of(whole, copies["clean"][: len(whole)], space_of(backbone, cut))
-    detector = load("default", backbone=backbone)
+    detector = load(DETECTOR, backbone=backbone)
     threshold = detector.calibration.fake_above
     if threshold is None:
         sys.exit("the shipped default has no threshold")
@@ -71,7 +72,7 @@ def measured(data: Path, cache: Path) -> str:
         print(r.generator, len(fakes), file=sys.stderr)
         parts: Parts = [(weight, [copies[p][r.train] for p in names]) for weight, names in PROBES]
         base = bank.take(r.train[r.train < len(whole)])
-        probe = fit_probe([samples[i] for i in r.train], parts).beside(base)
+        probe = fit_probe([samples[i] for i in r.train], DETECTOR, parts).beside(base)
         for number in (m for m in ADDED if m + LEFT <= len(fakes)):
             for _ in range(DRAWS if number else 1):
                 order = rng.permutation(fakes)
