@@ -27,7 +27,15 @@ from score_rows import write_run
 from univfd.benchmark.rows import read_rows
 from univfd.benchmark.run import SCORES
 from univfd.datasets import open_dataset
-from univfd.errors import DataError, FileAccessError, FormatError, InputError, ServiceError, TooManyPixelsError
+from univfd.errors import (
+    DataError,
+    FileAccessError,
+    FormatError,
+    InputError,
+    ServiceError,
+    TooManyPixelsError,
+    UsageError,
+)
 from univfd.images import decode
 from univfd.metadata import read_metadata
 from univfd.provenance._credentials import _outcome
@@ -306,6 +314,12 @@ def test_a_suite_stays_below_its_root(tmp_path: Path) -> None:
 def test_pixels_given_directly_are_checked_too() -> None:
     with pytest.raises(TooManyPixelsError):
         decode(ImageRef("x", np.zeros((2000, 2000, 3), np.uint8)), max_pixels=1_000_000)
+
+
+@pytest.mark.parametrize("url", ["http://host:abc", "http://host:99999", "http://[::1", "host", "http://"])
+def test_an_address_that_is_none(url: str) -> None:
+    with pytest.raises(UsageError, match="no address of a service"):
+        RemoteDetector(url)
 
 
 def answered(status: int, body: bytes) -> RemoteDetector:
