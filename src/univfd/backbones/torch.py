@@ -14,11 +14,10 @@ import torch
 
 from ..catalogue import Entry
 from ..errors import FormatError, UsageError
+from ..machine import DEVICES
 from ..types import FloatArray, Pixels
 from . import check_crops, square_grid
 from ._towers import Tower, build
-
-DEVICES = ("auto", "cpu", "cuda")
 
 _alone = threading.Lock()  # hooks lie on the model itself, and PyTorch's settings are those of the process
 
