@@ -194,11 +194,15 @@ def test_members_of_a_tar_are_read_in_place_whatever_they_are_called(tmp_path: P
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_links_and_devices_of_a_tar_are_nothing(tmp_path: Path) -> None:
+def test_links_out_of_a_tar_and_its_devices_are_rows_without_an_image(tmp_path: Path) -> None:
     kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE)
     path = tmp_path / "x.tar"
     path.write_bytes(tar(*(member(f"{i}.png", type=kind, linkname="/etc/passwd") for i, kind in enumerate(kinds))))
-    assert rows(path) == []
+    found = rows(path)
+    assert [(Path(f.image).name, f.error) for f in found if isinstance(f, Failure)] == [
+        (f"{i}.png", "access") for i in range(5)
+    ]
+    assert len(found) == 5
 
 
 def numbered(name: str, size: bytes, kind: bytes = b"0") -> bytes:

@@ -264,7 +264,7 @@ class Detector:
                 record["patch_probe"] = self.patch_probe.write(scratch)
             write_json(scratch / MANIFEST, KIND, SCHEMA, record)
             write_arrays(scratch / ARRAYS, self.classifier.state())
-            if isinstance(self.bank, FeatureBank) and not bank_of_default:
+            if not bank_of_default:
                 (scratch / BANK).mkdir()
                 self.bank.write(scratch / BANK, dtype=bank_dtype)
             if card is not None:
