@@ -44,7 +44,10 @@ def _dequantised(published: Path, entry: Entry) -> onnx.ModelProto:
         raise FormatError(f"{entry.name}: {replaced} quantised products; expected {options['quantised']}")
     blocks = {options["block"].format(i=i): f"block.{i + 1}" for i in range(entry.blocks - 1)}
     blocks[options["last_block"]] = f"block.{entry.blocks}"
-    rename(graph, {options["input"]: "pixels", options["proj"]: "proj"} | blocks)
+    names = {options["input"]: "pixels", options["proj"]: "proj"} | blocks
+    if lacking := sorted(names.keys() - {t.name for t in graph.input} - {o for n in graph.node for o in n.output}):
+        raise FormatError(f"{entry.name}: {published.name} has no tensors {', '.join(lacking[:3])}")
+    rename(graph, names)
     output = next((o for o in graph.output if o.name == "proj"), None)
     if output is None:
         raise FormatError(f"{entry.name}: {published.name} has no output {options['proj']!r}")
