@@ -82,10 +82,7 @@ class Detector:
 
     @cached_property
     def identity(self) -> str:
-        """`name@digest`: the digest covers what scores and verdicts depend on (bank, classifier, calibration, space).
-
-        Generators and sources of the bank's rows are not covered: the attribution depends on them, no score does.
-        """
+        """`name@digest`, of all that scores and verdicts depend on, not of the names (generators) in attributions."""
         state = {k: hashlib.sha256(v.tobytes()).hexdigest() for k, v in self.classifier.state().items()}
         parts = {"bank": self.bank.digest, "state": state, "classifier": self._classifier_record()}
         return f"{self.name}@{digest_of(parts | {'calibration': self.calibration.to_dict()})[:12]}"
