@@ -223,6 +223,10 @@ def test_the_last_block_is_computed_for_the_class_token_alone(
         {"width": 16},
         {"recipe_options": {"heads": 4, "patch": 14, "activation": "gelu"}},
         {"recipe_options": {"patch": 14, "activation": "quick_gelu"}},
+        {"recipe_options": {"heads": 0, "patch": 14, "activation": "quick_gelu"}},
+        {"recipe_options": {"heads": "4", "patch": 14, "activation": "quick_gelu"}},
+        {"recipe_options": {"heads": 4, "patch": 0, "activation": "quick_gelu"}},
+        {"recipe_options": {"heads": 4, "patch": [14], "activation": "quick_gelu"}},
         {"recipe": "siglip-safetensors"},
         {"recipe": "dinov2-safetensors", "recipe_options": {"heads": 4, "patch": 14, "grid": 2}},
     ],
@@ -231,6 +235,24 @@ def test_a_file_that_is_not_the_network_described(tmp_path: Path, changes: dict[
     described = tiny(**changes)
     with pytest.raises(FormatError, match="tiny"):
         registry.load("recipes", described.recipe)(GOLDEN / "tiny_clip.safetensors", described, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"quantised": 0}, {"quantised": 1}, {"quantised": 0, "block": 3, "last_block": "x"},
+        {"quantised": 0, "block": "{x}", "last_block": "x"}, {"quantised": 0, "block": "b", "last_block": "x"},
+        {"quantised": 0, "block": "{i}", "last_block": "x", "input": "pixels", "proj": "none"},
+    ],
+)  # fmt: skip
+def test_a_quantised_graph_that_its_options_do_not_describe(tmp_path: Path, options: dict[str, object]) -> None:
+    clip_safetensors(GOLDEN / "tiny_clip.safetensors", tiny(), tmp_path)
+    described = tiny(recipe="dequantise", recipe_options=options)
+    with pytest.raises(FormatError, match="tiny"):
+        registry.load("recipes", "dequantise")(tmp_path / "graph.onnx", described, tmp_path)
+    (tmp_path / "none.onnx").write_bytes(b"no graph")
+    with pytest.raises(FormatError, match="tiny"):
+        registry.load("recipes", "dequantise")(tmp_path / "none.onnx", described, tmp_path)
 
 
 def test_toy_depends_on_each_image_alone(toy: Backbone) -> None:

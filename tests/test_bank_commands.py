@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -20,13 +22,15 @@ from conftest import encoded, picture, random_bank, toy_samples
 from univfd.backbones import Backbone
 from univfd.bank import FeatureBank
 from univfd.building import assemble, build_bank
-from univfd.detector import load
-from univfd.errors import DataError, UnivFDError
+from univfd.detector import BANK, MANIFEST, load
+from univfd.embedding import space_of
+from univfd.errors import DataError, FormatError, UnivFDError, UsageError
 from univfd.store import BankStore, Rows
 from univfd.store.admission import near_rows
 from univfd.store.condensing import condense, farthest_first
 from univfd.store.doctor import command_of, examine
-from univfd.types import Label
+from univfd.store.trying import effect_on_bank
+from univfd.types import Embeddings, FeatureSpace, Label
 from univfd.views import view
 
 
@@ -302,6 +306,8 @@ def test_condense_covers_and_says_what_it_costs() -> None:
     assert result.auroc[0] > 0.8
     with pytest.raises(UnivFDError, match="between 0 and 1"):
         condense(rows, 1.0)
+    with pytest.raises(UsageError, match="k is 2; expected an odd number"):
+        condense(rows, 0.25, k=2)
     with pytest.raises(DataError, match="leaving one out needs at least 2"):
         condense(rows.take(np.flatnonzero(bank.labels == 0)), 0.5)
     with pytest.raises(DataError, match="nothing is left to train on"):
@@ -327,3 +333,44 @@ def test_without_lancedb_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "lancedb", None)
     with pytest.raises(UnivFDError, match="a bank store needs lancedb, which is not installed: pip install"):
         BankStore.create(tmp_path / "s", random_bank(1).space)
+
+
+def placed(space: FeatureSpace, rows: list[tuple[int, str, float]]) -> FeatureBank:
+    """Rows `(axis, generator or source, length)` along axes; generators begin with g."""
+    vectors = np.zeros((len(rows), space.dim), np.float32)
+    for i, (axis, _, length) in enumerate(rows):
+        vectors[i, axis] = length
+    names = [name for _, name, _ in rows]
+    return FeatureBank.from_rows(
+        Embeddings(vectors, space), np.array([n.startswith("g") for n in names], np.uint8),
+        [hashlib.sha256(repr(r).encode()).hexdigest() for r in rows],
+        generator=[n if n.startswith("g") else "" for n in names],
+        source=["" if n.startswith("g") else n for n in names],
+    )  # fmt: skip
+
+
+def test_what_if_of_a_bank_whose_fakes_have_one_place(toy: Backbone) -> None:
+    space = space_of(toy, view("native"))
+    old = placed(space, [(0, "s", 1), (0, "s", 2), (3, "t", 1), (1, "g", 1), (1, "g", 2)])
+    grown = old.add(placed(space, [(2, "g2", 1)]))
+    before = assemble("nn", toy, view("native"), old, "knn", {"k": 1})
+    assert effect_on_bank(before, grown, Label.FAKE).n == 0  # without their place the old bank has none
+    assert effect_on_bank(before, grown, Label.REAL).n == 3
+
+
+def test_what_if_takes_new_rows_of_a_place_out_with_it(toy: Backbone) -> None:
+    space = space_of(toy, view("native"))
+    old = placed(space, [(0, "s", 1), (3, "t", 1), (1, "g", 1), (1, "g", 2), (2, "g2", 1)])
+    grown = old.add(placed(space, [(1, "g", 3)]))
+    before = assemble("nn", toy, view("native"), old, "knn", {"k": 1})
+    found = effect_on_bank(before, grown, Label.FAKE)
+    assert (found.n, found.moved) == (3, 0)
+
+
+def test_a_detector_whose_bank_lies_elsewhere_is_refused(here: Path, made: Path) -> None:
+    shutil.copytree(made / "nn" / BANK, here / "private")
+    shutil.copytree(made / "nn", here / "theirs")
+    stated = json.loads((here / "theirs" / MANIFEST).read_text())
+    (here / "theirs" / MANIFEST).write_text(json.dumps(stated | {"bank": "../private"}))
+    with pytest.raises(FormatError, match="leads out of the detector's folder"):
+        run("bank", "import", "t", "theirs")

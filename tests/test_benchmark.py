@@ -693,3 +693,26 @@ def test_a_detector_that_carries_its_encoder_is_opened_from_anywhere(
     (found,) = open_detectors(["carrier"])
     assert found.backbone.entry.folder is not None
     assert found.backbone.entry.folder.resolve() == (tmp_path / "carrier" / "backbone").resolve()
+
+
+def test_a_resumed_run_records_the_code_that_made_its_rows(
+    finished: Path, samples: list[Sample], opened: list[Detector], tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def resumed(output: Path) -> dict[str, Any]:
+        run(samples, opened, output, data="toy", perturbations=PERTURBATIONS, cache=finished.parent / "cache",
+            resume=True)  # fmt: skip
+        return json.loads((output / "run.json").read_text())  # type: ignore[no-any-return]
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr("univfd.benchmark.run.write_rows", lambda *_: 1 / 0)
+        for name in ("same", "older"):
+            with pytest.raises(ZeroDivisionError):
+                resumed(tmp_path / name)
+    begun = json.loads((tmp_path / "older" / "run.json").read_text())
+    (tmp_path / "older" / "run.json").write_text(json.dumps(begun | {"univfd": "0.0.9", "code": "old"}))
+    record = resumed(tmp_path / "older")
+    assert [record[key] for key in ("univfd", "code", "software")] == [begun[k] for k in ("univfd", "code", "software")]
+    assert record["begun_by"] == {"univfd": "0.0.9", "code": "old", "software": begun["software"]}
+    assert "was begun by univfd 0.0.9 (code old" in caplog.text
+    assert "begun_by" not in resumed(tmp_path / "same")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import subprocess
@@ -254,3 +255,23 @@ def test_the_digest_covers_all_code_that_decides_on_a_vector() -> None:
         for file in [place.with_suffix(".py")] if place.with_suffix(".py").is_file() else sorted(place.glob("*.py")):
             waiting += [t[0] for t in imported(file) if t and t[0] not in reached]
     assert reached - without - in_the_space == set(embedding_cache._DECIDING)
+
+
+def test_a_shard_that_cannot_be_read_is_not_removed(
+    toy: Backbone, files: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    through(tmp_path, toy, files)
+    shards = sorted(tmp_path.rglob("*.safetensors"))
+    really = embedding_cache.sha256_of
+
+    def sha256_of(path: Path) -> str:
+        if path == shards[1]:
+            raise OSError(errno.EIO, "Input/output error")
+        return really(path)
+
+    with monkeypatch.context() as away, caplog.at_level(logging.WARNING, "univfd"):
+        away.setattr(embedding_cache, "sha256_of", sha256_of)
+        fewer = len(EmbeddingCache(space_of(toy, CUT), root=tmp_path))
+    assert f"{shards[1]} cannot be read" in caplog.text
+    assert sorted(tmp_path.rglob("*.safetensors")) == shards
+    assert len(EmbeddingCache(space_of(toy, CUT), root=tmp_path)) > fewer

@@ -19,7 +19,15 @@ from conftest import encoded, picture
 from univfd import heatmap, samples
 from univfd.backbones import Backbone, PatchBackbone, feature_space, open_backbone
 from univfd.detector import Detector, load
-from univfd.errors import DataError, FeatureSpaceError, FormatError, InputError, UnknownNameError, UsageError
+from univfd.errors import (
+    DataError,
+    FeatureSpaceError,
+    FileAccessError,
+    FormatError,
+    InputError,
+    UnknownNameError,
+    UsageError,
+)
 from univfd.heatmap import CAPTION, MAX_TILES, HeatMap, heat_map
 from univfd.patch_probe import PatchProbe, fit_patch_probe, patch_scatter
 from univfd.sources import expand
@@ -374,3 +382,8 @@ def test_the_map_is_of_the_very_pixels_that_were_judged(toy_mapped: Detector, tm
         written = np.asarray(Image.open(tmp_path / "maps" / f"x-{items[i].sha256[:8]}.png"))
         np.testing.assert_array_equal(written[:256, :320], heat_map(toy_mapped, picture(i)).overlay())
     assert not maps._kept
+
+
+def test_an_image_that_cannot_be_reached_is_named(toy_mapped: Detector, tmp_path: Path) -> None:
+    with pytest.raises(FileAccessError, match=r"none\.png: no such file"):
+        heat_map(toy_mapped, tmp_path / "none.png")

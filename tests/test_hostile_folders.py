@@ -305,6 +305,8 @@ std = [0.5, 0.5, 0.5]
 kind = "folder"
 path = "encoder.onnx"
 """
+FOLDER = 'kind = "folder"\npath = "encoder.onnx"'
+HUB = 'kind = "hub"\nrepo = "owner/name"\nrevision = "0"\nfile = "f"\n'
 
 
 @pytest.mark.parametrize(
@@ -326,6 +328,10 @@ path = "encoder.onnx"
         ('title = "Mine"', "title = 3"),
         ('"onnx-as-is"', "[1]"),
         ('title = "Mine"', "title = " + "[" * 5000),
+        (FOLDER, HUB + 'bytes = "x"'),  # the progress counts with it
+        (FOLDER, HUB + "bytes = true"),
+        (FOLDER, HUB + "bytes = -1"),
+        (FOLDER, HUB.replace('"owner/name"', "3") + "bytes = 1"),
     ],
 )
 def test_entries_of_encoders_are_checked(tmp_path: Path, old: str, new: str) -> None:
@@ -333,6 +339,8 @@ def test_entries_of_encoders_are_checked(tmp_path: Path, old: str, new: str) -> 
     (tmp_path / "e" / "backbone.toml").write_text(ENTRY)
     assert entry(tmp_path / "e").name == "mine"
     assert old in ENTRY
+    (tmp_path / "e" / "backbone.toml").write_text(ENTRY.replace(FOLDER, HUB + "bytes = 1"))
+    assert entry(tmp_path / "e").name == "mine"
     (tmp_path / "e" / "backbone.toml").write_text(ENTRY.replace(old, new))
     with pytest.raises(UnivFDError):
         entry(tmp_path / "e")

@@ -27,7 +27,15 @@ from score_rows import write_run
 from univfd.benchmark.rows import read_rows
 from univfd.benchmark.run import SCORES
 from univfd.datasets import open_dataset
-from univfd.errors import DataError, FileAccessError, FormatError, InputError, ServiceError, TooManyPixelsError
+from univfd.errors import (
+    DataError,
+    FileAccessError,
+    FormatError,
+    InputError,
+    ServiceError,
+    TooManyPixelsError,
+    UsageError,
+)
 from univfd.images import decode
 from univfd.metadata import read_metadata
 from univfd.provenance._credentials import _outcome
@@ -186,11 +194,15 @@ def test_members_of_a_tar_are_read_in_place_whatever_they_are_called(tmp_path: P
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_links_and_devices_of_a_tar_are_nothing(tmp_path: Path) -> None:
+def test_links_out_of_a_tar_and_its_devices_are_rows_without_an_image(tmp_path: Path) -> None:
     kinds = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE)
     path = tmp_path / "x.tar"
     path.write_bytes(tar(*(member(f"{i}.png", type=kind, linkname="/etc/passwd") for i, kind in enumerate(kinds))))
-    assert rows(path) == []
+    found = rows(path)
+    assert [(Path(f.image).name, f.error) for f in found if isinstance(f, Failure)] == [
+        (f"{i}.png", "access") for i in range(5)
+    ]
+    assert len(found) == 5
 
 
 def numbered(name: str, size: bytes, kind: bytes = b"0") -> bytes:
@@ -306,6 +318,12 @@ def test_a_suite_stays_below_its_root(tmp_path: Path) -> None:
 def test_pixels_given_directly_are_checked_too() -> None:
     with pytest.raises(TooManyPixelsError):
         decode(ImageRef("x", np.zeros((2000, 2000, 3), np.uint8)), max_pixels=1_000_000)
+
+
+@pytest.mark.parametrize("url", ["http://host:abc", "http://host:99999", "http://[::1", "host", "http://"])
+def test_an_address_that_is_none(url: str) -> None:
+    with pytest.raises(UsageError, match="no address of a service"):
+        RemoteDetector(url)
 
 
 def answered(status: int, body: bytes) -> RemoteDetector:

@@ -259,3 +259,9 @@ def test_the_pipeline_imports_no_library_of_theirs() -> None:
         "print(sorted({'datasets', 'transformers', 'torch', 'pyarrow', 'pandas'} & set(sys.modules)))"
     )
     assert run(code).strip() == "[]"
+
+
+def test_a_device_in_the_place_of_a_file_is_a_row(toy_detector: Detector) -> None:
+    endless = datasets.Dataset.from_dict({"file": ["/dev/zero", "/dev/null"]})
+    found = list(toy_detector.detect(dataset_refs(endless, "file")))
+    assert [item.error for item in found if isinstance(item, Failure)] == ["access", "access"]

@@ -107,7 +107,7 @@ def test_the_encoder_writes_the_central_square_without_marks(format: str) -> Non
 
 
 def test_png_has_no_quality_and_the_others_need_one() -> None:
-    for bad in (("png", 90), ("jpeg", None)):
+    for bad in (("png", 90), ("jpeg", None), ("jpeg", 0), ("webp", 101), ("jpeg", True)):
         with pytest.raises(UsageError, match="PNG takes none"):
             Encoder(*bad)  # type: ignore[arg-type]
 

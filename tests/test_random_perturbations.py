@@ -159,7 +159,8 @@ def test_values_at_the_edge_are_taken(good: str) -> None:
         ("webp:101", "a whole number above 0, at most 100"), ("scale:16.5", "a number above 0, at most 16"),
         ("square:4097", "a whole number above 0, at most 4096"), ("square:9.5", "whole"), ("noise:256", "at most 255"),
         ("blur:101", "at most 100"), ("reencode:1.5", "whole"), ("augment:0", "above 0"), ("augment:1.5", "whole"),
-        ("limit:0", "a number above 0, at most inf"),
+        ("limit:0", "a number above 0$"),
+        ("reencode:inf", "a whole number above 0$"), ("augment:inf", "whole"), ("limit:inf", "a number above 0$"),
         ("limit:x", "expected a number after the colon, as in 'limit:60'"),
     ],
 )  # fmt: skip

@@ -148,3 +148,27 @@ def test_a_refused_resume_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="was begun by"):
         list(runner.run(line, refs("a"), out, "jsonl", detector="other@2", resume=True))
     assert [p.name for p in tmp_path.iterdir()] == ["x.jsonl"]
+
+
+@pytest.mark.parametrize("error", [UsageError("no such view"), OSError(5, "Input/output error", "weights.bin")])
+@pytest.mark.parametrize("rows", [0, 1])
+def test_an_error_that_is_not_the_output_s(error: Exception, rows: int, tmp_path: Path) -> None:
+    """It comes as it is, and what it leaves are the rows that there are."""
+
+    def broken(refs: Iterable[ImageRef | Failure]) -> Iterator[Row | Failure]:
+        yield from list(line(refs))[:rows]
+        raise error
+
+    out = tmp_path / "x.jsonl"
+    with pytest.raises(type(error)) as caught:
+        list(runner.run(broken, refs("a", "b"), out, "jsonl", detector="d@1"))  # type: ignore[arg-type]
+    assert caught.value is error
+    assert [p.name for p in tmp_path.iterdir()] == ["x.jsonl.partial"][:rows]
+    assert run(out, refs("a", "b"), resume=bool(rows)) == ["a", "b"]
+
+
+def test_an_empty_journal_of_another_run_is_left(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl.partial").touch()
+    with pytest.raises(OutputExistsError):
+        run(tmp_path / "x.jsonl", refs("a"))
+    assert (tmp_path / "x.jsonl.partial").exists()

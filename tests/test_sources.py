@@ -9,13 +9,15 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from conftest import encoded, picture
-from univfd.errors import FileAccessError, TruncatedImageError, UsageError
+from univfd.datasets import open_dataset
+from univfd.errors import DataError, FileAccessError, TruncatedImageError, UsageError
 from univfd.images import decode
-from univfd.sources import expand, one_each, read_bytes
+from univfd.sources import expand, image_column, one_each, read_bytes
 from univfd.types import Failure, ImageRef
 
 
@@ -232,3 +234,54 @@ def test_one_each_keeps_the_number_of_inputs(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(UsageError, match=r"input 1 .* holds no image"):
         list(one_each([jpeg, tmp_path / "none"]))
+
+
+def test_links_in_a_tar_are_followed_within_it(tmp_path: Path) -> None:
+    """GNU tar writes the second of two hard links as a link to the first."""
+    path = tmp_path / "s.tar"
+    jpeg = encoded(picture(0, 64, 48))
+    links = [
+        ("d/early.jpg", tarfile.SYMTYPE, "../a.jpg"), ("b.jpg", tarfile.LNKTYPE, "a.jpg"),
+        ("plain", tarfile.LNKTYPE, "a.jpg"), ("c.jpg", tarfile.SYMTYPE, "./d/early.jpg"),
+        ("words.txt", tarfile.LNKTYPE, "notes"), ("out.jpg", tarfile.SYMTYPE, "/etc/passwd"),
+        ("up.jpg", tarfile.SYMTYPE, "../a.jpg"), ("one.jpg", tarfile.SYMTYPE, "two.jpg"),
+        ("two.jpg", tarfile.SYMTYPE, "one.jpg"), ("folder", tarfile.DIRTYPE, ""), ("pipe.jpg", tarfile.FIFOTYPE, ""),
+    ]  # fmt: skip
+    with tarfile.open(path, "w") as tar:
+        for name, kind, target in links[:1]:
+            _add_link(tar, name, kind, target)
+        for name, data in (("a.jpg", jpeg), ("notes", b"just words, and no picture")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        for name, kind, target in links[1:]:
+            _add_link(tar, name, kind, target)
+    found = list(expand(path))
+    images = [f for f in found if isinstance(f, ImageRef)]
+    assert [i.name.removeprefix(f"{path}/") for i in images] == ["d/early.jpg", "a.jpg", "b.jpg", "plain", "c.jpg"]
+    assert {read_bytes(i) for i in images} == {jpeg}
+    failures = {Path(f.image).name: f.message for f in found if isinstance(f, Failure)}
+    assert list(failures) == ["out.jpg", "up.jpg", "one.jpg", "two.jpg", "pipe.jpg"]
+    assert failures["out.jpg"] == "a link to /etc/passwd, which is no file of this tar; skipped"
+    assert "not a regular file" in failures["pipe.jpg"]
+
+
+def _add_link(tar: tarfile.TarFile, name: str, kind: bytes, target: str) -> None:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    tar.addfile(info)
+
+
+def test_a_pipe_that_is_called_a_parquet_file_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pq, "ParquetFile", lambda *_, **__: pytest.fail("opened: a pipe would be waited for"))
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.png").write_bytes(encoded(picture(0, 32, 32), "PNG"))
+    os.mkfifo(tmp_path / "x.parquet")
+    image, pipe = expand(tmp_path)
+    assert isinstance(image, ImageRef)
+    assert isinstance(pipe, Failure)
+    assert pipe.message == "not a regular file (a pipe, socket or device); skipped"
+    with pytest.raises(DataError, match="lie in no label folder"):
+        list(open_dataset(tmp_path))
+    with pytest.raises(FileAccessError, match="not a regular file"):
+        image_column(tmp_path / "x.parquet")

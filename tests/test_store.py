@@ -29,7 +29,7 @@ from univfd.embedding import Batch, Loaded, space_of
 from univfd.errors import ConflictError, FeatureSpaceError, FormatError, OutputExistsError, UnivFDError, UsageError
 from univfd.store import BankStore, Change, Rows, locate
 from univfd.store.adding import add_rows, merge
-from univfd.store.history import History
+from univfd.store.history import Edit, History
 from univfd.store.tables import Tables
 from univfd.types import Embeddings, FeatureSpace, Label
 from univfd.views import view
@@ -258,6 +258,14 @@ def test_compact_removes_what_no_version_has_and_nothing_else(tmp_path: Path) ->
     store.remove(store.snapshot().ids[:2], "two")
     store.undo()
     assert same(store.snapshot().bank, kept.bank)
+
+
+@pytest.mark.parametrize("op", ["tag", "forget"])
+def test_nothing_is_undone_below_what_was_forgotten(op: str) -> None:
+    oldest = Edit(3, "x", "", "", op, "", detail={"base": 1, "tag": "t", "version": 3})
+    history = History([oldest, Edit(4, "y", "", "", "forget", "", detail={"base": 3})])
+    with pytest.raises(UsageError, match="nothing to undo"):
+        history.before(4)
 
 
 # -- kill -9 -----------------------------------------------------------------------------------------------------------
@@ -564,7 +572,6 @@ def test_a_list_of_edits_with_a_gap_is_damage(tmp_path: Path) -> None:
 
 
 def test_history_knows_no_rows_of_nothing() -> None:
-    from univfd.store.history import Edit
 
     history = History([Edit(0, "x", "", "", "create", "")])
     assert len(history.ids(0)) == 0

@@ -32,12 +32,14 @@ from univfd.metrics import FIGURES
 from univfd.metrics.resampled import FLAGS, Contest, Pair, one_class
 from univfd.spectra import PERIODS, grid_peak, residual_spectrum
 from univfd.study.data import Data, limited, read
+from univfd.study.features import Work, pictures
 from univfd.study.judging import AP, HALF, ORACLE, SEEN, SINK, UNSEEN, judged, threshold
 from univfd.study.manifest import write_manifest
 from univfd.study.published import published
 from univfd.study.run import SHARED, Study
 from univfd.study.split import LEFT_OUT, TEST, TRAIN, VALIDATION, Split, split
-from univfd.types import ImageRef, Label, Sample
+from univfd.training.pictures import Pictures
+from univfd.types import Failure, ImageRef, Label, Sample
 
 EXPERIMENTS = registry.names("experiments")
 PARTS = (TRAIN, VALIDATION, TEST)
@@ -519,3 +521,31 @@ def test_a_split_that_cannot_be_is_said_before_anything_is_embedded(
     monkeypatch.setattr(type(toy), "embed", lambda self, crops: pytest.fail("an image was embedded"))
     with pytest.raises(DataError, match="every generator trains"):
         study(folder, tmp_path / "cache", train_families=("gan", "diffusion")).run("sink", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("problem", "said"), [(MissingExtraError("it needs more"), "it needs more"), (MemoryError(), "not enough memory")]
+)
+def test_a_picture_that_this_machine_cannot_decode_is_a_failure(
+    problem: Exception, said: str, folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise problem
+
+    monkeypatch.setattr("univfd.study.features.decode", broken)
+    data = study(folder, cache).readable
+    (failure,) = pictures(data, np.array([0]), "clean", Work(workers=1))
+    assert isinstance(failure, Failure)
+    assert said in failure.message
+    monkeypatch.setattr("univfd.training.pictures.decode", broken)
+    seen = Pictures(data.samples[:1], workers=1)
+    assert list(seen.crops([0], lambda i, p: p)) == []
+    assert said in seen.failures[0].message
+
+
+def test_an_experiment_without_an_encoder_offers_nothing_of_it() -> None:
+    text = CliRunner().invoke(group, ["study", "spectra", "--help"]).output
+    assert "--workers" in text
+    assert "--max-pixels" in text
+    assert "--batch-size" not in text
+    assert "--threads" not in text

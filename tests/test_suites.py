@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from conftest import encoded, picture
@@ -236,3 +238,14 @@ def test_the_docs_example_and_table_are_true(tmp_path: Path) -> None:
             f"| `{name}` | {'the paper' if name == 'progan-train' else n}" in page
             or f"| the {n} of the paper |" in page
         )
+
+
+def test_a_parquet_shard_counts_as_what_it_holds(tmp_path: Path) -> None:
+    write(tmp_path / "n.toml", (HEAD + '[[subset]]\nname = "s"\nreal = "r"\nfake = "f"\n').encode())
+    write(tmp_path / "r" / "x.png", image(0))
+    (tmp_path / "f").mkdir()
+    pq.write_table(pa.table({"image": [image(1), image(2), image(3)]}), tmp_path / "f" / "s.parquet")
+    suite = open_suite(tmp_path / "n.toml")
+    (check,) = suite.check(tmp_path)
+    assert dict(check.images) == {"real": 1, "fake": 3}
+    assert len(list(suite.samples(tmp_path))) == 4

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from conftest import encoded, picture
 from univfd import tuning
+from univfd.backbones.toy import ToyBackbone
 from univfd.detector import Detector
 from univfd.tuning import Work, candidates, tune, tuned, tuned_for
 from univfd.types import Verdict
@@ -71,3 +74,14 @@ def test_rows_do_not_depend_on_streams(toy_detector: Detector) -> None:
     scores = [[r.score for r in rows if isinstance(r, Verdict)] for rows in (one, many)]
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-12)
     assert [r.sha256 for r in one if isinstance(r, Verdict)] == [r.sha256 for r in many if isinstance(r, Verdict)]
+
+
+@pytest.mark.parametrize(("engine", "streams"), [("cpu", {1, 2, 4}), ("torch", {1})])
+def test_several_streams_are_measured_where_the_opened_encoder_takes_them(
+    toy_detector: Detector, engine: str, streams: set[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = ToyBackbone(replace(toy_detector.backbone.entry, engine=engine), ("proj",), 1, None)
+    monkeypatch.setattr(tuning, "load", lambda *_, **__: SimpleNamespace(backbone=backbone))
+    monkeypatch.setattr(tuning, "cpus", lambda: 4)
+    monkeypatch.setattr(tuning, "_seconds", lambda detector, pictures, work: 1.0)
+    assert {m.work.streams for m in tune("any", images=1, rounds=1)} == streams

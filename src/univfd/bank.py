@@ -134,7 +134,7 @@ class FeatureBank:
 
     @cached_property
     def digest(self) -> str:
-        """16 hex digits of all that decides a search: vectors, labels, keys, space."""
+        """16 hex digits of all that decides a search: vectors, labels, keys, space; not of generators and sources."""
         hashed = hashlib.sha256(self.space.digest.encode())
         for array in (self.vectors, self.labels, self.keys):
             hashed.update(np.ascontiguousarray(array).data)

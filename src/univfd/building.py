@@ -142,8 +142,13 @@ def fit_detector(
     return assemble(name, backbone, view, bank, classifier, params, calibration)
 
 
-def check_classifier(classifier: str, params: dict[str, Any]) -> None:
+def check_classifier(classifier: str, params: dict[str, Any], bank: FeatureBank | None = None) -> None:
     """Refuse an unknown classifier or parameter; to be asked before long work.
+
+    Args:
+        classifier: name in the registry `classifiers`.
+        params: of the classifier.
+        bank: fit it on these rows too, which refuses values that do not fit them.
 
     Raises:
         UnknownNameError, UsageError: it is.
@@ -151,6 +156,8 @@ def check_classifier(classifier: str, params: dict[str, Any]) -> None:
     kind = registry.load("classifiers", classifier)
     with _parameter_errors(classifier, params):
         kind(**params)
+        if bank is not None:
+            kind.from_bank(bank, params)
 
 
 def assemble(

@@ -82,7 +82,7 @@ class Detector:
 
     @cached_property
     def identity(self) -> str:
-        """`name@digest`: the digest covers all that a verdict depends on (bank, classifier, calibration, space)."""
+        """`name@digest`, of all that scores and verdicts depend on, not of the names (generators) in attributions."""
         state = {k: hashlib.sha256(v.tobytes()).hexdigest() for k, v in self.classifier.state().items()}
         parts = {"bank": self.bank.digest, "state": state, "classifier": self._classifier_record()}
         return f"{self.name}@{digest_of(parts | {'calibration': self.calibration.to_dict()})[:12]}"
@@ -261,7 +261,7 @@ class Detector:
                 record["patch_probe"] = self.patch_probe.write(scratch)
             write_json(scratch / MANIFEST, KIND, SCHEMA, record)
             write_arrays(scratch / ARRAYS, self.classifier.state())
-            if isinstance(self.bank, FeatureBank) and not bank_of_default:
+            if not bank_of_default:
                 (scratch / BANK).mkdir()
                 self.bank.write(scratch / BANK, dtype=bank_dtype)
             if card is not None:

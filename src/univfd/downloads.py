@@ -99,7 +99,7 @@ def _pip_download(requirement: str, target: Path) -> tuple[bool, str]:
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-cache-dir", "-q"),
-            *("--disable-pip-version-check", "--progress-bar", "off", "-d", str(target), requirement),
+            *("--disable-pip-version-check", "--progress-bar", "off", "-d", str(target), "--", requirement),
         ],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -31,6 +31,9 @@ _WAITING_BYTES = 256 << 20  # of crops that wait for the encoder
 _MAX_PIECE = 64 * 224 * 224 * 3  # bytes of crops that go through the encoder at a time, whatever the view's number
 _NO_PIXELS: Pixels = np.empty((0, 0, 3), np.uint8)
 
+NO_MEMORY = "not enough memory to decode it; lower --max-pixels or --workers"
+"""What a failure says of a picture that the memory did not hold."""
+
 OnPixels = Callable[[ImageRef, Pixels], None]
 """Sees the full-size pixels `(H, W, 3)` of an image before they are let go."""
 
@@ -185,7 +188,7 @@ def _load(
     except (InputError, MissingExtraError) as error:
         return Failure(ref.name, error.code, str(error))
     except MemoryError:
-        return Failure(ref.name, InputError.code, "not enough memory to decode it; lower --max-pixels or --workers")
+        return Failure(ref.name, InputError.code, NO_MEMORY)
     return Loaded(
         name=ref.name,
         sha256=decoded.sha256,

@@ -77,7 +77,7 @@ class EmbeddingCache:
     """The kept embeddings of one feature space under one perturbation."""
 
     def __init__(self, space: FeatureSpace, perturb: str = "clean", root: Path | None = None) -> None:
-        """Look up what is there; damaged shards are removed.
+        """Look up what is there; shards whose checksum is wrong are removed, those that cannot be read are not.
 
         Args:
             space: the feature space.
@@ -97,7 +97,12 @@ class EmbeddingCache:
                 if time.time() - scratch.stat().st_mtime > _STALE_SECONDS:
                     scratch.unlink()
         for path in sorted(self.folder.glob(f"*{_SUFFIX}")):
-            if _is_whole(path):
+            try:
+                whole = sha256_of(path) == path.stem
+            except OSError as error:  # a share that does not answer says nothing of what lies on it
+                log.warning("%s cannot be read (%s); it is passed over, and its images are embedded again", path, error)
+                continue
+            if whole:
                 self._index(path)
             else:
                 log.warning("%s is damaged; it is removed, and its images are embedded again", path)
@@ -307,13 +312,6 @@ def _loaded(image: Keyed, shard: _Shard, row: int) -> Loaded:
         crops=_NO_CROPS,
         seconds=0.0,
     )
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        return sha256_of(path) == path.stem
-    except OSError:
-        return False
 
 
 def _as_bytes(data: Any) -> NDArray[np.uint8]:

@@ -66,7 +66,12 @@ def write_embeddings(
 
 
 def read_embeddings(folder: Path) -> Embeddings:
-    """The vectors of such a folder, mapped into memory.
+    """The vectors of a folder that `univfd embed` wrote, mapped into memory: `(N, D)` float32, and their space.
+
+    Row i is of the line of `rows.jsonl` with `"row": i`; lines of failures have none.
+
+    Args:
+        folder: of `univfd embed -o`.
 
     Raises:
         FormatError: not such a folder, or damaged.

@@ -14,10 +14,10 @@ from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from .backbones import PatchBackbone, PreprocessSpec
 from .detector import Detector
-from .errors import InputError, UsageError
+from .errors import UsageError
 from .images import DEFAULT_MAX_PIXELS, decode
 from .patch_probe import PatchProbe
-from .sources import Source, expand
+from .sources import Source, error_of, expand
 from .types import Failure, FloatArray, Pixels
 
 CAPTION = "Where the score of the patch probe comes from; not what was edited"
@@ -119,7 +119,7 @@ def heat_map(detector: Detector, image: Source, *, max_pixels: int = DEFAULT_MAX
     if len(refs) != 1:
         raise UsageError(f"a map is made of one image; got {'several' if refs else 'none'}")
     if isinstance(refs[0], Failure):
-        raise InputError(refs[0].message)
+        raise error_of(refs[0])
     return draw(detector, reduced(decode(refs[0], max_pixels=max_pixels).pixels, backbone.entry.preprocess))
 
 

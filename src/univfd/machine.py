@@ -9,6 +9,9 @@ from pathlib import Path
 
 from .types import digest_of
 
+DEVICES = ("auto", "cpu", "cuda")
+"""What PyTorch may be asked to compute on; `auto`: a GPU where there is one."""
+
 
 def cpus() -> int:
     """CPUs that this process may use."""

@@ -67,9 +67,10 @@ class Encoder:
         """Refuse a quality that the format has not.
 
         Raises:
-            UsageError: it has none, or needs one.
+            UsageError: it has none, needs one, or one from 1 to 100.
         """
-        if (self.format == "png") != (self.quality is None):
+        wrong = self.quality is not None and (type(self.quality) is not int or not 1 <= self.quality <= 100)
+        if (self.format == "png") != (self.quality is None) or wrong:
             raise UsageError(f"quality {self.quality} with {self.format}: JPEG and WebP take 1 to 100, PNG takes none")
 
     @property

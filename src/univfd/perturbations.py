@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import zlib
 from collections.abc import Callable
 
@@ -30,7 +31,7 @@ def _perturbation(high: float = np.inf, *, whole: bool = False) -> Callable[[Ste
 
 @_perturbation(100, whole=True)
 def jpeg(pixels: Pixels, seed: int, quality: float) -> Pixels:
-    """Through JPEG at `quality` 1..95 with 4:2:0 chroma, as most of the web stores it."""
+    """Through JPEG at `quality` 1..100 with 4:2:0 chroma, as most of the web stores it."""
     return _reencode(pixels, "JPEG", quality=int(quality), subsampling=2)
 
 
@@ -183,8 +184,9 @@ def _step(part: str) -> tuple[Step, float]:
     except ValueError:
         raise UsageError(f"perturbation {part!r}: expected a number after the colon, as in '{name}:60'") from None
     function, high, whole = _PERTURBATIONS[name]
-    if not 0 < number <= high or (whole and number != int(number)):
-        raise UsageError(f"perturbation {part!r}: expected a {'whole ' * whole}number above 0, at most {high:g}")
+    if not (math.isfinite(number) and 0 < number <= high) or (whole and number != int(number)):
+        most = f", at most {high:g}" if math.isfinite(high) else ""
+        raise UsageError(f"perturbation {part!r}: expected a {'whole ' * whole}number above 0{most}")
     return function, number
 
 

@@ -70,13 +70,17 @@ class RemoteDetector:
         Raises:
             UsageError: no such address.
         """
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:  # a port that is no number, brackets that do not close
+            raise e.UsageError(f"{url!r} is no address of a service: {error}") from error
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username:
             raise e.UsageError(f"{url!r} is no address of a service; expected http(s)://HOST[:PORT]")
         if key and parts.scheme == "http" and not _is_this_machine(parts.hostname):
             log.warning("the key is sent to %s unencrypted; use https", parts.hostname)
         self.url, self._path = url, parts.path.rstrip("/")
-        self._host, self._port, self._secure = parts.hostname, parts.port, parts.scheme == "https"
+        self._host, self._port, self._secure = parts.hostname, port, parts.scheme == "https"
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._own = threading.local()
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from . import registry
 from .errors import FormatError, OutputExistsError, UsageError
@@ -24,6 +24,7 @@ SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv
 _TAIL = 1 << 16
 _JOURNAL = "jsonl"
 _STATES = ("ok", "failed")
+_T = TypeVar("_T")
 
 Line = Callable[[Iterable[ImageRef | Failure]], Iterator[Any]]
 """What gives one value with `to_dict()` per reference, in order: `Detector.detect` with its options bound."""
@@ -86,25 +87,52 @@ def run(
         OutputExistsError: the output, or the journal of an unfinished run, is there and `resume` was not asked for.
         UsageError: the earlier run was by another detector.
         UnivFDError: the output cannot be written.
+        OSError: as `line` and `images` raise it.
     """
     format_writer = writer(format)
     journal = journal_of(output)
+    elsewhere: list[OSError] = []
     try:
-        with locked(journal), _open_journal(journal, output, format_writer, detector, resume) as file:
+        with (
+            locked(journal),
+            _without_trace(journal, not journal.exists()),
+            _open_journal(journal, output, format_writer, detector, resume) as file,
+        ):
             named: Counter[str] = Counter()
-            for row in _checked(writer(_JOURNAL).read(journal), journal):
+            for row in _noting(_checked(writer(_JOURNAL).read(journal), journal), elsewhere):
                 _same_detector(row, detector, output)
                 named[row["image"]] += 1
                 yield row
             keeper = writer(_JOURNAL)(file)
-            for item in line(_remaining(expand(images), named)):
+            for item in _noting(line(_remaining(expand(images), named)), elsewhere):
                 row = item.to_dict()
                 keeper.write(row)
                 yield row
             file.close()
             _finish(journal, output, format_writer)
     except OSError as error:
+        if any(error is other for other in elsewhere):
+            raise
         raise cannot_write(output, error) from error
+
+
+def _noting(items: Iterable[_T], errors: list[OSError]) -> Iterator[_T]:
+    """The same items; an error of the system on the way to them is noted: it says nothing of the output."""
+    try:
+        yield from items
+    except OSError as error:
+        errors.append(error)
+        raise
+
+
+@contextmanager
+def _without_trace(journal: Path, own: bool) -> Iterator[None]:
+    """Remove this run's own journal where it has no row in the end: it would only stand in the way of the next run."""
+    try:
+        yield
+    finally:
+        if own and journal.exists() and not journal.stat().st_size:
+            journal.unlink()
 
 
 def _open_journal(journal: Path, output: Path, format_writer: type[Writer], detector: str, resume: bool) -> IO[bytes]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from .backbones import Backbone, EngineBackbone
 from .catalogue import entry
 from .detector import DEFAULT, Detector, load
 from .downloads import Progress, home
@@ -141,8 +142,8 @@ def tune(
     """
     if images < 1 or rounds < 1:
         raise UsageError(f"{images} images, {rounds} rounds; expected at least one of each")
-    works = candidates(cpus(), several_streams=asked(engine) == CPU.name)
-    opened: dict[int, Detector] = {}
+    opened = {cpus(): load(detector, threads=cpus(), engine=engine, progress=progress)}
+    works = candidates(cpus(), several_streams=_takes_several(opened[cpus()].backbone))
     for work in works:
         threads = work.threads or cpus()
         if threads not in opened:
@@ -161,6 +162,11 @@ def tune(
     described = next(iter(opened.values())).backbone.entry
     _keep(_place(described.name, described.sha256, asked(engine)), measured)
     return measured
+
+
+def _takes_several(backbone: Backbone) -> bool:
+    """Whether an opened encoder works on several batches at a time; PyTorch's does not, whatever engine was named."""
+    return backbone.engine == CPU.name if isinstance(backbone, EngineBackbone) else backbone.entry.engine != "torch"
 
 
 def _seconds(detector: Detector, pictures: list[bytes], work: Work) -> float:

@@ -156,7 +156,8 @@ class FeatureSpace:
         view: name of the view that cut the crops.
         preprocessing: digest of the preprocessing and of the graph recipe.
         dim: number of values D of one embedding.
-        normalised: whether each embedding has unit length. The paper's features are not normalised.
+        normalised: whether each embedding has unit length. The paper's features have not. No encoder here sets
+            it: it is kept for the format on disk.
     """
 
     backbone: str

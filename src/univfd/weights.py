@@ -143,7 +143,10 @@ def _from_file(entry: Entry, scratch: Path, file: Path) -> Path:
 
 
 def _checked(path: Path, entry: Entry) -> Path:
-    got = sha256_of(path)
+    try:
+        got = sha256_of(path)
+    except OSError as error:  # of a file that the user named; of the cache it says nothing
+        raise DownloadError(f"{path} cannot be read: {error.strerror or error}") from error
     if got != entry.sha256:
         raise ChecksumError(
             f"the weights of {entry.name} are not the ones of the catalogue: sha256 {got}, expected {entry.sha256}. "

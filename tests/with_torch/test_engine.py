@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -193,6 +194,27 @@ def test_the_process_keeps_its_own_settings(crops: np.ndarray) -> None:
     finally:
         torch.set_float32_matmul_precision(precision)
     assert (during, torch.get_num_threads()) == ([(threads + 1, "highest")], threads)
+
+
+def test_several_threads_get_what_one_gets(crops: np.ndarray) -> None:
+    backbone = opened(seeded(), "mean.2", threads=2)
+    wanted = [backbone.embed(crops[i : i + 1]) for i in range(4)]
+    patches = [backbone.patch_tokens(crops[i : i + 1], 1) for i in range(4)]
+
+    def work(turn: int) -> bool:
+        i = turn % 4
+        if turn % 3:
+            return bool(np.allclose(backbone.embed(crops[i : i + 1]), wanted[i], atol=1e-6))
+        return bool(np.allclose(backbone.patch_tokens(crops[i : i + 1], 1), patches[i], atol=1e-6))
+
+    before, often = torch.get_num_threads(), sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(work, range(120)))
+    finally:
+        sys.setswitchinterval(often)
+    assert torch.get_num_threads() == before
 
 
 def test_crops_of_another_size_are_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,15 +14,19 @@ import torch
 
 from ..catalogue import Entry
 from ..errors import FormatError, UsageError
+from ..machine import DEVICES
 from ..types import FloatArray, Pixels
 from . import check_crops, square_grid
 from ._towers import Tower, build
 
-DEVICES = ("auto", "cpu", "cuda")
+_alone = threading.Lock()  # hooks lie on the model itself, and PyTorch's settings are those of the process
 
 
 class TorchBackbone:
-    """See `univfd.backbones.Backbone`. The weights' digest in its entry is that of `digest`."""
+    """See `univfd.backbones.Backbone`. The weights' digest in its entry is that of `digest`.
+
+    Any number of threads may call it; one of them computes at a time.
+    """
 
     def __init__(self, tower: Tower, taps: tuple[str, ...], threads: int, device: str) -> None:
         self.taps = taps
@@ -121,16 +126,17 @@ class TorchBackbone:
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
-        """No gradients, float32 in full, this backbone's number of threads; the process's own settings afterwards."""
-        threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-        torch.set_num_threads(self._threads)
-        torch.set_float32_matmul_precision("highest")
-        try:
-            with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-                yield
-        finally:
-            torch.set_num_threads(threads)
-            torch.set_float32_matmul_precision(precision)
+        """Alone; no gradients, float32 in full, this backbone's number of threads. Afterwards as the process had it."""
+        with _alone:
+            threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+            torch.set_num_threads(self._threads)
+            torch.set_float32_matmul_precision("highest")
+            try:
+                with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                    yield
+            finally:
+                torch.set_num_threads(threads)
+                torch.set_float32_matmul_precision(precision)
 
 
 class _EnoughError(Exception):

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ from ..embedding_cache import SHARD, Keyed, embed_missing, keyed, software
 from ..errors import OutputExistsError, UsageError
 from ..images import DEFAULT_MAX_PIXELS
 from ..perturbations import perturbation
-from ..storage import new_folder, read_json, replace_file, write_json
+from ..storage import locked, new_folder, read_json, replace_file, write_json
 from ..types import Failure, FeatureSpace, Sample, data_digest
 from .rows import arrow, write_rows
 from .scoring import Scoring, Watch
@@ -33,7 +32,8 @@ from .scoring import Scoring, Watch
 log = logging.getLogger(__name__)
 
 KIND, SCHEMA = "bench", 1
-MANIFEST, SCORES, LOCK = "run.json", "scores.parquet", ".lock"
+MANIFEST, SCORES = "run.json", "scores.parquet"
+_CODE = ("univfd", "code", "software")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +126,12 @@ def run(
     if not output.exists():
         with new_folder(output) as scratch:
             write_json(scratch / MANIFEST, KIND, SCHEMA, plan)
-    with _locked(output):
+    with locked(output / "run"):
         begun = _same_plan(output, plan)
         if (output / SCORES).exists():
             log.warning("%s is finished already; nothing was done", output)
             return Finished(begun["rows"], begun["failed"])
+        begun |= _code_of(begun, plan, output)
         _say_what_is_odd(samples, images, detectors)
         embed = partial(embed_missing, batch_size=batch_size, workers=workers, max_pixels=max_pixels, shard=shard)
         work = Scoring(samples, images, detectors, perturbations, cache, embed, watch)
@@ -210,6 +211,16 @@ def _same_plan(output: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
     return begun
 
 
+def _code_of(begun: Mapping[str, Any], plan: Mapping[str, Any], output: Path) -> dict[str, Any]:
+    """What is recorded of the code: that of this process, which makes the rows, and what the run was begun by."""
+    first, now = ({key: each.get(key) for key in _CODE} for each in (begun, plan))
+    if first == now:
+        return {}
+    said = "%s was begun by univfd %s (code %s, %s); this is univfd %s (code %s, %s)"
+    log.warning(said, output, *first.values(), *now.values())
+    return {**now, "begun_by": first}
+
+
 def _say_what_is_odd(
     samples: Sequence[Sample], images: Sequence[Keyed | Failure], detectors: Sequence[Detector]
 ) -> None:
@@ -225,20 +236,3 @@ def _say_what_is_odd(
     for detector in detectors:
         if known := sum(row.tobytes().hex() in labels for row in detector.bank.keys):
             log.warning("%s was made of %d of these images: its figures flatter it", detector.name, known)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep a second process off the same folder."""
-    import filelock
-
-    lock = filelock.FileLock(folder / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise OutputExistsError(f"another process is at work in {folder}; wait for it") from None
-    try:
-        yield
-    finally:
-        (folder / LOCK).unlink(missing_ok=True)
-        lock.release()

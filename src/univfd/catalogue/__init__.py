@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -23,6 +23,8 @@ _LARGEST = 65_536  # of blocks, tokens, pixels of a side and values of a vector:
 _FINITE = 1e30  # an integer of TOML may be too large to become a float at all
 _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")  # it becomes a folder's name in the cache
 _SHA256 = re.compile(r"[0-9a-fA-F]{0,64}")
+_KINDS: Mapping[str, type] = {"bytes": int, "path": Path}  # fields of sources that are no text
+_KIND_WORDS: Mapping[type, str] = {int: "a whole number", Path: "a path", str: "text"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +209,13 @@ def _check(made: Entry) -> None:
         raise ValueError(
             f"name {made.name[:80]!r} or sha256 {made.sha256[:80]!r}; expected a name without slashes, and hex"
         )
+    for source in made.sources:
+        for part in fields(source):
+            value, kind = getattr(source, part.name), _KINDS.get(part.name, str)
+            if not isinstance(value, kind) or value is True or value is False:
+                raise TypeError(f"[[source]] {part.name} = {value!r:.80}; expected {_KIND_WORDS[kind]}")
+            if isinstance(value, int) and value < 0:
+                raise ValueError(f"[[source]] {part.name} = {value}; expected 0 or more")
     for name, number in {**numbers, "size": spec.size}.items():
         if type(number) is not int or not 0 <= number <= _LARGEST:
             raise ValueError(f"{name} = {number!r}; expected a whole number up to {_LARGEST}")

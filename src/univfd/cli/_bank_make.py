@@ -66,14 +66,19 @@ def import_(ctx: click.Context, store: str, bank: str) -> None:
 
 
 def bank_of(name: str) -> Any:
-    """A bank folder, or the bank of a detector."""
+    """A bank folder, or the bank of a detector.
+
+    Raises:
+        FormatError: neither can be read, or the detector's bank lies where it may not.
+    """
     from ..bank import MANIFEST, FeatureBank
+    from ..detector import bank_of as lies_at
     from ..detector import locate, read_manifest
 
     if (Path(name) / MANIFEST).is_file():
         return FeatureBank.load(name)
     folder = locate(name)
-    return FeatureBank.load(folder / read_manifest(folder)["bank"])
+    return FeatureBank.load(lies_at(folder, read_manifest(folder)["bank"]))
 
 
 @click.command()

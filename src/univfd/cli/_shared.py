@@ -51,15 +51,18 @@ trust_option = click.option(
 rounds_option = click.option(
     "--rounds", type=click.IntRange(1), default=1000, show_default=True, help="Redrawn sets of the bootstrap."
 )
+_workers = click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one per CPU]")
+_max_pixels = click.option(
+    "--max-pixels", type=click.FloatRange(0, 1_000_000, min_open=True), default=200, show_default=True,
+    metavar="MEGAPIXELS", help="Refuse larger images.",
+)  # fmt: skip
+decoding_options = option_group(_workers, _max_pixels)
 work_options = option_group(
     click.option("--batch-size", type=click.IntRange(1), help="Images a batch.  [default: four per CPU]"),
-    click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one per CPU]"),
+    _workers,
     click.option("--threads", type=click.IntRange(1), help="Encoder threads.  [default: one per CPU]"),
-    click.option(
-        "--max-pixels", type=click.FloatRange(0, 1_000_000, min_open=True), default=200, show_default=True,
-        metavar="MEGAPIXELS", help="Refuse larger images.",
-    ),
-)  # fmt: skip
+    _max_pixels,
+)
 engine_option = click.option(
     "--engine", metavar="NAME",
     help="What computes the encoder: cpu, openvino, cuda, tensorrt, coreml, directml, or auto.  "
@@ -189,7 +192,9 @@ def settings(pairs: tuple[str, ...]) -> dict[str, Any]:
 
 
 def samples_of(source: str, root: Path | None, subsets: tuple[str, ...], partial: bool) -> list[Sample]:
-    """The images of a suite (where a root is given) or of a data set; the one place that tells them apart.
+    """The images of a suite (where a root is given) or of a data set, for commands with `--root`.
+
+    `scan` and `audit`, which name the suite with `--suite`, tell them apart themselves.
 
     Raises:
         UsageError: a suite without a root, or options of a suite without one.

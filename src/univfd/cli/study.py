@@ -13,6 +13,7 @@ from . import DONE, UNREADABLE
 from ._shared import (
     PATH,
     data_options,
+    decoding_options,
     download_progress,
     option_group,
     remark,
@@ -56,7 +57,7 @@ _encoder = option_group(
 _network = click.option(
     "--network", type=PATH, metavar="FOLDER", help="Detector of a trained network (see `univfd train`)."
 )
-_pictures = option_group(_perturb, work_options)
+_pictures = option_group(_perturb, decoding_options)  # no encoder: nothing to say of its batches and threads
 _OPTIONS: Mapping[str, Callable[[Any], Any]] = {
     "split": _train, "split_by": _seed, "network": _network, "rounds": rounds_option, "seed": _seed,
     "encoder": _encoder, "layers": option_group(_backbone, _view, _work), "open_encoder": option_group(_view, _work),

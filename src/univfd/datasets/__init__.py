@@ -16,7 +16,7 @@ from ..types import Sample
 from ._rows import SPLITS
 from .huggingface import dataset_samples
 
-__all__ = ["Reader", "dataset_samples", "open_dataset"]
+__all__ = ["SPLITS", "Reader", "dataset_samples", "open_dataset"]
 
 Reader = Callable[[Path], Iterator[Sample]]
 

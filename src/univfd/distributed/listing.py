@@ -35,7 +35,7 @@ from ..sources import (
 from ..types import Failure, ImageRef, TarSpan
 from .entry import SCHEMA, Entry, entry_of, table_bytes, table_of
 from .shards import shard_entries, shard_images, shards_of_path
-from .stores import Folder, display_url, is_url, open_store, read_object, walk_store
+from .stores import Folder, Unlisted, display_url, is_url, look_up, open_store, read_object, walk_store
 
 log = logging.getLogger(__name__)
 
@@ -69,23 +69,27 @@ def entries(inputs: Iterable[Source], *, image_column: str | None = None) -> Ite
 def _of_store(url: str, image_column: str | None) -> Iterator[Entry]:
     system, top = open_store(url)
     try:
-        info = system.get_file_info(top)
-        if info.type.name == "NotFound":
-            raise FileNotFoundError(top)
-        found = walk_store(system, top) if info.type.name == "Directory" else iter([info])
-        for each in found:
-            name = display_url(url, each.path)
-            if image_column is not None:
-                if each.path.lower().endswith(".parquet"):
-                    yield from shard_entries(system, url, each.path, name, image_column)
-            elif is_tar(Path(each.path)):
-                yield from _tar_of_store(system, url, each.path, name)
-            elif Path(each.path).suffix.lower() in IMAGE_SUFFIXES or _looks_like_image(system, each):
-                yield Entry(display_name(name), "object", url, each.path.encode())
-            else:
-                log.info("passed over %s: not an image by name or content", name)
+        info = look_up(system, top)
     except OSError as error:
-        yield entry_of(failed(display_name(display_url(url, top)), FileAccessError(explain_os_error(error))))
+        yield _lost(display_url(url, top), error)
+        return
+    for each in walk_store(system, top) if info.type.name == "Directory" else iter([info]):
+        name = display_url(url, each.path)
+        if isinstance(each, Unlisted):
+            yield _lost(name, each.error)
+        elif image_column is not None:
+            if each.path.lower().endswith(".parquet"):
+                yield from shard_entries(system, url, each.path, name, image_column)
+        elif is_tar(Path(each.path)):
+            yield from _tar_of_store(system, url, each.path, name)
+        elif Path(each.path).suffix.lower() in IMAGE_SUFFIXES or _looks_like_image(system, each):
+            yield Entry(display_name(name), "object", url, each.path.encode())
+        else:
+            log.info("passed over %s: not an image by name or content", name)
+
+
+def _lost(name: str, error: OSError) -> Entry:
+    return entry_of(failed(display_name(name), FileAccessError(explain_os_error(error))))
 
 
 def _looks_like_image(system: Any, info: Any) -> bool:
@@ -108,7 +112,7 @@ def _tar_of_store(system: Any, url: str, path: str, name: str) -> Iterator[Entry
                 else:
                     log.info("passed over %s in %s: not an image by name or content", display_name(member.name), name)
     except OSError as error:
-        yield entry_of(failed(display_name(name), FileAccessError(explain_os_error(error))))
+        yield _lost(name, error)
 
 
 def partition_name(number: int) -> str:

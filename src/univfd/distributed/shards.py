@@ -12,10 +12,10 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from ..errors import EmptyFileError, FileAccessError, UsageError
-from ..sources import display_name, explain_os_error, failed
+from ..sources import NOT_REGULAR, display_name, explain_os_error, failed, files_below, is_parquet
 from ..types import Failure, ImageRef
 from .entry import Entry, absolute, entry_of
-from .stores import open_store, walk_store
+from .stores import open_store
 
 _ROWS = 16
 
@@ -24,12 +24,14 @@ def shards_of_path(path: str, image_column: str) -> Iterator[Entry]:
     """Parquet files of a local path."""
     system = pafs.LocalFileSystem()
     top = Path(path)
-    if top.is_dir():
-        found = [info.path for info in walk_store(system, path) if info.path.lower().endswith(".parquet")]
-    else:
-        found = [path]
-    for file in found:
-        yield from shard_entries(system, "", file, display_name(file), image_column)
+    for file in files_below(top) if top.is_dir() else [top]:
+        if isinstance(file, Failure):
+            yield entry_of(file)
+        elif file.exists() and not file.is_file():  # a pipe would be waited for
+            if is_parquet(file):
+                yield entry_of(failed(display_name(file), FileAccessError(NOT_REGULAR)))
+        elif file == top or is_parquet(file):
+            yield from shard_entries(system, "", str(file), display_name(file), image_column)
 
 
 def shard_entries(system: Any, store: str, path: str, name: str, column: str) -> Iterator[Entry]:
@@ -39,7 +41,7 @@ def shard_entries(system: Any, store: str, path: str, name: str, column: str) ->
             if column not in file.schema_arrow.names:
                 raise UsageError(f"{name} has no column {column!r}; it has {', '.join(file.schema_arrow.names)}")
             n = file.metadata.num_rows
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowInvalid, UnicodeError) as error:
         why = explain_os_error(error) if isinstance(error, OSError) else f"no readable Parquet file: {error}"
         yield entry_of(failed(name, FileAccessError(why)))
         return

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ from ..storage import cannot_write, locked, replace_file
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _OF_URLS = "%/:?#[]@!$&'()*+,;=~"
 _ATTEMPTS, _FIRST_PAUSE = 4, 0.5
+_T = TypeVar("_T")
 
 
 def is_url(text: str) -> bool:
@@ -59,12 +60,19 @@ def read_object(store: str, path: str, offset: int = 0, size: int = -1) -> bytes
         OSError: it cannot be read.
     """
     system, _ = open_store(store)
+
+    def read() -> bytes:
+        with system.open_input_file(path) as file:
+            return file.read() if size < 0 else file.read_at(size, offset)  # type: ignore[no-any-return]
+
+    return _patiently(read)
+
+
+def _patiently(ask: Callable[[], _T]) -> _T:
+    """What a store answers; asked again where what went wrong may pass."""
     for attempt in range(_ATTEMPTS):
         try:
-            with system.open_input_file(path) as file:
-                if size < 0:
-                    return file.read()  # type: ignore[no-any-return]
-                return file.read_at(size, offset)  # type: ignore[no-any-return]
+            return ask()
         except (FileNotFoundError, PermissionError):
             raise
         except OSError:
@@ -74,22 +82,52 @@ def read_object(store: str, path: str, offset: int = 0, size: int = -1) -> bytes
     raise AssertionError("the last attempt returns or raises")
 
 
+class Unlisted(NamedTuple):
+    """A folder of a store that does not say what is in it."""
+
+    path: str
+    error: OSError
+
+
+def look_up(system: Any, path: str) -> Any:
+    """What is at a path (`pyarrow.fs.FileInfo`); asked again as in `read_object`.
+
+    Raises:
+        OSError: the store does not say, or there is nothing.
+    """
+    info = _patiently(lambda: system.get_file_info(path))
+    if info.type == pafs.FileType.NotFound:
+        raise FileNotFoundError(path)
+    return info
+
+
 def walk_store(system: Any, top: str) -> Iterator[Any]:
-    """The files below a path (`pyarrow.fs.FileInfo`), in the order of `sources`: depth first, names sorted."""
-    stack = [iter(_entries(system, top))]
+    """The files below a path, in the order of `sources`: depth first, names sorted.
+
+    Args:
+        system: of the store.
+        top: the path in it.
+
+    Yields:
+        A `pyarrow.fs.FileInfo` a file; an `Unlisted` in the place of a folder that cannot be listed.
+    """
+    stack = [_entries(system, top)]
     while stack:
         info = next(stack[-1], None)
         if info is None:
             stack.pop()
-        elif info.type == pafs.FileType.Directory:
-            stack.append(iter(_entries(system, info.path)))
+        elif not isinstance(info, Unlisted) and info.type == pafs.FileType.Directory:
+            stack.append(_entries(system, info.path))
         else:
             yield info
 
 
-def _entries(system: Any, folder: str) -> list[Any]:
-    found: list[Any] = system.get_file_info(pafs.FileSelector(folder))
-    return sorted(found, key=lambda info: info.base_name)
+def _entries(system: Any, folder: str) -> Iterator[Any]:
+    try:
+        found: list[Any] = _patiently(lambda: system.get_file_info(pafs.FileSelector(folder)))
+    except OSError as error:
+        return iter([Unlisted(folder, error)])
+    return iter(sorted(found, key=lambda info: info.base_name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ measured again against the bank's own vectors, which are in memory anyway.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ import numpy as np
 
 from .. import registry
 from ..bank import FeatureBank
+from ..downloads import sha256_of
 from ..errors import FormatError, UsageError
 from ..search import Distances, nearest_in_blocks, pair_distances
 from ..storage import new_folder
@@ -75,7 +75,7 @@ class FaissIndex:
             files = {}
             for label, part in parts.items():
                 faiss.write_index(part, str(scratch / _file(label)))
-                files[_file(label)] = _sha256(scratch / _file(label))
+                files[_file(label)] = sha256_of(scratch / _file(label))
             manifest = Manifest(
                 index="faiss",
                 rows=len(source),
@@ -104,7 +104,7 @@ class FaissIndex:
             path = folder / _file(label)
             if path.name not in manifest.files:
                 continue
-            if not path.is_file() or _sha256(path) != manifest.files[path.name]:
+            if not path.is_file() or sha256_of(path) != manifest.files[path.name]:
                 raise FormatError(f"{path} is missing or damaged (its sha256 differs). Build the index again")
             parts[label] = faiss.read_index(str(path))
         return cls(source, parts, next(iter(manifest.effort.values())), manifest)
@@ -177,11 +177,6 @@ def _part(source: RowSource, label: Label, kind: Kind) -> Any:
 
 def _file(label: Label) -> str:
     return f"{label.word}.faiss"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _library() -> Any:

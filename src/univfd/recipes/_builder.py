@@ -30,7 +30,7 @@ def convert(published: Path, entry: Entry, out: Path, epsilon: float, network: C
         network: adds the nodes from `pixels` to `proj`.
 
     Raises:
-        FormatError: the file does not hold the network that the entry describes.
+        FormatError: the file does not hold the network that the entry describes, or its `recipe_options` are wrong.
     """
     try:
         with safe_open(published, framework="numpy") as tensors:
@@ -41,6 +41,9 @@ def convert(published: Path, entry: Entry, out: Path, epsilon: float, network: C
         raise FormatError(f"{published.name} does not hold {entry.title}: {error}") from error
     except KeyError as error:
         raise FormatError(f"{entry.name}: recipe_options lacks {error}, which {entry.recipe} needs") from error
+    except (TypeError, ValueError, ArithmeticError) as error:  # a text for a number, a patch of 0 pixels
+        options = dict(entry.recipe_options)
+        raise FormatError(f"{entry.name}: {entry.recipe} cannot use recipe_options {options}: {error}") from error
     onnx.checker.check_model(model)
     save(model, out)
 

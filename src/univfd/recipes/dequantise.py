@@ -23,8 +23,19 @@ def dequantise(published: Path, entry: Entry, out: Path) -> None:
     """The recipe. `recipe_options`: names of the input, the projection and the blocks; products to be replaced.
 
     Raises:
-        FormatError: the graph is not the one that the entry describes.
+        FormatError: the graph is not the one that the entry describes, or its `recipe_options` are not what is needed.
     """
+    try:
+        model = _dequantised(published, entry)
+    except FormatError:
+        raise
+    except Exception as error:  # of protobuf too, whose own type differs between its versions
+        said = f"{type(error).__name__}: {error}"
+        raise FormatError(f"{entry.name}: {published.name} and recipe_options do not go together ({said})") from error
+    save(model, out)
+
+
+def _dequantised(published: Path, entry: Entry) -> onnx.ModelProto:
     options = entry.recipe_options
     model = onnx.load(str(published))
     graph = model.graph
@@ -33,13 +44,18 @@ def dequantise(published: Path, entry: Entry, out: Path) -> None:
         raise FormatError(f"{entry.name}: {replaced} quantised products; expected {options['quantised']}")
     blocks = {options["block"].format(i=i): f"block.{i + 1}" for i in range(entry.blocks - 1)}
     blocks[options["last_block"]] = f"block.{entry.blocks}"
-    rename(graph, {options["input"]: "pixels", options["proj"]: "proj"} | blocks)
-    output = next(o for o in graph.output if o.name == "proj")
+    names = {options["input"]: "pixels", options["proj"]: "proj"} | blocks
+    if lacking := sorted(names.keys() - {t.name for t in graph.input} - {o for n in graph.node for o in n.output}):
+        raise FormatError(f"{entry.name}: {published.name} has no tensors {', '.join(lacking[:3])}")
+    rename(graph, names)
+    output = next((o for o in graph.output if o.name == "proj"), None)
+    if output is None:
+        raise FormatError(f"{entry.name}: {published.name} has no output {options['proj']!r}")
     del graph.output[:]
     graph.output.append(output)
     del graph.value_info[:]
     onnx.checker.check_model(model)
-    save(model, out)
+    return model
 
 
 def _replace_products(graph: onnx.GraphProto) -> int:

@@ -26,15 +26,15 @@ from ._datasets import (
     is_dataset,
     place_of,
     random_access,
-    read_row,
+    row_ref,
     stored_ref,
     undecoded,
 )
 from ._formats import HEAD, IMAGE_SUFFIXES, sniff
-from ._names import display_name, error_of, explain_os_error, failed, unreachable, unreachable_ref
+from ._names import NOT_REGULAR, display_name, error_of, explain_os_error, failed, unreachable, unreachable_ref
 from ._parquet import cell_refs, image_column, is_parquet, read_cell
 from ._tar import TarEntry, TarMember, is_tar, tar_entries, tar_members, tar_ref
-from ._walk import file_refs, image_files, walk
+from ._walk import file_refs, files_below, image_files, walk
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HEAD",
     "IMAGE_SUFFIXES",
+    "NOT_REGULAR",
     "Source",
     "TarEntry",
     "TarMember",
@@ -53,6 +54,7 @@ __all__ = [
     "explain_os_error",
     "failed",
     "file_of",
+    "files_below",
     "image_column",
     "image_files",
     "is_dataset",
@@ -237,7 +239,7 @@ def read_bytes(ref: ImageRef) -> bytes:
         if isinstance(source, ParquetCell):
             return read_cell(source)
         if isinstance(source, DatasetRow):
-            return read_row(source)
+            return read_bytes(row_ref(source))
     except OSError as error:
         raise FileAccessError(explain_os_error(error)) from error
     except ValueError as error:  # a NUL in a name

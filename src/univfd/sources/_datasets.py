@@ -105,13 +105,12 @@ def from_pillow(image: Image, name: str) -> ImageRef | Failure:
         return failed(name, TruncatedImageError(f"the image data end early or are damaged: {error}"))
 
 
-def read_row(row: DatasetRow) -> bytes:
-    """The encoded image of a row.
+def row_ref(row: DatasetRow) -> ImageRef:
+    """What a row holds: bytes, or the path of a file.
 
     Raises:
         EmptyFileError: the row holds none.
         FileAccessError: it is no image's bytes or path.
-        OSError: its file cannot be read.
     """
     try:
         ref = stored_ref(row.rows[row.row][row.column], f"row {row.row}")
@@ -119,4 +118,6 @@ def read_row(row: DatasetRow) -> bytes:
         raise FileAccessError(str(error)) from error
     if isinstance(ref, Failure):
         raise EmptyFileError(ref.message)
-    return ref.source if isinstance(ref.source, bytes) else Path(str(ref.source)).read_bytes()
+    if not isinstance(ref.source, bytes | Path):
+        raise FileAccessError(f"row {row.row} holds pixels, not encoded bytes")
+    return ref

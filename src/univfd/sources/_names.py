@@ -8,6 +8,8 @@ import os
 from ..errors import FileAccessError, InputError
 from ..types import Failure, ImageRef
 
+NOT_REGULAR = "not a regular file (a pipe, socket or device); skipped"
+
 
 def display_name(path: str | os.PathLike[str]) -> str:
     r"""A path as valid Unicode: bytes of a file name that are no UTF-8 are shown as `\xNN`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
@@ -9,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import registry
-from ..errors import EmptyFileError, MissingExtraError, NotAnImageError, TruncatedImageError
+from ..errors import EmptyFileError, FileAccessError, MissingExtraError, NotAnImageError, TruncatedImageError
 from ..types import Failure, ImageRef, ParquetCell
-from ._names import display_name, failed, unreachable
+from ._names import NOT_REGULAR, display_name, failed, unreachable
 
 _NAMES = ("image", "img", "image_bytes", "bytes", "content", "data", "jpg", "jpeg", "png", "webp")
 """Columns of bytes that are taken for images where there are several, in this order."""
@@ -34,6 +35,7 @@ def image_column(path: Path) -> str | None:
     Raises:
         MissingExtraError: pyarrow is not installed.
         OSError: the file cannot be read.
+        FileAccessError: it is a pipe, socket or device.
         NotAnImageError: it is no Parquet file.
     """
     with _opened(path) as file:
@@ -117,6 +119,8 @@ def _opened(path: Path) -> Any:
         import pyarrow.parquet as pq
     except ModuleNotFoundError as error:
         raise registry.missing_extra("a Parquet file of images", error) from error
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+        raise FileAccessError(NOT_REGULAR)
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
+import posixpath
 import re
 import struct
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from ..errors import NotAnImageError, TruncatedImageError
+from ..errors import FileAccessError, NotAnImageError, TruncatedImageError
 from ..types import Failure, ImageRef, TarSpan
 from ._formats import HEAD, IMAGE_SUFFIXES, sniff
-from ._names import display_name, failed, unreachable
+from ._names import NOT_REGULAR, display_name, failed, unreachable
 
 _LARGEST = 1 << 62  # bytes of a member
 _LONGEST_HEADER = 1 << 20
+_MOST_LINKS = 40  # one after another, as Linux has it
+_DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, IndexError, struct.error)
 _DIGITS = re.compile(rb"\d{200}")
 log = logging.getLogger("univfd.sources")
 
@@ -27,7 +31,7 @@ def is_tar(path: Path) -> bool:
 
 
 class TarMember(NamedTuple):
-    """A regular file inside a tar; its bytes are read later, by offset."""
+    """A file inside a tar, or a link to one; its bytes are read later, by offset."""
 
     name: str
     span: TarSpan
@@ -51,7 +55,10 @@ def tar_ref(member: TarMember) -> ImageRef:
 
 
 def tar_members(path: Path) -> Iterator[TarMember | Failure]:
-    """Every regular file of an uncompressed tar, in order; a `Failure` where the tar is damaged or no tar."""
+    """Every file of an uncompressed tar, in order, links to them too.
+
+    A `Failure` stands where the tar is damaged or no tar, for a link to what is no file of it, and for a device.
+    """
     try:
         with path.open("rb") as file:
             for entry in tar_entries(file, display_name(path)):
@@ -64,7 +71,7 @@ def tar_members(path: Path) -> Iterator[TarMember | Failure]:
 
 
 class TarEntry(NamedTuple):
-    """A regular file inside a tar: its bytes are `size` bytes at `offset`."""
+    """A file inside a tar, or a link to one: its bytes are `size` bytes at `offset`."""
 
     name: str
     offset: int
@@ -73,7 +80,7 @@ class TarEntry(NamedTuple):
 
 
 def tar_entries(file: IO[bytes], name: str) -> Iterator[TarEntry | Failure]:
-    """Every regular file of an open tar, see `tar_members`.
+    """Every file of an open tar, see `tar_members`.
 
     Args:
         file: it can seek; each read is at a place that was sought.
@@ -81,20 +88,70 @@ def tar_entries(file: IO[bytes], name: str) -> Iterator[TarEntry | Failure]:
     """
     try:
         with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
+            links: _Links | None = None
             while (member := tar.next()) is not None:
-                if member.isfile():
-                    image = Path(member.name).suffix.lower() in IMAGE_SUFFIXES
-                    if not image:
-                        file.seek(member.offset_data)
-                        image = sniff(file.read(min(HEAD, member.size))) != ""
-                    yield TarEntry(member.name, member.offset_data, member.size, image)
+                if member.islnk() or member.issym():
+                    links = links or _Links(file)
+                    yield links.entry(member, name)
+                elif member.isfile():
+                    yield _entry(file, member.name, member.offset_data, member.size)
+                elif not member.isdir():
+                    yield failed(f"{name}/{display_name(member.name)}", FileAccessError(NOT_REGULAR))
                 tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member otherwise
             end = tar.offset
             file.seek(end)  # tarfile takes a damaged header for the end
             if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
                 yield failed(name, TruncatedImageError(f"the tar is damaged at byte {end}; what follows was not read"))
-    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, IndexError, struct.error) as error:
+    except _DAMAGE as error:
         yield failed(name, NotAnImageError(f"not a readable (uncompressed) tar file: {error}"))
+
+
+def _entry(file: IO[bytes], name: str, offset: int, size: int) -> TarEntry:
+    image = Path(name).suffix.lower() in IMAGE_SUFFIXES
+    if not image:
+        file.seek(offset)
+        image = sniff(file.read(min(HEAD, size))) != ""
+    return TarEntry(name, offset, size, image)
+
+
+class _Links:
+    """Where the links of a tar lead: looked up in a pass of its own, so that tars without links need no memory."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._spans: dict[str, tuple[int, int]] = {}
+        self._onwards: dict[str, str] = {}
+        file.seek(0)
+        with suppress(*_DAMAGE), tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
+            while (member := tar.next()) is not None:
+                if member.isfile():
+                    self._spans[posixpath.normpath(member.name)] = member.offset_data, member.size
+                elif member.islnk() or member.issym():
+                    self._onwards[posixpath.normpath(member.name)] = _target(member)
+                tar.members = []  # type: ignore[attr-defined]
+
+    def entry(self, member: tarfile.TarInfo, name: str) -> TarEntry | Failure:
+        """A link as the file that it leads to; a `Failure` where that is none of the tar's.
+
+        Args:
+            member: the link.
+            name: of the tar.
+        """
+        place, passed = _target(member), 0
+        while place not in self._spans and place in self._onwards and passed < _MOST_LINKS:
+            place, passed = self._onwards[place], passed + 1
+        if place not in self._spans:
+            problem = FileAccessError(
+                f"a link to {display_name(member.linkname)}, which is no file of this tar; skipped"
+            )
+            return failed(f"{name}/{display_name(member.name)}", problem)
+        return _entry(self._file, member.name, *self._spans[place])
+
+
+def _target(link: tarfile.TarInfo) -> str:
+    """Name of the member that a link leads to: a hard link's is the whole name, a symbolic one's as seen from it."""
+    beside = posixpath.dirname(link.name) if link.issym() else ""
+    return posixpath.normpath(posixpath.join(beside, link.linkname))
 
 
 class _Header(tarfile.TarInfo):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ..errors import FileAccessError, InputError, MissingExtraError
 from ..types import Failure, ImageRef
 from ._formats import HEAD, IMAGE_SUFFIXES, sniff
-from ._names import display_name, failed, unreachable
+from ._names import NOT_REGULAR, display_name, failed, unreachable
 from ._parquet import image_column, is_parquet, parquet_images
 from ._tar import is_tar, tar_images
 
@@ -45,8 +45,13 @@ def image_files(top: Path) -> Iterator[Path | Failure]:
             yield found.path
 
 
+def files_below(top: Path) -> Iterator[Path | Failure]:
+    """Every file below a folder, whatever it holds, in the order of a walk."""
+    return (found if isinstance(found, Failure) else found.path for found in _entries(top))
+
+
 class _Entry(NamedTuple):
-    """A file of a walk, and whether it is an image or a tar, by name or content."""
+    """A file of a walk, and whether it is taken for what its name or content says: an image, or a tar."""
 
     path: Path
     mode: int
@@ -78,8 +83,9 @@ def _entries(top: Path) -> Iterator[_Entry | Failure]:
         if stat.S_ISDIR(mode):
             below = path
         else:
-            image = is_tar(path) or path.suffix.lower() in IMAGE_SUFFIXES or _looks_like_image(path, mode)
-            yield _Entry(path, mode, image)
+            named = is_tar(path) or path.suffix.lower() in IMAGE_SUFFIXES
+            never_ends = is_parquet(path) and not stat.S_ISREG(mode)  # never looked into: a row that says so
+            yield _Entry(path, mode, named or never_ends or _looks_like_image(path, mode))
 
 
 def _open_folder(folder: Path, above: list[tuple[int, int]]) -> tuple[Iterator[Path], tuple[int, int]] | Failure:
@@ -101,7 +107,7 @@ def file_refs(path: Path, mode: int) -> Iterator[ImageRef | Failure]:
     """The image that a file is, or those that a tar or a Parquet file holds."""
     name = display_name(path)
     if not stat.S_ISREG(mode):
-        yield failed(name, FileAccessError("not a regular file (a pipe, socket or device); skipped"))
+        yield failed(name, FileAccessError(NOT_REGULAR))
     elif is_tar(path):
         yield from tar_images(path)
     elif is_parquet(path):

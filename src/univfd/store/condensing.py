@@ -44,7 +44,7 @@ def condense(rows: Rows, share: float, *, k: int = 1) -> Condensed:
         k: of the nearest neighbours that the cost is measured with.
 
     Raises:
-        UsageError: a share that is none.
+        UsageError: a share that is none, or a k that is not odd.
         DataError: too few generators or sources to measure the cost.
     """
     if not 0 < share < 1:

@@ -167,8 +167,11 @@ class History:
         """
         edit = self.edit(number)
         while edit.op in {"tag", "forget"} or (edit.op == "undo" and edit.restores is not None):
-            edit = self.edit(edit.number - 1 if edit.restores is None else edit.restores)
-        if edit.number <= self.first:
+            number = edit.number - 1 if edit.restores is None else edit.restores
+            if number < self.first:  # forgotten
+                break
+            edit = self.edit(number)
+        if number <= self.first:
             raise UsageError("nothing to undo: this is the first version that the store has")
         return edit.number - 1
 

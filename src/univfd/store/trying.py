@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .. import registry
 from ..backbones import Backbone
 from ..bank import FeatureBank
-from ..building import Built, fit_detector
+from ..building import Built, check_classifier, fit_detector
 from ..calibration import Calibration
 from ..detector import Detector
 from ..embedding import Batch, Loaded
@@ -85,8 +85,9 @@ def effect(name: str, label: Label, batch: Batch, before: Detector, after: Detec
 def effect_on_bank(before: Detector, after: FeatureBank, label: Label, *, max_judged: int = MAX_JUDGED) -> Effect:
     """What a bank's own images of one class would be called if their generator, or source, were not in it.
 
-    The places that rows come from are dealt into folds; each fold is judged by both banks without it. A trained probe
-    has seen them nevertheless: of such a detector only the flips say something, not the shares.
+    The places that rows come from are dealt into folds; each fold is judged by both banks without it, new rows of its
+    places too. A fold without which either bank has one class alone is not judged: `n` says how many rows were. A
+    trained probe has seen them nevertheless: of such a detector only the flips say something, not the shares.
 
     Args:
         before: the detector with its bank.
@@ -104,14 +105,14 @@ def effect_on_bank(before: Detector, after: FeatureBank, label: Label, *, max_ju
     parts: tuple[list[Verdict], list[Verdict]] = ([], [])
     for fold in range(min(FOLDS, len(names))):
         own = np.isin(places, names[fold::FOLDS])
-        held = np.isin(old.origin.astype(str), names[fold::FOLDS]) & (old.labels == label)
+        banks = [
+            b.take(~(np.isin(b.origin.astype(str), names[fold::FOLDS]) & (b.labels == label))) for b in (old, after)
+        ]
+        if not all(map(_both_classes, banks)):
+            continue
         batch = _batch_of(old.take(rows[own]))
-        for bank, verdicts in zip(
-            (old.take(~held), after.take(np.concatenate([~held, np.ones(len(after) - len(old), bool)]))),
-            parts,
-            strict=True,
-        ):
-            verdicts += before.with_bank(bank).judge(batch) if _both_classes(bank) else []
+        for bank, verdicts in zip(banks, parts, strict=True):
+            verdicts += before.with_bank(bank).judge(batch)
     return _effect(f"the bank's own {label.word} images, their places taken out", label, *parts)
 
 
@@ -220,6 +221,7 @@ def held_out(rows: Rows, classifier: str, params: Mapping[str, Any], only: NDArr
         only: `(N,)` rows that train; None: all. All are judged.
 
     Raises:
+        UsageError: parameters that the classifier does not take, or that do not fit the rows.
         DataError: too few generators or sources.
     """
     bank = rows.bank
@@ -230,6 +232,7 @@ def held_out(rows: Rows, classifier: str, params: Mapping[str, Any], only: NDArr
     try:
         return per_row(held_out_scores(cohort, [bank.vectors], {"": bank.vectors}, make)[""], len(bank))
     except ValueError as error:
+        check_classifier(classifier, dict(params), bank)  # what is wrong with all rows too has another reason
         raise DataError(
             f"with a generator and its sources held out nothing is left to train on that has both classes ({error}); "
             "rows of more generators and sources are needed"

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from ..backbones import Backbone, cpus
-from ..embedding import space_of
+from ..embedding import NO_MEMORY, space_of
 from ..embedding_cache import EmbeddingCache, Keyed, embed_missing
-from ..errors import InputError
+from ..errors import InputError, MissingExtraError
 from ..images import DEFAULT_MAX_PIXELS, decode
 from ..perturbations import perturbation
 from ..pipeline import ordered_map
@@ -120,8 +120,10 @@ def pictures(data: Data, rows: Rows, perturb: str, work: Work) -> Iterator[Pixel
     def load(ref: ImageRef) -> Pixels | Failure:
         try:
             return lay(decode(ref, max_pixels=work.max_pixels).pixels)
-        except InputError as error:
+        except (InputError, MissingExtraError) as error:
             return Failure(ref.name, error.code, str(error))
+        except MemoryError:
+            return Failure(ref.name, InputError.code, NO_MEMORY)
 
     workers = work.workers or cpus()
     refs = [data.samples[i].ref for i in rows]

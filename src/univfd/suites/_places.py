@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from ..sources import expand, image_files, is_tar
+from ..sources import expand, image_files, is_parquet, is_tar
 
 Place = tuple[Path, tuple[str, ...]]
 """A folder (or a tar), and the names that the `*` of its pattern stood for."""
@@ -46,13 +46,13 @@ def find(root: Path, folders: Sequence[str], real: Sequence[str], fake: Sequence
 
 
 def count(places: Sequence[Place]) -> int:
-    """Images in these places by name; those inside tars too."""
+    """Images in these places by name; those inside tars and Parquet files too."""
     return sum(_count(place) for place, _ in places)
 
 
 def _count(place: Path) -> int:
     files = image_files(place) if place.is_dir() else [place]
-    return sum(sum(1 for _ in expand(f)) if isinstance(f, Path) and is_tar(f) else 1 for f in files)
+    return sum(sum(1 for _ in expand(f)) if isinstance(f, Path) and (is_tar(f) or is_parquet(f)) else 1 for f in files)
 
 
 def _match(folder: Path, patterns: Sequence[str]) -> tuple[list[Place], list[str]]:

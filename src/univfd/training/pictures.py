@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backbones import cpus
+from ..embedding import NO_MEMORY
 from ..errors import InputError, MissingExtraError
 from ..images import DEFAULT_MAX_PIXELS, decode
 from ..perturbations import perturbation
@@ -79,6 +80,9 @@ class Pictures:
                 return i, cut(i, self._picture(i))
             except (InputError, MissingExtraError) as error:
                 self.failures[i] = Failure(self._samples[i].ref.name, error.code, str(error))
+                return i, None
+            except MemoryError:
+                self.failures[i] = Failure(self._samples[i].ref.name, InputError.code, NO_MEMORY)
                 return i, None
 
         for i, crop in ordered_map(work, order, workers=self._workers, ahead=_AHEAD):

@@ -17,6 +17,7 @@ from ..catalogue import entry
 from ..downloads import Progress, sha256_of
 from ..errors import OutputExistsError, UsageError
 from ..images import DEFAULT_MAX_PIXELS
+from ..machine import DEVICES
 from ..perturbations import perturbation
 from ..storage import locked, require_new
 from ..types import Failure, Label, Sample
@@ -28,8 +29,6 @@ from .pictures import Pictures
 from .schedule import Plateau
 from .splits import Split
 from .state import Checkpoints, Epoch, State
-
-DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)

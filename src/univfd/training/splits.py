@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import registry
+from ..datasets import SPLITS
 from ..errors import DataError
 from ..types import Label, Sample
 
 BY = ("source", "generator", "image")
-_TRAIN, _VALIDATION = ("train", "training"), ("val", "valid", "validation")
 _ROOM = 1.5  # a class may have so many times the asked-for share in the validation part before a source is passed over
 
 
@@ -55,7 +55,8 @@ def parted(
         seed: of the choice.
 
     Raises:
-        DataError: a part would lack a class, or an image is in both.
+        DataError: a part would lack a class, or an image's name is in both collections (copies under other names are
+            not looked for; `univfd scan` finds them).
     """
     if validation is None:
         made = split(samples, by=by, share=share, seed=seed)
@@ -64,7 +65,7 @@ def parted(
         made = Split(tuple(train), tuple(validation), len(samples) - len(train), "another collection validates")
         both = {s.ref.name for s in made.train} & {s.ref.name for s in made.validation}
         if both:
-            raise DataError(f"{min(both)} would train and validate; {len(both)} image(s) are in both collections")
+            raise DataError(f"{min(both)} would train and validate; {len(both)} name(s) are in both collections")
         _check_classes(made)
     if most is None:
         return made
@@ -104,10 +105,10 @@ def split(samples: Sequence[Sample], *, by: str = "source", share: float = 0.2, 
 
 def _stated(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample], int]:
     """By the collection's own split: what trains (all, where none is stated), what validates, how many do neither."""
-    parts = [s.split.lower() for s in samples]
+    parts = [SPLITS.get(s.split.lower(), s.split) for s in samples]
     stated = any(parts)
-    pool = [s for s, part in zip(samples, parts, strict=True) if not stated or part in _TRAIN]
-    own = [s for s, part in zip(samples, parts, strict=True) if part in _VALIDATION]
+    pool = [s for s, part in zip(samples, parts, strict=True) if not stated or part == "train"]
+    own = [s for s, part in zip(samples, parts, strict=True) if part == "val"]
     return pool, own, len(samples) - len(pool) - len(own)
 
 
