@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import CancelledError
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,16 +23,25 @@ from serving import form
 from univfd import errors, remote
 from univfd.detector import Detector
 from univfd.embedding import Loaded, loader
-from univfd.errors import BusyError, FormatError, RateLimitedError, RequestError, UnauthorizedError, UsageError
+from univfd.errors import (
+    BusyError,
+    FormatError,
+    RateLimitedError,
+    RequestError,
+    SlowUploadError,
+    UnauthorizedError,
+    UsageError,
+)
+from univfd.misses import file_miss
 from univfd.remote import RemoteDetector
-from univfd.server import keys, limits
+from univfd.server import keys, limits, uploads
 from univfd.server.engine import Engine
 from univfd.server.limits import Limits, Memory, RateLimiter
 from univfd.server.problems import ANSWERS, BY_CODE
 from univfd.server.running import check_address, hosts_of
 from univfd.server.uploads import Form
 from univfd.sources import expand
-from univfd.types import Failure, ImageRef
+from univfd.types import Failure, ImageRef, Label, Verdict
 
 ROOT = Path(__file__).parent.parent
 
@@ -280,3 +291,66 @@ def test_keys_go_unencrypted_to_this_machine_alone(caplog: pytest.LogCaptureFixt
     for url in ("example.org", "ftp://a", "http://", "http://u@host", "http://h/?q=1"):
         with pytest.raises(UsageError):
             RemoteDetector(url)
+
+
+class Body:
+    """A request whose body comes in pieces, each after a pause of its own."""
+
+    def __init__(self, pieces: list[tuple[float, bytes]]) -> None:
+        self.headers: dict[str, str] = {}
+        self.scope: dict[str, object] = {}
+        self._pieces = pieces
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        for pause, data in self._pieces:
+            await asyncio.sleep(pause)
+            yield data
+
+
+def received(pieces: list[tuple[float, bytes]], memory: Memory) -> int:
+    async def read() -> int:
+        upload = await uploads.one_file(Body(pieces), Limits(), memory)  # type: ignore[arg-type]
+        size = len(upload.data)
+        upload.release()
+        return size
+
+    return asyncio.run(read())
+
+
+def test_much_at_once_buys_no_long_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "GRACE_SECONDS", 0.5)
+    memory = Memory(1 << 30)
+    start = time.monotonic()
+    with pytest.raises(SlowUploadError):
+        received([(0.0, b"x" * 20_000_000), (30.0, b"x")], memory)
+    assert time.monotonic() - start < 15
+    assert memory.held == 0
+    # Slow but steady for longer than the grace is let through: each piece earns the pause before the next one.
+    steady = [(0.1, b"x" * uploads.SLOWEST)] * 10
+    assert received(steady, memory) == 10 * uploads.SLOWEST
+
+
+def test_a_note_with_a_line_separator_leaves_the_folder_usable(tmp_path: Path, toy_detector: Detector) -> None:
+    folder = tmp_path / "misses"
+    for sample, note in zip(toy_samples(), ("a\u2028b\u0085c\u2029d", "second"), strict=False):
+        data = bytes(sample.ref.source)  # type: ignore[arg-type]
+        (verdict,) = toy_detector.detect(data)
+        assert isinstance(verdict, Verdict)
+        status = file_miss(
+            folder, data, verdict, Label.REAL, ending=".png", by="feedback", facts={"note": note}, anyway=True
+        )
+        assert status == "filed"
+    text = (folder / "manifest.jsonl").read_bytes()
+    assert text.count(b"\n") == len(text.decode().splitlines()) == 2
+    # A folder that an earlier version wrote raw characters into is read all the same.
+    (folder / "manifest.jsonl").write_text(text.decode().replace("\\u2028", "\u2028"), "utf-8")
+    assert file_miss(folder, data, verdict, Label.REAL, ending=".png", by="x", facts={}, anyway=True) == "known"
+
+
+def test_a_key_file_without_a_last_line_break_takes_another_key(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    first = keys.generate(file, "a")
+    file.write_bytes(file.read_bytes().rstrip(b"\n"))
+    second = keys.generate(file, "b")
+    known = keys.Keys(file)
+    assert (known.check(f"Bearer {first}"), known.check(f"Bearer {second}")) == ("a", "b")

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from .storage import cannot_write, new_contents
 from .types import Label, Verdict
+from .writers import json_of
 
 MANIFEST = "manifest.jsonl"
 LOCK = f".{MANIFEST}.lock"
@@ -57,7 +58,8 @@ def file_miss(
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / LOCK):
             text = manifest.read_text("utf-8") if manifest.exists() else ""
-            known = {row["sha256"]: row["label"] for row in map(json.loads, text.splitlines())}
+            # Not splitlines: a name or note may hold a line break of another kind (U+2028).
+            known = {row["sha256"]: row["label"] for row in map(json.loads, filter(None, text.split("\n")))}
             if verdict.sha256 in known:
                 return "known" if known[verdict.sha256] == truth.word else "contradicted"
             if verdict.verdict == truth.word and not anyway:
@@ -70,7 +72,7 @@ def file_miss(
             with new_contents(place) as scratch:
                 scratch.write_bytes(data)
             with new_contents(manifest) as scratch:
-                scratch.write_text(text + json.dumps(row, ensure_ascii=False) + "\n", "utf-8")
+                scratch.write_text(text + json_of(row) + "\n", "utf-8")
     except OSError as error:
         raise cannot_write(folder, error) from error
     return "filed"
