@@ -34,6 +34,7 @@ def file_miss(
     facts: Mapping[str, str],
     anyway: bool = False,
     most: int | None = None,
+    most_bytes: int | None = None,
 ) -> Status:
     """File an image whose verdict is not its true class.
 
@@ -47,6 +48,7 @@ def file_miss(
         facts: further columns of the manifest; empty values are left out.
         anyway: file it though the verdict is right.
         most: images that the folder takes; None: any number.
+        most_bytes: that the images in the folder may have together; None: any number.
 
     Raises:
         UnivFDError: the folder cannot be written.
@@ -66,6 +68,8 @@ def file_miss(
                 return "right"
             if most is not None and len(known) >= most:
                 return "full"
+            if most_bytes is not None and _size(folder) + len(data) > most_bytes:
+                return "full"
             place = folder / truth.word / f"{verdict.sha256[:16]}{ending}"
             place.parent.mkdir(exist_ok=True)
             row = _row(place.relative_to(folder), verdict, truth, by, facts)
@@ -76,6 +80,11 @@ def file_miss(
     except OSError as error:
         raise cannot_write(folder, error) from error
     return "filed"
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the images in the folder."""
+    return sum(file.stat().st_size for label in Label for file in (folder / label.word).glob("*"))
 
 
 def _row(place: Path, verdict: Verdict, truth: Label, by: str, facts: Mapping[str, str]) -> dict[str, Any]:

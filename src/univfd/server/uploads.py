@@ -39,10 +39,19 @@ class Upload:
     """
 
     def __init__(self, name: str, limits: Limits, memory: Memory) -> None:
-        self.name = printable(name)[:_LONGEST_NAME]
-        self.data = bytearray()
+        self.rename(name)
+        self.data: bytearray | bytes = bytearray()
         self.too_large = False
         self._most, self._memory = limits.max_bytes, memory
+
+    def rename(self, name: str) -> None:
+        """Give it another name, made printable as the client's is."""
+        self.name = printable(name)[:_LONGEST_NAME]
+
+    def whole(self) -> bytes:
+        """Its bytes, which go on being counted; no more can be added."""
+        self.data = bytes(self.data)
+        return self.data
 
     def add(self, chunk: bytes) -> None:
         """Take more bytes.
@@ -232,7 +241,7 @@ async def _chunks(request: Request, limits: Limits, most: int) -> AsyncIterator[
         except ClientDisconnect as error:
             request.scope[BODY_READ] = True
             raise RequestError("the client went away before its request was whole") from error
-        # Never over the grace: who sent much at once would else hold it in memory, silent, for the better part of an hour.
+        # Never over the grace: who sent much at once could else be silent for most of an hour, all of it in memory.
         credit = min(GRACE_SECONDS, credit - (time.monotonic() - start) + len(chunk) / SLOWEST)
         seen += len(chunk)
         if seen > most:
