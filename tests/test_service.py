@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -366,6 +367,7 @@ def service(opening: Callable[[], Detector], **limits: Any) -> Service:
     return Service(opening, Limits(**{"deadline": 300.0} | limits), Monitor())
 
 
+@cache
 def png() -> bytes:
     return bytes(toy_samples()[0].ref.source)  # type: ignore[arg-type]
 
