@@ -38,10 +38,10 @@ LEVELS = [
         "machine",
         "remote_row",
     },
-    {"images", "catalogue", "bank", "collection", "suites", "patch_probe", "remote", "misses", "engines"},
+    {"images", "catalogue", "bank", "collection", "suites", "patch_probe", "remote", "engines"},
     {"weights", "index", "attribution", "metadata", "provenance"},
     {"backbones", "recipes", "classifiers", "datasets", "writers"},
-    {"embedding", "evaluation", "scan"},
+    {"embedding", "evaluation", "scan", "misses"},
     {"detector", "embeddings_file", "metadata_detector", "matching", "embedding_cache"},
     {
         "audit",

@@ -6,8 +6,12 @@ import base64
 import io
 import json
 import re
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
+import click
 import pytest
 from PIL import Image
 
@@ -16,7 +20,10 @@ from conftest import encoded, picture, toy_samples
 from test_report import OWN, Read
 from univfd.backbones import Backbone
 from univfd.building import assemble, build_bank
+from univfd.calibration import UNCALIBRATED
+from univfd.cli.detect import _summary
 from univfd.errors import MissingExtraError, OutputExistsError
+from univfd.report.evidence import EvidencePage
 from univfd.store import BankStore
 from univfd.views import view
 
@@ -102,6 +109,32 @@ def test_a_page_goes_with_files_heat_maps_and_promises_apart(here: Path, toy: Ba
     run("detect", "p", "--detector", "nn", "-o", "rows.csv")
     run("detect", "p", "--detector", "nn", "-o", "rows.csv", "--resume", "--explain-html", "again.html")
     assert "read back from a table" in Path("again.html").read_text("utf-8")
+
+
+def test_a_page_made_meanwhile_is_kept_and_small_promises_are_no_zero(tmp_path: Path) -> None:
+    path = tmp_path / "p.html"
+    promised = replace(UNCALIBRATED, max_fpr=0.001, max_miss=0.05, confidence=0.9, n_real=3000, n_fake=60)
+    options = {"detector": "d", "calibration": promised, "bank": "b"}
+    first, second = EvidencePage(path, **options), EvidencePage(path, **options)  # type: ignore[arg-type]
+    with second:
+        pass
+    made = path.read_text("utf-8")
+    assert "at most 0.1 % of real images" in made
+    assert "at most 5 % of fake images" in made
+    assert "with 90 % confidence" in made
+    path.write_text("of the second run", "utf-8")
+    with pytest.raises(OutputExistsError), first:
+        pass
+    assert path.read_text("utf-8") == "of the second run"
+    assert [p.name for p in tmp_path.iterdir()] == ["p.html"]
+
+
+def test_the_summary_says_a_small_promise(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("univfd.cli.detect.remark", lambda ctx, text: said.append(text))
+    promised = replace(UNCALIBRATED, max_fpr=0.001, n_real=3000)
+    _summary(cast(click.Context, None), Counter(fake=1), promised, None)
+    assert "at most 0.1% of real images like the 3000" in said[1]
 
 
 def test_a_page_is_whole_or_not_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from PIL import Image
 
 from conftest import encoded, picture, toy_samples
 from score_rows import HOSTILE, hostile_run, write_run
+from univfd.backbones import Backbone
 from univfd.benchmark.figures import figures
 from univfd.benchmark.rows import Scores, read_rows
 from univfd.benchmark.run import KIND, MANIFEST, SCHEMA, SCORES, run
@@ -31,16 +33,18 @@ from univfd.cli._shared import samples_of
 from univfd.datasets import open_dataset
 from univfd.detector import Detector
 from univfd.downloads import sha256_of
+from univfd.embedding import space_of
 from univfd.errors import MissingExtraError, UnknownNameError
 from univfd.metrics import Absent, Estimate
 from univfd.palette import COLOURS
 from univfd.projection import project
-from univfd.report import curves, feature_map, grids, pictures
+from univfd.report import curves, drawings, feature_map, grids, pictures
 from univfd.report.page import Source, page
 from univfd.report.svg import inline
 from univfd.spectra import SIDE, by_frequency, residual_spectrum
 from univfd.storage import read_json
 from univfd.types import ImageRef, Label, Sample
+from univfd.views import view
 from univfd.writers import printable
 
 ROUNDS = 20
@@ -414,6 +418,20 @@ def test_maps_show_the_cached_embeddings(pictured: Path) -> None:
     assert page(source, cache=pictured / "cache", thumbnails=0) == html
     without = page(source, cache=pictured / "elsewhere", thumbnails=0)
     assert "the embeddings of this run are not in the cache" in without
+
+
+def test_hostile_names_are_text_on_a_map(tmp_path: Path, toy: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile = "\u202egnp \x07\x1b[2J\x00<b>"
+    run = write_run(tmp_path / "run", n=40, generators=(hostile, "b"), families=())
+    images = source_of(run).scores.images
+    vectors = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    monkeypatch.setattr(feature_map, "cached", lambda *_: (np.arange(40), vectors))
+    space = space_of(toy, view("native"))
+    (drawn,) = drawings.feature_maps(space, [hostile], "clean", images, None, ("pca",), lambda: "a")
+    text = "".join(ElementTree.fromstring(drawn.svg).itertext())  # it can be parsed
+    assert printable(hostile) in text
+    assert f"of {printable(hostile)} (" in drawn.caption
+    assert all(c.isprintable() or c == "\n" for c in drawn.svg + drawn.caption)
 
 
 def test_pca_is_the_plane_of_most_variance() -> None:

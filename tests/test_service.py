@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,16 +25,29 @@ from serving import form
 from univfd import errors, remote
 from univfd.detector import Detector
 from univfd.embedding import Loaded, loader
-from univfd.errors import BusyError, FormatError, RateLimitedError, RequestError, UnauthorizedError, UsageError
+from univfd.errors import (
+    BusyError,
+    FormatError,
+    RateLimitedError,
+    RequestError,
+    SlowUploadError,
+    UnauthorizedError,
+    UsageError,
+)
+from univfd.misses import file_miss
 from univfd.remote import RemoteDetector
-from univfd.server import keys, limits
+from univfd.server import keys, limits, uploads
 from univfd.server.engine import Engine
+from univfd.server.feedback import file_wrong
+from univfd.server.guards import LOOPBACK_NAMES
 from univfd.server.limits import Limits, Memory, RateLimiter
+from univfd.server.monitoring import Monitor
 from univfd.server.problems import ANSWERS, BY_CODE
 from univfd.server.running import check_address, hosts_of
+from univfd.server.service import Options, Service
 from univfd.server.uploads import Form
 from univfd.sources import expand
-from univfd.types import Failure, ImageRef
+from univfd.types import Failure, ImageRef, Label, Verdict
 
 ROOT = Path(__file__).parent.parent
 
@@ -115,6 +132,7 @@ def test_addresses() -> None:
             check_address(host, keys=False, anonymous=False)
     assert "localhost" in hosts_of("127.0.0.1", (), keys=False)
     assert hosts_of("127.0.0.1", (), keys=True) == ()
+    assert set(hosts_of("127.0.0.1", ("A.example",), keys=False)) == {*LOOPBACK_NAMES, "a.example"}
     assert hosts_of("0.0.0.0", ("A.example",), keys=True) == ("a.example",)
 
 
@@ -280,3 +298,306 @@ def test_keys_go_unencrypted_to_this_machine_alone(caplog: pytest.LogCaptureFixt
     for url in ("example.org", "ftp://a", "http://", "http://u@host", "http://h/?q=1"):
         with pytest.raises(UsageError):
             RemoteDetector(url)
+
+
+class Body:
+    """A request whose body comes in pieces, each after a pause of its own."""
+
+    def __init__(self, pieces: list[tuple[float, bytes]]) -> None:
+        self.headers: dict[str, str] = {}
+        self.scope: dict[str, object] = {}
+        self._pieces = pieces
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        for pause, data in self._pieces:
+            await asyncio.sleep(pause)
+            yield data
+
+
+def received(pieces: list[tuple[float, bytes]], memory: Memory) -> int:
+    async def read() -> int:
+        upload = await uploads.one_file(Body(pieces), Limits(), memory)  # type: ignore[arg-type]
+        size = len(upload.data)
+        upload.release()
+        return size
+
+    return asyncio.run(read())
+
+
+def test_much_at_once_buys_no_long_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "GRACE_SECONDS", 0.5)
+    memory = Memory(1 << 30)
+    start = time.monotonic()
+    with pytest.raises(SlowUploadError):
+        received([(0.0, b"x" * 20_000_000), (30.0, b"x")], memory)
+    assert time.monotonic() - start < 15
+    assert memory.held == 0
+    # Slow but steady for longer than the grace is let through: each piece earns the pause before the next one.
+    steady = [(0.1, b"x" * uploads.SLOWEST)] * 10
+    assert received(steady, memory) == 10 * uploads.SLOWEST
+
+
+def test_a_note_with_a_line_separator_leaves_the_folder_usable(tmp_path: Path, toy_detector: Detector) -> None:
+    folder = tmp_path / "misses"
+    for sample, note in zip(toy_samples(), ("a\u2028b\u0085c\u2029d", "second"), strict=False):
+        data = bytes(sample.ref.source)  # type: ignore[arg-type]
+        (verdict,) = toy_detector.detect(data)
+        assert isinstance(verdict, Verdict)
+        status = file_miss(
+            folder, data, verdict, Label.REAL, ending=".png", by="feedback", facts={"note": note}, anyway=True
+        )
+        assert status == "filed"
+    text = (folder / "manifest.jsonl").read_bytes()
+    assert text.count(b"\n") == len(text.decode().splitlines()) == 2
+    # A folder that an earlier version wrote raw characters into is read all the same.
+    (folder / "manifest.jsonl").write_text(text.decode().replace("\\u2028", "\u2028"), "utf-8")
+    assert file_miss(folder, data, verdict, Label.REAL, ending=".png", by="x", facts={}, anyway=True) == "known"
+
+
+def test_a_key_file_without_a_last_line_break_takes_another_key(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    first = keys.generate(file, "a")
+    file.write_bytes(file.read_bytes().rstrip(b"\n"))
+    second = keys.generate(file, "b")
+    known = keys.Keys(file)
+    assert (known.check(f"Bearer {first}"), known.check(f"Bearer {second}")) == ("a", "b")
+
+
+def service(opening: Callable[[], Detector], **limits: Any) -> Service:
+    return Service(opening, Limits(**{"deadline": 300.0} | limits), Monitor())
+
+
+@cache
+def png() -> bytes:
+    return bytes(toy_samples()[0].ref.source)  # type: ignore[arg-type]
+
+
+def uploaded(into: Service, data: bytes) -> uploads.Upload:
+    upload = uploads.Upload("x", into.limits, into.memory)
+    upload.add(data)
+    return upload
+
+
+def gauge(of: Service, name: str) -> float:
+    found = re.search(rf"^{name} (\S+)$", of.monitor.page().decode(), re.MULTILINE)
+    assert found
+    return float(found[1])
+
+
+def test_bytes_count_for_as_long_as_they_are_in_memory(toy_detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting, go_on = threading.Event(), threading.Event()
+
+    def slow_loader(*given: Any, **more: Any) -> Callable[[ImageRef], Any]:
+        load_one = loader(*given, **more)
+
+        def load(ref: ImageRef) -> Any:
+            waiting.set()
+            assert go_on.wait(300)
+            return load_one(ref)
+
+        return load
+
+    monkeypatch.setattr("univfd.server.service.loader", slow_loader)
+
+    async def ask(keep: bool) -> None:
+        server = service(lambda: toy_detector)
+        server.start()
+        await server.opened()
+        waiting.clear(), go_on.clear()
+        upload = uploaded(server, png())
+        task = asyncio.create_task(server.single(upload, Options(), keep=keep))
+        await asyncio.to_thread(waiting.wait, 300)
+        assert server.memory.held == gauge(server, "univfd_upload_bytes") == len(png())
+        go_on.set()
+        assert isinstance((await task)[0], Verdict)
+        assert server.memory.held == (len(png()) if keep else 0)
+        upload.release()
+        assert server.memory.held == gauge(server, "univfd_upload_bytes") == 0
+        await asyncio.to_thread(server.close)
+
+    asyncio.run(ask(False))
+    asyncio.run(ask(True))
+
+
+def test_a_detector_that_cannot_be_opened_is_tried_again_and_its_error_stays_here(
+    toy_detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("univfd.server.service._FIRST_PAUSE", 0.2)
+    errors_then = [UsageError("/secret/place"), errors.MissingExtraError("secret"), errors.ChecksumError("/secret")]
+    tries = 0
+    may_open = threading.Event()
+
+    def opening() -> Detector:
+        nonlocal tries
+        tries += 1
+        if errors_then:
+            raise errors_then.pop(0)
+        assert may_open.wait(300)
+        return toy_detector
+
+    async def ask() -> None:
+        server = service(opening)
+        server.start()
+        with pytest.raises(errors.NotReadyError) as first:
+            await server.opened()
+        with pytest.raises(errors.NotReadyError) as second:
+            _ = server.detector
+        assert first.value is not second.value
+        assert "secret" not in f"{first.value}{second.value}"
+        while errors_then or server._why_not is not errors.WeightsError:
+            await asyncio.sleep(0.02)
+        with pytest.raises(errors.WeightsError) as third:
+            server.admit()
+        assert "secret" not in str(third.value)
+        may_open.set()
+        while server._opened is None:
+            await asyncio.sleep(0.02)
+        assert server.detector is toy_detector
+        await asyncio.to_thread(server.close)
+
+    asyncio.run(ask())
+    assert tries == 4
+
+
+def test_closing_ends_the_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    def opening() -> Detector:
+        raise FormatError("damaged")
+
+    async def ask() -> None:
+        server = service(opening)
+        server.start()
+        with pytest.raises(errors.NotReadyError):
+            await server.opened()
+        await asyncio.to_thread(server.close)
+        assert not server._opening.is_alive()
+
+    asyncio.run(ask())
+
+
+class BrokenReader:
+    """A reader of provenance that fails as it is told to."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def read(self, ref: ImageRef) -> Any:
+        raise self._error
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("error", [FormatError("/secret/place"), errors.DeadlineError("not done in time")])
+def test_a_verdict_stands_without_provenance(toy_detector: Detector, error: Exception) -> None:
+    async def ask() -> None:
+        server = service(lambda: toy_detector)
+        server._provenance = BrokenReader(error)  # type: ignore[assignment]
+        server.start()
+        await server.opened()
+        item, beside = await server.single(uploaded(server, png()), Options(provenance=True))
+        assert isinstance(item, Verdict)
+        assert beside["provenance"]["c2pa"] == "not-read"
+        assert "/secret" not in json.dumps(beside)
+        assert 'outcome="deadline"' not in server.monitor.page().decode()
+        await asyncio.to_thread(server.close)
+
+    asyncio.run(ask())
+
+
+def test_words_of_errors_for_callers_are_one_thing(toy_detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def failing(*given: Any, **more: Any) -> Any:
+        raise FormatError("/secret/place")
+
+    monkeypatch.setattr(Service, "_judge", failing)
+
+    async def ask() -> None:
+        server = service(lambda: toy_detector)
+        item, _ = await (await server.begin(uploaded(server, png()), Options()))
+        assert isinstance(item, Failure)
+        assert (item.error, item.message) == ("format", "the service cannot do this; its log says why")
+
+    asyncio.run(ask())
+
+
+def test_heat_maps_have_few_places_and_can_be_switched_off(
+    toy_detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Picture:
+        def __init__(self, detector: Detector) -> None:
+            pass
+
+        def keep(self, ref: ImageRef, pixels: Any) -> None:
+            pass
+
+        def draw(self) -> str:
+            assert go_on.wait(300)
+            return "map"
+
+    monkeypatch.setattr("univfd.server.service._Picture", Picture)
+    go_on = threading.Event()
+
+    async def ask() -> None:
+        server = service(lambda: toy_detector, maps=2)
+        server.start()
+        await server.opened()
+        drawing = [asyncio.create_task(server.single(uploaded(server, png()), Options(heatmap=True))) for _ in range(2)]
+        while not server._maps.locked():
+            await asyncio.sleep(0.01)
+        with pytest.raises(BusyError, match="2 heat maps"):
+            server.admit(heatmap=True)
+        third = uploaded(server, png())
+        with pytest.raises(BusyError, match="2 heat maps"):
+            await server.single(third, Options(heatmap=True))
+        server.admit()
+        go_on.set()
+        assert [beside["heatmap"] for _, beside in await asyncio.gather(*drawing)] == ["map", "map"]
+        server.admit(heatmap=True)
+        await asyncio.to_thread(server.close)
+        off = service(lambda: toy_detector, maps=0)
+        off._opened = server._opened
+        with pytest.raises(errors.ForbiddenError, match="switched off"):
+            off.admit(heatmap=True)
+
+    asyncio.run(ask())
+
+
+def test_limits_in_the_units_of_the_command_line() -> None:
+    def of(megabytes: float, heatmaps: bool = True) -> Limits:
+        return Limits.of(
+            megabytes=megabytes, megapixels=100, queue=64, max_batch=1000, deadline=30, rate=0, heatmaps=heatmaps
+        )
+
+    assert of(25) == Limits()
+    assert (of(200).max_bytes, of(200).upload_bytes) == (200_000_000, 800_000_000)
+    assert of(25, heatmaps=False).maps == 0
+
+
+def test_a_name_given_in_the_address_is_as_printable_as_a_file_s(toy_detector: Detector) -> None:
+    upload = uploaded(service(lambda: toy_detector), b"1")
+    upload.rename("a\x1b[2J\u202e" + "b" * 300)
+    assert upload.name.startswith("a\\x1b[2J\\u202eb")
+    assert len(upload.name) == 200
+
+
+def test_who_is_over_the_rate_is_told_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(limits.time, "monotonic", lambda: now)
+    rate = RateLimiter(2)
+    rate.take("a"), rate.take("a")
+    now = 10.0
+    with pytest.raises(RateLimitedError) as refused:
+        rate.take("a")
+    assert refused.value.seconds == pytest.approx(20)
+
+
+def test_the_folder_for_feedback_has_a_limit_in_bytes(
+    tmp_path: Path, toy_detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [bytes(s.ref.source) for s in toy_samples()[:2]]  # type: ignore[arg-type]
+    verdicts = [v for data in images for v in toy_detector.detect(data)]
+    truths = [Label.REAL if v.verdict == "fake" else Label.FAKE for v in verdicts]  # type: ignore[union-attr]
+    monkeypatch.setattr("univfd.server.feedback.MOST_BYTES", len(images[0]) + len(images[1]) - 1)
+    assert file_wrong(tmp_path / "m", images[0], verdicts[0], truths[0], {}) == "filed"  # type: ignore[arg-type]
+    with pytest.raises(errors.ForbiddenError, match="full"):
+        file_wrong(tmp_path / "m", images[1], verdicts[1], truths[1], {})  # type: ignore[arg-type]
+    assert len(list((tmp_path / "m").glob("*/*"))) == 1

@@ -219,9 +219,17 @@ class SlowUploadError(ServiceError):
 
 
 class RateLimitedError(ServiceError):
-    """This caller sent more images a minute than it may."""
+    """This caller sent more images a minute than it may.
+
+    Attributes:
+        seconds: until it may send the next one; 0 where that is not known.
+    """
 
     code = "rate-limited"
+
+    def __init__(self, message: str, *, seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.seconds = seconds
 
 
 class BusyError(ServiceError):

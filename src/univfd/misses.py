@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from .storage import cannot_write, new_contents
 from .types import Label, Verdict
+from .writers import json_of
 
 MANIFEST = "manifest.jsonl"
 LOCK = f".{MANIFEST}.lock"
@@ -33,6 +34,7 @@ def file_miss(
     facts: Mapping[str, str],
     anyway: bool = False,
     most: int | None = None,
+    most_bytes: int | None = None,
 ) -> Status:
     """File an image whose verdict is not its true class.
 
@@ -46,6 +48,7 @@ def file_miss(
         facts: further columns of the manifest; empty values are left out.
         anyway: file it though the verdict is right.
         most: images that the folder takes; None: any number.
+        most_bytes: that the images in the folder may have together; None: any number.
 
     Raises:
         UnivFDError: the folder cannot be written.
@@ -57,12 +60,15 @@ def file_miss(
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / LOCK):
             text = manifest.read_text("utf-8") if manifest.exists() else ""
-            known = {row["sha256"]: row["label"] for row in map(json.loads, text.splitlines())}
+            # Not splitlines: a name or note may hold a line break of another kind (U+2028).
+            known = {row["sha256"]: row["label"] for row in map(json.loads, filter(None, text.split("\n")))}
             if verdict.sha256 in known:
                 return "known" if known[verdict.sha256] == truth.word else "contradicted"
             if verdict.verdict == truth.word and not anyway:
                 return "right"
             if most is not None and len(known) >= most:
+                return "full"
+            if most_bytes is not None and _size(folder) + len(data) > most_bytes:
                 return "full"
             place = folder / truth.word / f"{verdict.sha256[:16]}{ending}"
             place.parent.mkdir(exist_ok=True)
@@ -70,10 +76,15 @@ def file_miss(
             with new_contents(place) as scratch:
                 scratch.write_bytes(data)
             with new_contents(manifest) as scratch:
-                scratch.write_text(text + json.dumps(row, ensure_ascii=False) + "\n", "utf-8")
+                scratch.write_text(text + json_of(row) + "\n", "utf-8")
     except OSError as error:
         raise cannot_write(folder, error) from error
     return "filed"
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the images in the folder."""
+    return sum(file.stat().st_size for label in Label for file in (folder / label.word).glob("*"))
 
 
 def _row(place: Path, verdict: Verdict, truth: Label, by: str, facts: Mapping[str, str]) -> dict[str, Any]:

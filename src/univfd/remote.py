@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 REQUESTS = 8
 """Requests at a time: enough to fill the batches of the service."""
+MAP_REQUESTS = 2
+"""With heat maps: a service draws no more at a time, and refuses the others."""
 _ATTEMPTS = 8
 _SECONDS = 120.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0

@@ -109,7 +109,7 @@ def there(
         UsageError: an option that only a detector of this machine has, or no key where one was named.
         ServiceError: see `univfd.remote.RemoteDetector`.
     """
-    from ..remote import REQUESTS, RemoteDetector, RemoteRow
+    from ..remote import MAP_REQUESTS, REQUESTS, RemoteDetector, RemoteRow
 
     given = [n for n in _LOCAL_ONLY if ctx.get_parameter_source(n) is not ParameterSource.DEFAULT]
     if given:
@@ -120,10 +120,11 @@ def there(
     remote = RemoteDetector(url, key=os.environ[key_env] if key_env else "")
     about = remote.about()
     maps = None if heatmap is None else Maps(heatmap)
+    requests = workers or (MAP_REQUESTS if maps else REQUESTS)
 
     def line(refs: Iterable[ImageRef | Failure]) -> Iterator[RemoteRow]:
         rows = remote.detect(
-            refs, neighbors=neighbors, heatmap=maps is not None, provenance=provenance, requests=workers or REQUESTS
+            refs, neighbors=neighbors, heatmap=maps is not None, provenance=provenance, requests=requests
         )
         for row in rows:
             if maps is not None and row.heatmap is not None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..writers import json_of
 from . import DONE, UNREADABLE
 from ._shared import PATH, download_progress, progress, remark, work_options
 from .fit import RATE
@@ -77,7 +77,7 @@ def command(
         output.name, opened, *scored, max_fpr=max_fpr, max_miss=max_miss, confidence=confidence, worst_group=worst_group
     )
     made.detector.save(output)
-    click.echo(json.dumps(_record(made), indent=1, ensure_ascii=False) if as_json else _table(made))
+    click.echo(json_of(_record(made), indent=1) if as_json else _table(made))
     for text in made.remarks:
         remark(ctx, text)
     remark(ctx, f"{sum(len(s.scores) for s in scored)} images -> {output}")

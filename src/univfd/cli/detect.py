@@ -218,8 +218,10 @@ def _summary(ctx: click.Context, counts: Counter[str], calibration: Any, output:
     where = f" -> {output}" if output else ""
     remark(ctx, f"{counts.total()} images: {', '.join(parts) or 'none'}{where}")
     if calibration.max_fpr is not None and counts["fake"]:
+        from ..writers import in_percent
+
         remark(
             ctx,
-            f"'fake' is set so that at most {calibration.max_fpr:.0%} of real images like the {calibration.n_real} it "
-            "was calibrated on are called fake. A verdict is a signal, not proof.",
+            f"'fake' is set so that at most {in_percent(calibration.max_fpr)}% of real images like the "
+            f"{calibration.n_real} it was calibrated on are called fake. A verdict is a signal, not proof.",
         )

@@ -27,6 +27,8 @@ _limits_options = option_group(
     click.option("--connections", type=click.IntRange(1), default=512, show_default=True, help="Open at a time."),
     click.option("--rate", type=click.IntRange(0), default=0, help="Images a minute of one key (or address).  "
                  "[default: any number]"),
+    click.option("--heatmaps/--no-heatmaps", default=True, show_default=True,
+                 help="Draw heat maps for who asks, two at a time."),
 )  # fmt: skip
 
 
@@ -43,7 +45,7 @@ _limits_options = option_group(
     "hosts",
     multiple=True,
     metavar="NAME",
-    help="Serve under this host name only; repeatable.  [default: any; on loopback without keys: localhost]",
+    help="Serve under this host name only; repeatable. On loopback without keys: beside localhost.  [default: any]",
 )
 @click.option("--feedback", type=PATH, metavar="DIR", help="Keep images that callers report as judged wrongly in DIR.")
 @_limits_options
@@ -55,8 +57,8 @@ _limits_options = option_group(
 def command(
     ctx: click.Context, host: str, port: int, detector: str, bank: str | None, processes: int, key_file: Path | None,
     allow_anonymous: bool, hosts: tuple[str, ...], feedback: Path | None, queue: int, deadline: float, max_bytes: float,
-    max_pixels: float, max_batch: int, connections: int, rate: int, batch_size: int | None, workers: int | None,
-    threads: int | None, engine: str | None,
+    max_pixels: float, max_batch: int, connections: int, rate: int, heatmaps: bool, batch_size: int | None,
+    workers: int | None, threads: int | None, engine: str | None,
 ) -> int:  # fmt: skip
     """Answer over HTTP what `univfd detect` answers, for other programs and machines.
 
@@ -77,9 +79,9 @@ def command(
         raise registry.missing_extra("univfd serve", error) from error
     check_address(host, keys=key_file is not None, anonymous=allow_anonymous)
     read_manifest(locate(detector))
-    limits = Limits(
-        queue=queue, max_bytes=round(max_bytes * 1e6), max_pixels=round(max_pixels * 1e6), max_batch=max_batch,
-        upload_bytes=max(512 << 20, round(max_bytes * 1e6) * 4), deadline=deadline, connections=connections, rate=rate,
+    limits = Limits.of(
+        megabytes=max_bytes, megapixels=max_pixels, queue=queue, max_batch=max_batch, deadline=deadline, rate=rate,
+        heatmaps=heatmaps, connections=connections,
     )  # fmt: skip
     threads = threads or max(1, cpus() // processes)
     application = partial(

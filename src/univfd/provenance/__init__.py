@@ -67,14 +67,14 @@ class ProvenanceReader:
         if not data:
             raise EmptyFileError("the file is empty (0 bytes); expected an image")
         if len(data) > MOST_BYTES:
-            return _unread(ref.name, f"larger than {MOST_BYTES >> 20} MiB", start)
+            return unread(ref.name, f"larger than {MOST_BYTES >> 20} MiB", start)
         try:
             answer = self._worker.ask(data, self._trust, self._deadline)
             findings = tuple(Finding.from_dict(f) for f in answer["findings"])
             skipped = tuple(map(str, answer["not_checked"]))
             return Provenance(ref.name, answer["c2pa"], findings, skipped, time.perf_counter() - start)
         except (WorkerFailedError, FormatError) as error:
-            return _unread(ref.name, str(error), start)
+            return unread(ref.name, str(error), start)
 
     def close(self) -> None:
         """End the worker process."""
@@ -139,5 +139,12 @@ def _own(path: Path) -> dict[str, str]:
     return {"pem": pem, "name": str(path), "kind": "manifest"}
 
 
-def _unread(name: str, why: str, start: float) -> Provenance:
+def unread(name: str, why: str, start: float) -> Provenance:
+    """What is known of a file that was not read: nothing.
+
+    Args:
+        name: of the input.
+        why: it was not.
+        start: when it was begun with, by `time.perf_counter`.
+    """
     return Provenance(name, "not-read", (unreadable_file(why),), NOT_CHECKED, time.perf_counter() - start)

@@ -132,9 +132,10 @@ def feature_maps(
     drawn = []
     for found in project(to_unit(vectors), methods):
         method = TITLES[found.method]
-        counts = ", ".join(f"{printable(n)} {kinds.count(n):,}" for n in names)
+        counts = ", ".join(f"{n} {kinds.count(n):,}" for n in names)
         caption = (
-            f"{method} of {len(rows):,} images under {perturb} in the feature space of {', '.join(detectors)} "
+            f"{method} of {len(rows):,} images under {perturb} in the feature space of "
+            f"{', '.join(map(printable, detectors))} "
             f"({space.backbone}, {'+'.join(space.taps)}, {space.view}; length 1): {found.remark}. Generators and "
             f"sources are drawn from evenly. n: {counts}."
         )
@@ -232,7 +233,7 @@ def _kinds(rows: Any, images: Images) -> tuple[list[str], list[str]]:
     """The kind of each image of a map, and all kinds: real; then families where named, else generators."""
     named_families = images.columns["family"].among(images.fake) not in ([""], [])
     column = images.columns["family" if named_families else "generator"]
-    kinds = [(column[row] or UNNAMED) if images.fake[row] else "real" for row in rows]
+    kinds = [printable(column[row] or UNNAMED) if images.fake[row] else "real" for row in rows]
     fakes = [k for k, row in zip(kinds, rows, strict=True) if images.fake[row]]
     largest = sorted(set(fakes), key=lambda n: (-fakes.count(n), n))
     if len(largest) > _NAMED:

@@ -5,7 +5,7 @@ It is written image by image, so that a folder of any size takes no memory, and 
 
 from __future__ import annotations
 
-import base64
+import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -18,7 +18,7 @@ from ..calibration import Calibration
 from ..storage import cannot_write, replace_file, require_new
 from ..types import Label
 from ..writers import Row
-from .template import template
+from .template import address, template
 
 Pictures = Callable[[Iterable[int]], Mapping[int, bytes]]
 """JPEG thumbnails of bank rows by their numbers, of those that have one."""
@@ -46,7 +46,7 @@ class EvidencePage:
     ) -> None:
         require_new(path)
         self._macros = template("evidence.html.j2").module
-        self._path, self._scratch = path, path.with_name(f".{path.name}.tmp")
+        self._path, self._scratch = path, path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         self._bank, self._pictures = bank, pictures
         self._counts: Counter[str] = Counter()
         try:
@@ -63,11 +63,17 @@ class EvidencePage:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        """Move the page into place, or, after an error, leave nothing."""
+        """Move the page into place, or, after an error, leave nothing.
+
+        Raises:
+            OutputExistsError: a file is there by now.
+            UnivFDError: it cannot be written.
+        """
         try:
             if kind is None:
                 self._write(self._macros.foot(counts=self._counts))
                 self._file.close()
+                require_new(self._path)  # another run may have made it meanwhile
                 replace_file(self._scratch, self._path)
         except OSError as failed:
             raise cannot_write(self._path, failed) from failed
@@ -95,7 +101,7 @@ class EvidencePage:
             return
         sides = [(label.word, _neighbors(row, name)) for name, label in _SIDES]
         numbers = {n["row"] for _, of in sides for n in of or ()}
-        shown = {i: _address(jpeg) for i, jpeg in self._pictures(numbers).items()} if numbers else {}
+        shown = {i: address("image/jpeg", jpeg) for i, jpeg in self._pictures(numbers).items()} if numbers else {}
         self._write(
             self._macros.verdict(row=row, number=number, sides=sides, small=small, shown=shown, bank=self._bank)
         )
@@ -119,7 +125,3 @@ def _neighbors(row: Row, name: str) -> list[Mapping[str, Any]] | None:
     """A side of the evidence; None where the row has been through a format that keeps the nearest alone, in columns."""
     found = row.get(name)
     return found if isinstance(found, list) and all("key" in n for n in found) else None
-
-
-def _address(jpeg: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from ..perturbations import perturbation
 from ..pipeline import ordered_map
 from ..spectra import PERIODS, by_frequency, grid_peak, residual_spectrum
 from ..types import ImageRef, Pixels, Sample
+from .template import address
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ def thumbnail(pixels: Pixels) -> str:
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     image.save(out, "JPEG", quality=75)
-    return _address("image/jpeg", out.getvalue())
+    return address("image/jpeg", out.getvalue())
 
 
 def kinds(images: Images, judged: NDArray[np.bool_]) -> dict[str, list[int]]:
@@ -181,7 +181,7 @@ def spectrum_picture(mean: NDArray[np.float64], low: float, high: float) -> str:
     image.putpalette(colours.tobytes())
     out = io.BytesIO()
     image.save(out, "PNG", optimize=True)
-    return _address("image/png", out.getvalue())
+    return address("image/png", out.getvalue())
 
 
 def _even(mask: NDArray[np.bool_], n: int) -> list[int]:
@@ -217,7 +217,3 @@ def _case(cell: Cell, images: Images, row: int) -> Case:
         probability=None if cell.probability is None else float(cell.probability[row]),
         verdict=cell.verdict[row],
     )
-
-
-def _address(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

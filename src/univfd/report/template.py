@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
 from .. import registry
-from ..writers import printable
+from ..writers import in_percent, printable
 
 _HERE = Path(__file__).parent
 
@@ -27,6 +28,16 @@ def template(name: str) -> Any:
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"plain": lambda text: printable(str(text)), "drawn": Markup}
+    environment.filters |= {"plain": lambda text: printable(str(text)), "drawn": Markup, "percent": in_percent}
     environment.globals["style"] = Markup((_HERE / "style.css").read_text("utf-8"))
     return environment.get_template(name)
+
+
+def address(kind: str, data: bytes) -> str:
+    """A file as a `data:` address, so that a page holds it itself.
+
+    Args:
+        kind: its media type.
+        data: its bytes.
+    """
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

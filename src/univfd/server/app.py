@@ -21,7 +21,8 @@ from .service import Service
 
 DESCRIPTION = (
     "Says of images whether they are AI-generated, with the evidence and the promised error rates. A verdict is a "
-    "signal, not proof. Images are neither stored nor logged. Every error has the shape of ProblemAnswer."
+    "signal, not proof. Images are neither stored nor logged, except those reported to /v1/feedback where the operator "
+    "keeps them. Every error has the shape of ProblemAnswer."
 )
 
 

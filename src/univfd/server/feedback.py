@@ -13,6 +13,8 @@ from ..types import Label, Verdict
 
 MOST = 10_000
 """Images that the folder takes; a caller must not fill the disk."""
+MOST_BYTES = 10_000_000_000
+"""That they may have together."""
 _ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "AVIF": ".avif", "GIF": ".gif"}
 
 
@@ -37,10 +39,12 @@ def file_wrong(folder: Path, data: bytes, verdict: Verdict, truth: Label, facts:
     if verdict.verdict == truth.word:
         return "right"
     ending = _ENDINGS.get(verdict.format, "")
-    status = file_miss(folder, data, verdict, truth, ending=ending, by="feedback", facts=facts, most=MOST)
+    status = file_miss(
+        folder, data, verdict, truth, ending=ending, by="feedback", facts=facts, most=MOST, most_bytes=MOST_BYTES
+    )
     if status == "contradicted":
         before = Label(1 - truth).word
         raise OutputExistsError(f"this image was reported as {before} before; one of the two is wrong")
     if status == "full":
-        raise ForbiddenError(f"the folder for feedback is full ({MOST} images)")
+        raise ForbiddenError(f"the folder for feedback is full ({MOST:,} images, or {MOST_BYTES / 1e9:g} GB)")
     return status

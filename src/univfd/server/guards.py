@@ -40,7 +40,7 @@ def guard(keys: Keys | None, hosts: tuple[str, ...]) -> Callable[[Request], Awai
         check_host(request, hosts)
         # Without CORS a page of another site cannot read answers, but its browser would send the request.
         origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        if origin is not None and not _is_of(origin, request.headers.get("host")):
             raise ForbiddenError("asked by a page of another site")
         if keys is not None:
             request.state.caller = keys.check(request.headers.get("authorization"))
@@ -48,6 +48,14 @@ def guard(keys: Keys | None, hosts: tuple[str, ...]) -> Callable[[Request], Awai
             request.state.caller = request.client.host if request.client else ""
 
     return check
+
+
+def _is_of(origin: str, host: str | None) -> bool:
+    """Whether an `Origin` names this host and port."""
+    try:
+        return urlsplit(origin).netloc == host
+    except ValueError:  # no address at all
+        return False
 
 
 def check_host(request: Request, hosts: tuple[str, ...]) -> None:

@@ -51,9 +51,11 @@ def generate(path: Path, name: str) -> str:
 
 def _append(path: Path, line: bytes) -> None:
     """All of the line or nothing: half of one would shut out everybody."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         before = os.fstat(descriptor).st_size
+        if before and os.pread(descriptor, 1, before - 1) != b"\n":  # written by hand; two keys on a line are none
+            line = b"\n" + line
         try:
             if os.write(descriptor, line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))

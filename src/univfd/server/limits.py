@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import BusyError, RateLimitedError, UsageError
+
+_UPLOAD_BYTES = 512 << 20
+_MAPS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,32 +23,57 @@ class Limits:
         max_pixels: of one image.
         max_batch: images in one batch request.
         upload_bytes: that all unfinished uploads together may hold in memory.
-        deadline: seconds for one image, from its last byte to its answer.
+        deadline: seconds for one image, from its last byte (in a batch: from when it gets a place) to its answer.
         connections: open at a time.
         rate: images a minute of one key (or address, where no keys are asked for); 0: any number.
+        maps: heat maps that are drawn or waiting at a time; 0: none is drawn.
     """
 
     queue: int = 64
-    max_bytes: int = 25 << 20
+    max_bytes: int = 25_000_000
     max_pixels: int = 100_000_000
     max_batch: int = 1000
-    upload_bytes: int = 512 << 20
+    upload_bytes: int = _UPLOAD_BYTES
     deadline: float = 30.0
     connections: int = 512
     rate: int = 0
+    maps: int = _MAPS
+
+    @classmethod
+    def of(
+        cls, *, megabytes: float, megapixels: float, queue: int, max_batch: int, deadline: float, rate: int,
+        heatmaps: bool, connections: int = 512,
+    ) -> Limits:  # fmt: skip
+        """Limits in the units of the command line; uploads together have 512 MiB, or four of the largest images.
+
+        Raises:
+            UsageError: nothing would be served under them.
+        """
+        most = round(megabytes * 1e6)
+        return cls(
+            queue=queue, max_bytes=most, max_pixels=round(megapixels * 1e6), max_batch=max_batch,
+            upload_bytes=max(_UPLOAD_BYTES, 4 * most), deadline=deadline, connections=connections, rate=rate,
+            maps=_MAPS if heatmaps else 0,
+        )  # fmt: skip
 
     def __post_init__(self) -> None:
         """Refuse limits under which nothing would be served."""
-        low = [n for n in self.__slots__ if n != "rate" and getattr(self, n) <= 0]
-        if low or self.rate < 0 or self.upload_bytes < self.max_bytes:
-            raise UsageError(f"limits {low or ['rate', 'upload_bytes']}: expected more than 0, and room for one image")
+        low = [n for n in self.__slots__ if n not in {"rate", "maps"} and getattr(self, n) <= 0]
+        if low or self.rate < 0 or self.maps < 0 or self.upload_bytes < self.max_bytes:
+            told = low or ["rate", "maps", "upload_bytes"]
+            raise UsageError(f"limits {told}: expected more than 0, and room for one image")
 
 
 class Memory:
-    """Bytes of all uploads that are under way; used in the event loop alone."""
+    """Bytes of all uploads that are under way; used in the event loop alone.
 
-    def __init__(self, most: int) -> None:
-        self._most, self.held = most, 0
+    Args:
+        most: that may be held at a time.
+        told: how many are held, whenever that changes.
+    """
+
+    def __init__(self, most: int, told: Callable[[int], object] = lambda held: None) -> None:
+        self._most, self._told, self.held = most, told, 0
 
     def take(self, size: int) -> None:
         """Count bytes in.
@@ -55,10 +84,12 @@ class Memory:
         if self.held + size > self._most:
             raise BusyError("the service holds as many bytes of unfinished uploads as it may")
         self.held += size
+        self._told(self.held)
 
     def give(self, size: int) -> None:
         """Count bytes out."""
         self.held -= size
+        self._told(self.held)
 
 
 class RateLimiter:
@@ -86,4 +117,4 @@ class RateLimiter:
         while len(self._buckets) > self._MOST_CALLERS:  # the one that was longest silent, whose bucket is the fullest
             self._buckets.popitem(last=False)
         if left < 1:
-            raise RateLimitedError(f"more than {self._burst:.0f} images a minute")
+            raise RateLimitedError(f"more than {self._burst:.0f} images a minute", seconds=(1 - left) / self._rate)

@@ -10,6 +10,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .problems import KEPT_NOWHERE
+
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Set before the first process of several starts; then each answers for all."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -77,7 +79,7 @@ class Monitor:
 class Counting:
     """ASGI middleware: counts requests, and tells browsers to keep and guess nothing."""
 
-    _HEADERS = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+    _HEADERS = tuple((name.encode(), value.encode()) for name, value in KEPT_NOWHERE.items())
 
     def __init__(self, app: ASGIApp, monitor: Monitor) -> None:
         self._app, self._monitor = app, monitor

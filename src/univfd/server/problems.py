@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from .. import errors as e
+from ..writers import unseen_escaped
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 2
+KEPT_NOWHERE = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
+"""Headers of every answer: browsers shall guess nothing and keep nothing."""
 BODY_READ = "univfd.body_read"
 """In the scope of a request whose whole body was read."""
 _INTERNAL = "a mistake of the service; tell its operator, who finds more in its log"
@@ -76,7 +80,15 @@ ANSWERS: dict[type[e.UnivFDError], Answer] = {
 BY_CODE = {kind.code: kind for kind in ANSWERS}
 
 
-class _Refusal(JSONResponse):
+class Json(JSONResponse):
+    """JSON in which nothing unseen is left raw, as in all outputs; see `writers.json_of`."""
+
+    def render(self, content: Any) -> bytes:
+        """The bytes of the body."""
+        return unseen_escaped(super().render(content).decode()).encode()
+
+
+class _Refusal(Json):
     """An answer given before the whole request was read.
 
     A connection closed on unread bytes is reset, and its client may never see the answer. So the answer is sent whole
@@ -109,6 +121,14 @@ def answer_to(error: e.UnivFDError) -> Answer:
     return next(ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
 
 
+def words_for(error: e.UnivFDError) -> str:
+    """What a caller is told of an error. Words that name files of this machine go to the log alone."""
+    if answer_to(error).status == 500 or isinstance(error, e.WeightsError):
+        log.error("%s: %s", type(error).__name__, error)
+        return "the service cannot do this; its log says why"
+    return str(error)
+
+
 def respond(request: Request, code: str, message: str, answer: Answer, **headers: str) -> JSONResponse:
     """An error as a response."""
     if answer.status in {429, 503}:
@@ -116,7 +136,7 @@ def respond(request: Request, code: str, message: str, answer: Answer, **headers
     if answer.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     whole = BODY_READ in request.scope or not _has_body(request)
-    kind = JSONResponse if whole else _Refusal
+    kind = Json if whole else _Refusal
     return kind(body_of(code, message, answer.what_to_do), answer.status, headers)
 
 
@@ -129,11 +149,10 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(e.UnivFDError)
     async def known(request: Request, error: e.UnivFDError) -> JSONResponse:
-        answer = answer_to(error)
-        if answer.status == 500 or isinstance(error, e.WeightsError):  # their words name files of this machine
-            log.error("%s: %s", type(error).__name__, error)
-            return respond(request, error.code, "the service cannot do this; its log says why", answer)
-        return respond(request, error.code, str(error), answer)
+        headers = {}
+        if isinstance(error, e.RateLimitedError) and error.seconds:
+            headers["Retry-After"] = str(math.ceil(error.seconds))
+        return respond(request, error.code, words_for(error), answer_to(error), **headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -148,4 +167,5 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def internal(request: Request, error: Exception) -> JSONResponse:  # uvicorn logs it
-        return respond(request, "internal", "the service made a mistake", Answer(500, _INTERNAL))
+        # It is answered outside of all middleware, so nobody else adds the headers.
+        return respond(request, "internal", "the service made a mistake", Answer(500, _INTERNAL), **KEPT_NOWHERE)

@@ -43,6 +43,7 @@ class Settings(BaseModel):
         max_pixels: megapixels.
         max_batch: images.
         rate: images a minute.
+        heatmaps: draw heat maps for who asks, two at a time.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -59,13 +60,13 @@ class Settings(BaseModel):
     max_pixels: float = Field(default=100, gt=0, le=1000)
     max_batch: int = Field(default=1000, ge=1)
     rate: int = Field(default=0, ge=0)
+    heatmaps: bool = True
 
     def limits(self) -> Limits:
         """Of each replica."""
-        most = round(self.max_bytes * 1e6)
-        return Limits(
-            queue=self.queue, max_bytes=most, max_pixels=round(self.max_pixels * 1e6), max_batch=self.max_batch,
-            upload_bytes=max(512 << 20, 4 * most), deadline=self.deadline, rate=self.rate,
+        return Limits.of(
+            megabytes=self.max_bytes, megapixels=self.max_pixels, queue=self.queue, max_batch=self.max_batch,
+            deadline=self.deadline, rate=self.rate, heatmaps=self.heatmaps,
         )  # fmt: skip
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import difflib
-import json
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -19,11 +18,12 @@ from .. import conditions
 from ..calibration import Calibration
 from ..errors import ForbiddenError, RequestError
 from ..types import Failure, Label
+from ..writers import json_of
 from .feedback import file_wrong
 from .limits import RateLimiter
 from .monitoring import CONTENT_TYPE
 from .pages import page
-from .problems import ANSWERS, BY_CODE, respond
+from .problems import ANSWERS, BY_CODE, Json, respond
 from .schema import (
     DetectorRow,
     DetectorsAnswer,
@@ -64,6 +64,8 @@ def _only_known(request: Request) -> None:
     """
     known = {p.alias for p in request.scope["route"].dependant.query_params}
     for name in request.query_params:
+        if name == "heatmap" and name not in known:
+            raise RequestError("a heat map is drawn by /v1/detect alone, for one image a request")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(sorted(known)) or 'none'}."
@@ -127,26 +129,24 @@ async def detect(
 ) -> JSONResponse:
     """Judge one image: the bytes as the body, or a form with one file."""
     state = _state(request)
-    state.service.admit()
+    state.service.admit(heatmap=heatmap)
     state.rate.take(request.state.caller)
     upload = await one_file(request, state.service.limits, state.service.memory)
-    upload.name = name or upload.name
+    upload.rename(name or upload.name)
     try:
         judged = await state.service.single(upload, Options(neighbors, heatmap, provenance))
     finally:
         upload.release()
     if isinstance(judged[0], Failure):
         return _refused(request, judged[0])
-    return JSONResponse(_row(state.service, judged))
+    return Json(_row(state.service, judged))
 
 
-async def batch(
-    request: Request, neighbors: Neighbors = 1, heatmap: Heat = False, provenance: Origin = False
-) -> StreamingResponse:
+async def batch(request: Request, neighbors: Neighbors = 1, provenance: Origin = False) -> StreamingResponse:
     """Judge the files of a form: one line of JSON each, in order; a bad image is a line with `status` `failed`."""
     state = _state(request)
     _ = state.service.detector
-    options = Options(neighbors, heatmap, provenance)
+    options = Options(neighbors, provenance=provenance)
     tasks: deque[asyncio.Task[Judged]] = deque()
     try:
         async with aclosing(many_files(request, state.service.limits, state.service.memory)) as uploads:
@@ -173,16 +173,16 @@ async def feedback(
     state.service.admit()
     state.rate.take(request.state.caller)
     upload = await one_file(request, state.service.limits, state.service.memory)
-    upload.name, data = name or upload.name, bytes(upload.data)
+    upload.rename(name or upload.name)
+    facts = {"generator": generator, "source": source, "note": note}
     try:
-        verdict, _ = await state.service.single(upload, Options())
+        verdict, _ = await state.service.single(upload, Options(), keep=True)
+        if isinstance(verdict, Failure):
+            return _refused(request, verdict)
+        status = await asyncio.to_thread(file_wrong, state.feedback, upload.whole(), verdict, Label.parse(truth), facts)
     finally:
         upload.release()
-    if isinstance(verdict, Failure):
-        return _refused(request, verdict)
-    facts = {"generator": generator, "source": source, "note": note}
-    status = await asyncio.to_thread(file_wrong, state.feedback, data, verdict, Label.parse(truth), facts)
-    return JSONResponse({"status": status, "verdict": verdict.verdict, "sha256": verdict.sha256})
+    return Json({"status": status, "verdict": verdict.verdict, "sha256": verdict.sha256})
 
 
 async def detectors(request: Request) -> JSONResponse:
@@ -191,7 +191,8 @@ async def detectors(request: Request) -> JSONResponse:
     detector, limits = state.service.detector, state.service.limits
     row = DetectorRow(
         name=detector.name, identity=detector.identity, backbone=detector.backbone.entry.name, view=detector.view.name,
-        space=detector.space.digest, bank_rows=len(detector.bank), heatmaps=detector.patch_probe is not None,
+        space=detector.space.digest, bank_rows=len(detector.bank),
+        heatmaps=detector.patch_probe is not None and limits.maps > 0,
         promise=promise(detector.calibration),  # type: ignore[arg-type]
     )  # fmt: skip
     let_in = LimitsRow(
@@ -199,7 +200,7 @@ async def detectors(request: Request) -> JSONResponse:
         max_neighbors=MOST_NEIGHBORS, deadline=limits.deadline,
     )  # fmt: skip
     answer = DetectorsAnswer(detectors=[row], limits=let_in, feedback=state.feedback is not None)
-    return JSONResponse(answer.model_dump())
+    return Json(answer.model_dump())
 
 
 async def metrics(request: Request) -> Response:
@@ -265,7 +266,7 @@ async def _lines(service: Service, tasks: deque[asyncio.Task[Judged]]) -> AsyncI
         while tasks:
             row = _row(service, await tasks[0])
             tasks.popleft()
-            yield json.dumps(row, ensure_ascii=False).encode() + b"\n"
+            yield json_of(row).encode() + b"\n"
     finally:
         _cancel(tasks)
 

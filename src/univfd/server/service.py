@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,12 +20,13 @@ from .. import errors as e
 from ..backbones import cpus
 from ..detector import Detector
 from ..embedding import Loaded, default_batch, loader
-from ..provenance import ProvenanceReader
+from ..provenance import ProvenanceReader, unread
 from ..types import Failure, ImageRef, Pixels, Verdict
 from ..weights import verify
 from .engine import Engine
 from .limits import Limits, Memory
 from .monitoring import Monitor
+from .problems import words_for
 from .uploads import Upload
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ T = TypeVar("T")
 
 _PROVENANCE_SECONDS = 5.0
 _OPENING_SECONDS = 5.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 5.0, 300.0
+"""Seconds until a detector that could not be opened is tried again."""
 
 Judged = tuple[Verdict | Failure, dict[str, Any]]
 """What came of an image, and what was asked for beside it: `heatmap`, `provenance`."""
@@ -59,16 +63,18 @@ class Service:
         batch_size: int | None = None,
     ) -> None:
         self.limits, self.monitor = limits, monitor
-        self.memory = Memory(limits.upload_bytes)
+        self.memory = Memory(limits.upload_bytes, monitor.upload_bytes.set)
         self._open_detector = opening
         self._batch_size = batch_size or default_batch()
         self._pool = ThreadPoolExecutor(workers or cpus(), thread_name_prefix="univfd-decode")
         self._provenance_pool = ThreadPoolExecutor(1, thread_name_prefix="univfd-provenance")
         self._provenance: ProvenanceReader | None = None
         self._singles = asyncio.Semaphore(limits.queue)
+        self._maps = asyncio.Semaphore(limits.maps)
         self._batched = asyncio.Semaphore(max(1, limits.queue // 2))
         self._opened: tuple[Detector, Engine] | None = None
-        self._why_not: e.UnivFDError | None = None
+        self._why_not: type[e.WeightsError | e.NotReadyError] | None = None
+        self._tried, self._closing = threading.Event(), threading.Event()
         self._opening = threading.Thread(target=self._open, name="univfd-open", daemon=True)
 
     def start(self) -> None:
@@ -77,6 +83,7 @@ class Service:
 
     def close(self) -> None:
         """Finish what was taken. Blocks; the event loop must have no request left."""
+        self._closing.set()
         self._opening.join(_OPENING_SECONDS)  # a download is not waited for
         self._pool.shutdown()
         self._provenance_pool.shutdown()
@@ -90,17 +97,29 @@ class Service:
         """The detector.
 
         Raises:
-            NotReadyError: it is being opened.
-            UnivFDError: it could not be opened.
+            NotReadyError: it is being opened, or could not be.
+            WeightsError: its weights are missing or wrong.
         """
         return self._ready()[0]
 
     def _ready(self) -> tuple[Detector, Engine]:
-        if self._opened is None:
-            raise self._why_not or e.NotReadyError("the detector is being opened and its weights verified")
-        return self._opened
+        if self._opened is not None:
+            return self._opened
+        if self._why_not is None:
+            raise e.NotReadyError("the detector is being opened and its weights verified")
+        raise self._why_not("the detector cannot be opened; the log of the service says why, and it tries again")
 
     def _open(self) -> None:
+        pause = _FIRST_PAUSE
+        while not self._closing.is_set():
+            self._try_to_open()
+            self._tried.set()
+            if self._opened or self._closing.wait(pause):
+                return
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _try_to_open(self) -> None:
+        """Open it, or log why not. The error is not kept: its words are not for callers."""
         try:
             detector = self._open_detector()
             if detector.backbone.entry.recipe:
@@ -110,44 +129,56 @@ class Service:
                     raise e.NotReadyError(f"the detector cannot judge: {item.message}")
         except e.UnivFDError as error:
             log.error("not ready: %s", error)
-            self._why_not = error
-        except Exception as error:
+            self._why_not = e.WeightsError if isinstance(error, e.WeightsError) else e.NotReadyError
+        except Exception:
             log.exception("not ready")
-            self._why_not = e.NotReadyError(f"the detector cannot be opened: {type(error).__name__}")
+            self._why_not = e.NotReadyError
         else:
             self._opened = detector, Engine(detector, batch_size=self._batch_size, on_batch=self.monitor.on_batch)
             self.monitor.ready.set(1)
             log.info("ready: %s", detector.identity)
 
     async def opened(self) -> None:
-        """Wait until it is ready.
+        """Wait until it is ready, or could not be opened at the first try.
 
         Raises:
-            UnivFDError: the detector could not be opened.
+            NotReadyError, WeightsError: see `detector`.
         """
-        await asyncio.to_thread(self._opening.join)
+        await asyncio.to_thread(self._tried.wait)
         self._ready()
 
-    def admit(self) -> None:
+    def admit(self, *, heatmap: bool = False) -> None:
         """Refuse early, before a body is read.
 
+        Args:
+            heatmap: one is asked for.
+
         Raises:
-            NotReadyError, BusyError: see each.
+            NotReadyError, WeightsError, BusyError: see each.
+            ForbiddenError: heat maps are switched off.
         """
         self._ready()
+        if heatmap and not self.limits.maps:
+            raise e.ForbiddenError("heat maps are switched off here")
         if self._singles.locked():
-            raise self._full()
+            raise self._full(f"all {self.limits.queue} places are taken")
+        if heatmap and self._maps.locked():
+            raise self._full(f"{self.limits.maps} heat maps are being drawn, and no more at a time")
 
-    async def single(self, upload: Upload, options: Options) -> Judged:
+    async def single(self, upload: Upload, options: Options, *, keep: bool = False) -> Judged:
         """Judge the image of a request of its own; see `_judge`.
 
+        Args:
+            upload: the image.
+            options: what is asked for.
+            keep: its bytes are still needed; else they are let go as soon as they are read.
+
         Raises:
-            BusyError: all places are taken.
+            BusyError, ForbiddenError: see `admit`.
         """
-        if self._singles.locked():
-            raise self._full()
-        async with self._singles:
-            return await self._judge(upload, options)
+        self.admit(heatmap=options.heatmap)
+        async with self._singles, self._maps if options.heatmap else nullcontext():
+            return await self._judge(upload, options, keep=keep)
 
     async def begin(self, upload: Upload, options: Options) -> asyncio.Task[Judged]:
         """Wait for a place and begin with an image of a batch; what goes wrong with it alone is a `Failure`."""
@@ -169,12 +200,12 @@ class Service:
         try:
             return await self._judge(upload, options)
         except e.UnivFDError as error:
-            return Failure(upload.name, error.code, str(error)), {}
+            return Failure(upload.name, error.code, words_for(error)), {}
         except Exception:  # a mistake of ours; the answer has begun, so it must be a row
             log.exception("internal error")
             return Failure(upload.name, "internal", "the service made a mistake"), {}
 
-    async def _judge(self, upload: Upload, options: Options) -> Judged:
+    async def _judge(self, upload: Upload, options: Options, *, keep: bool = False) -> Judged:
         """The verdict of an image and what was asked for beside it: `heatmap`, `provenance`.
 
         Raises:
@@ -186,8 +217,7 @@ class Service:
         if upload.too_large:
             return self._failed(upload.name, e.TooLargeError.code, "over the limit of bytes for one image"), {}
         picture = _Picture(detector) if options.heatmap else None
-        ref = ImageRef(upload.name or "image", bytes(upload.data))
-        upload.release()
+        ref = ImageRef(upload.name or "image", upload.whole())
         load_one = loader(
             detector.backbone, detector.view, max_pixels=self.limits.max_pixels,
             on_pixels=picture.keep if picture else None,
@@ -196,15 +226,23 @@ class Service:
         self.monitor.at_work.inc()
         try:
             item: Any = await self._in_time(self._pool.submit(load_one, ref), until)
+            del ref
+            if not (keep or looking):  # they count for as long as they are there
+                upload.release()
             if isinstance(item, Loaded):
                 item = await self._in_time(engine.judge(item, options.neighbors), until)
             beside = {} if looking is None else {"provenance": await looking}
+            if not keep:
+                upload.release()
             if isinstance(item, Failure):
                 return self._failed(item.image, item.error, item.message), beside
             if picture is not None:
                 beside["heatmap"] = await self._in_time(engine.call(picture.draw), until)
             self.monitor.images.labels(item.verdict).inc()
             return item, beside
+        except e.DeadlineError as error:
+            self.monitor.images.labels(error.code).inc()
+            raise
         finally:
             if looking is not None:
                 looking.cancel()
@@ -214,15 +252,17 @@ class Service:
         """What the file says of its origin, read while the encoder works."""
         if self._provenance is None:
             self._provenance = ProvenanceReader(deadline=_PROVENANCE_SECONDS)
-        reader = self._provenance
+        reader, start = self._provenance, time.perf_counter()
 
-        def read() -> dict[str, Any] | None:
+        async def look() -> dict[str, Any] | None:
             try:
-                return reader.read(ref).to_dict()
+                return (await self._in_time(self._provenance_pool.submit(reader.read, ref), until)).to_dict()
             except e.InputError:  # the image's own row says why
                 return None
+            except e.UnivFDError as error:  # the verdict stands without it
+                return unread(ref.name, words_for(error), start).to_dict()
 
-        task = asyncio.create_task(self._in_time(self._provenance_pool.submit(read), until))
+        task = asyncio.create_task(look())
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # it may not be waited for
         return task
 
@@ -235,16 +275,15 @@ class Service:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(work), max(0.0, until - time.monotonic()))
         except TimeoutError as error:
-            self.monitor.images.labels(e.DeadlineError.code).inc()
             raise e.DeadlineError(f"not done within {self.limits.deadline:g} seconds") from error
 
     def _failed(self, name: str, code: str, message: str) -> Failure:
         self.monitor.images.labels(code).inc()
         return Failure(name, code, message)
 
-    def _full(self) -> e.BusyError:
+    def _full(self, why: str) -> e.BusyError:
         self.monitor.images.labels(e.BusyError.code).inc()
-        return e.BusyError(f"all {self.limits.queue} places are taken")
+        return e.BusyError(why)
 
 
 class _Picture:

@@ -24,9 +24,9 @@ _FORM_BYTES = 64 << 10
 
 
 GRACE_SECONDS = 20.0
-"""That a client may take for its bytes, beside one for every `SLOWEST` bytes."""
+"""That a client may be silent, or behind `SLOWEST`."""
 SLOWEST = 8 << 10
-"""Bytes a second."""
+"""Bytes a second that a client must keep up."""
 
 
 class Upload:
@@ -39,10 +39,19 @@ class Upload:
     """
 
     def __init__(self, name: str, limits: Limits, memory: Memory) -> None:
-        self.name = printable(name)[:_LONGEST_NAME]
-        self.data = bytearray()
+        self.rename(name)
+        self.data: bytearray | bytes = bytearray()
         self.too_large = False
         self._most, self._memory = limits.max_bytes, memory
+
+    def rename(self, name: str) -> None:
+        """Give it another name, made printable as the client's is."""
+        self.name = printable(name)[:_LONGEST_NAME]
+
+    def whole(self) -> bytes:
+        """Its bytes, which go on being counted; no more can be added."""
+        self.data = bytes(self.data)
+        return self.data
 
     def add(self, chunk: bytes) -> None:
         """Take more bytes.
@@ -218,22 +227,22 @@ async def _chunks(request: Request, limits: Limits, most: int) -> AsyncIterator[
     """The body as it comes. Only the time that the client is waited for counts, not what is done in between."""
     if int(request.headers.get("content-length", "0")) > most:  # h11 lets only digits through
         raise _too_large(limits)
-    stream, seen, waited = request.stream(), 0, 0.0
+    stream, seen, credit = request.stream(), 0, GRACE_SECONDS
     while True:
-        left = GRACE_SECONDS + seen / SLOWEST - waited
         start = time.monotonic()
         try:
-            with anyio.fail_after(left):
+            with anyio.fail_after(credit):
                 chunk = await anext(stream)
         except StopAsyncIteration:
             request.scope[BODY_READ] = True
             return
         except TimeoutError as error:
-            raise SlowUploadError(f"{seen} bytes came in {waited + left:.0f} seconds; that is too slow") from error
+            raise SlowUploadError(f"after {seen} bytes the rest came too slowly, or not at all") from error
         except ClientDisconnect as error:
             request.scope[BODY_READ] = True
             raise RequestError("the client went away before its request was whole") from error
-        waited += time.monotonic() - start
+        # Never over the grace: who sent much at once could else be silent for most of an hour, all of it in memory.
+        credit = min(GRACE_SECONDS, credit - (time.monotonic() - start) + len(chunk) / SLOWEST)
         seen += len(chunk)
         if seen > most:
             raise _too_large(limits)

@@ -174,8 +174,17 @@ def json_of(data: Any, *, indent: int | None = None) -> str:
 
     A reader gets the very same values; a terminal, or a person, gets no sequence that does something.
     """
-    text = dumps(data, ensure_ascii=False, indent=indent)
+    return unseen_escaped(dumps(data, ensure_ascii=False, indent=indent))
+
+
+def unseen_escaped(text: str) -> str:
+    """The text of some JSON, in which such characters are escaped; see `json_of`."""
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def in_percent(share: float) -> str:
+    """A promised share in percent, without the sign: `0.001` is `0.1`, never `0`."""
+    return f"{100 * share:.3g}"
 
 
 def printable_lines(text: str, *, below: str = "") -> str:
