@@ -12,7 +12,8 @@ from safetensors.numpy import save
 from harness import MARK, file_of, folder, parts, refused
 from univfd.backbones import Backbone, open_backbone
 from univfd.bank import FeatureBank
-from univfd.detector import BANK, load
+from univfd.detector import load
+from univfd.detector_folder import BANK
 from univfd.embedding import Batch, Loaded, space_of
 from univfd.types import Embeddings
 from univfd.views import view

@@ -38,7 +38,7 @@ LEVELS = [
         "machine",
         "remote_row",
     },
-    {"images", "catalogue", "bank", "collection", "suites", "patch_probe", "remote", "engines"},
+    {"images", "catalogue", "bank", "collection", "suites", "patch_probe", "remote", "engines", "detector_folder"},
     {"weights", "index", "attribution", "metadata", "provenance"},
     {"backbones", "recipes", "classifiers", "datasets", "writers"},
     {"embedding", "evaluation", "scan", "misses"},

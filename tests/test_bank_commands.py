@@ -22,7 +22,8 @@ from conftest import encoded, picture, random_bank, toy_samples
 from univfd.backbones import Backbone
 from univfd.bank import FeatureBank
 from univfd.building import assemble, build_bank
-from univfd.detector import BANK, MANIFEST, load
+from univfd.detector import load
+from univfd.detector_folder import BANK, MANIFEST
 from univfd.embedding import space_of
 from univfd.errors import DataError, FormatError, UnivFDError, UsageError
 from univfd.store import BankStore, Rows

@@ -15,7 +15,8 @@ from univfd import samples, selftest
 from univfd.backbones import Backbone, open_backbone
 from univfd.building import Built, assemble, build_bank, fit_detector
 from univfd.calibration import Calibration
-from univfd.detector import Detector, load, locate, shipped
+from univfd.detector import Detector, load
+from univfd.detector_folder import locate, shipped
 from univfd.errors import DataError, FeatureSpaceError, FormatError, OutputExistsError, UnknownNameError, UsageError
 from univfd.official import official
 from univfd.types import Failure, ImageRef, Label, Verdict

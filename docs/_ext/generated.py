@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 import univfd
-from univfd import catalogue, cli, conditions, detector, engines, errors, perturbations, registry, suites, views
+from univfd import catalogue, cli, conditions, detector_folder, engines, errors, perturbations, registry, suites, views
 
 FOLDER = "generated"
 DOCS = Path(__file__).parents[1]
@@ -222,11 +222,11 @@ _CONDITIONS = {
 
 
 def _detectors() -> list[tuple[str, str]]:
-    return [(name, _of_detector(name)) for name in detector.shipped()]
+    return [(name, _of_detector(name)) for name in detector_folder.shipped()]
 
 
 def _of_detector(name: str) -> str:
-    manifest = detector.read_manifest(detector.locate(name))
+    manifest = detector_folder.read_manifest(detector_folder.locate(name))
     space = manifest["space"]
     return f"classifier `{manifest['classifier']['name']}` on `{space['backbone']}`, {', '.join(space['taps'])}"
 

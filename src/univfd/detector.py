@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,22 +19,32 @@ from .backbones import Backbone, EngineBackbone, feature_space, open_backbone
 from .bank import BankType, FeatureBank
 from .calibration import UNCALIBRATED, Calibration
 from .classifiers import Classifier
+from .detector_folder import (
+    ARRAYS,
+    BACKBONE,
+    BANK,
+    BANK_OF_DEFAULT,
+    CARD,
+    DEFAULT,
+    KIND,
+    MANIFEST,
+    SCHEMA,
+    bank_of,
+    encoder_of,
+    locate,
+    read_manifest,
+    shared_bank,
+)
 from .downloads import Progress
 from .embedding import Batch, OnPixels, as_if_seen, embed_images, space_of
-from .errors import FeatureSpaceError, FormatError, UnknownNameError, UsageError
+from .errors import FeatureSpaceError, FormatError, UsageError
 from .images import DEFAULT_MAX_PIXELS
 from .index import Bank, IndexedBank
 from .patch_probe import PatchProbe
 from .sources import Source
-from .storage import finite, new_folder, read_arrays, read_json, write_arrays, write_json
+from .storage import finite, new_folder, read_arrays, write_arrays, write_json
 from .types import Failure, FeatureSpace, FloatArray, Label, Neighbor, Timings, Verdict, VerdictLabel, digest_of
 from .views import View, view
-
-KIND, SCHEMA = "detector", 1
-MANIFEST, ARRAYS, BANK, CARD = "detector.json", "classifier.safetensors", "bank", "MODEL_CARD.md"
-BACKBONE = "backbone"
-DEFAULT = "default"
-_DEFAULT_BANK = f"../{DEFAULT}/{BANK}"
 
 
 class HasBank(Protocol):
@@ -248,7 +257,7 @@ class Detector:
                 "space": self.space.to_dict(),
                 "classifier": self._classifier_record(),
             }
-            record |= {"calibration": self.calibration.to_dict(), "bank": _DEFAULT_BANK if bank_of_default else BANK}
+            record |= {"calibration": self.calibration.to_dict(), "bank": BANK_OF_DEFAULT if bank_of_default else BANK}
             if (own := self.backbone.entry.folder) is not None:
                 carry = carry_backbone or (own.name == BACKBONE and (own.parent / MANIFEST).is_file())
                 record["backbone_folder"] = BACKBONE if carry else str(own)
@@ -268,7 +277,7 @@ class Detector:
                 (scratch / CARD).write_text(card, "utf-8")
 
     def _require_bank_beside(self, folder: Path) -> None:
-        place = _shared_bank(folder)
+        place = shared_bank(folder)
         if place is None:
             raise UsageError(f"there is no detector {folder.parent / DEFAULT} whose bank {folder} could share")
         if (theirs := FeatureBank.load(place).digest) != self.bank.digest:
@@ -339,37 +348,6 @@ def load(
     return opened
 
 
-def bank_of(folder: Path, stated: str) -> Path:
-    """The folder of a detector's bank: in the detector's own, or, as shipped ones share theirs, in one beside it.
-
-    Raises:
-        FormatError: it lies elsewhere. A stranger's detector must not read what is not its own.
-    """
-    place = (folder / stated).resolve()
-    if place.is_relative_to(folder.resolve()) or (folder / stated).resolve() == _shared_bank(folder):
-        return folder / stated
-    raise FormatError(f"{folder / MANIFEST}: 'bank' is {stated!r}, which leads out of the detector's folder")
-
-
-def _shared_bank(folder: Path) -> Path | None:
-    """The bank of the detector called `default` beside this one; None where there is no such detector."""
-    beside = folder.resolve().parent / DEFAULT
-    return beside / BANK if (beside / MANIFEST).is_file() else None
-
-
-def encoder_of(folder: Path, manifest: Mapping[str, Any]) -> str | Path:
-    """What `open_backbone` takes to open the encoder of a detector.
-
-    Args:
-        folder: the detector's.
-        manifest: of the folder.
-    """
-    if manifest.get("backbone_name"):
-        return str(manifest["backbone_name"])
-    own = manifest.get("backbone_folder")  # absolute, or inside the detector's folder
-    return folder / own if own else str(manifest["space"]["backbone"])
-
-
 def linear_detector(name: str, backbone: Backbone, cut: View, coef: NDArray[np.float64], intercept: float) -> Detector:
     """A detector whose linear layer was trained elsewhere: no bank, hence no neighbours as evidence.
 
@@ -391,41 +369,3 @@ def linear_detector(name: str, backbone: Backbone, cut: View, coef: NDArray[np.f
     empty = FeatureBank.empty(space)
     state = {"coef": coef, "intercept": np.array([intercept])}
     return Detector(name, backbone, cut, registry.load("classifiers", "linear").from_state({}, state, empty), empty)
-
-
-def shipped() -> list[str]:
-    """Names of the detectors that come with the package."""
-    folders = Path(str(resources.files("univfd") / "detectors")).iterdir()
-    return sorted(f.name for f in folders if (f / MANIFEST).is_file())
-
-
-def locate(detector: str | Path) -> Path:
-    """The folder of a detector, by shipped name or path.
-
-    Raises:
-        UnknownNameError: neither.
-    """
-    if str(detector) in shipped():
-        return Path(str(resources.files("univfd") / "detectors")) / str(detector)
-    if Path(detector).is_dir():
-        return Path(detector)
-    error = registry.unknown("detector", str(detector), shipped())
-    raise UnknownNameError(f"{error} Or give the folder of one")
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The checked manifest of a detector's folder.
-
-    Raises:
-        FormatError: not a detector, damaged, or of a newer schema.
-    """
-    manifest = read_json(folder / MANIFEST, KIND, SCHEMA)
-    wanted = {"name": str, "space": dict, "classifier": dict, "calibration": dict, "bank": str}
-    for key, kind in wanted.items():
-        if not isinstance(manifest.get(key), kind):
-            raise FormatError(f"{folder / MANIFEST} lacks {key!r}")
-    about = manifest["classifier"]
-    if not isinstance(about.get("params"), dict) or not isinstance(about.get("name"), str):
-        raise FormatError(f"{folder / MANIFEST}: 'classifier' needs a name and params")
-    FeatureSpace.from_dict(manifest["space"])
-    return manifest

@@ -18,7 +18,8 @@ from PIL import Image
 
 from .backbones import Backbone, EngineBackbone
 from .catalogue import entry
-from .detector import DEFAULT, Detector, load
+from .detector import Detector, load
+from .detector_folder import DEFAULT
 from .downloads import Progress, home
 from .embedding import default_batch
 from .engines import CPU, asked

@@ -18,7 +18,8 @@ from typing import Any
 
 from .._version import __version__, code_digest
 from ..backbones import Backbone, open_backbone
-from ..detector import Detector, encoder_of, load, locate, read_manifest
+from ..detector import Detector, load
+from ..detector_folder import encoder_of, locate, read_manifest
 from ..downloads import Progress
 from ..embedding_cache import SHARD, Keyed, embed_missing, keyed, software
 from ..errors import OutputExistsError, UsageError

@@ -25,7 +25,7 @@ def create(
     The feature space of all its rows is fixed now.
     """
     from ..backbones import open_backbone
-    from ..detector import locate, read_manifest
+    from ..detector_folder import locate, read_manifest
     from ..embedding import space_of
     from ..store import BankStore
     from ..types import FeatureSpace
@@ -72,8 +72,8 @@ def bank_of(name: str) -> Any:
         FormatError: neither can be read, or the detector's bank lies where it may not.
     """
     from ..bank import MANIFEST, FeatureBank
-    from ..detector import bank_of as lies_at
-    from ..detector import locate, read_manifest
+    from ..detector_folder import bank_of as lies_at
+    from ..detector_folder import locate, read_manifest
 
     if (Path(name) / MANIFEST).is_file():
         return FeatureBank.load(name)

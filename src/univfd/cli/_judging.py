@@ -54,7 +54,7 @@ def here(
     threads: int | None, max_pixels: float, engine: str | None,
 ) -> Judging:  # fmt: skip
     """A detector of this machine."""
-    from ..detector import locate, read_manifest
+    from ..detector_folder import locate, read_manifest
     from ..tuning import tuned
 
     space = FeatureSpace.from_dict(read_manifest(locate(detector))["space"])

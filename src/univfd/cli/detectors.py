@@ -17,7 +17,7 @@ def command() -> None:
 @command.command("list")
 def list_detectors() -> None:
     """The detectors that come with the package."""
-    from ..detector import locate, read_manifest, shipped
+    from ..detector_folder import locate, read_manifest, shipped
 
     for name in shipped():
         manifest = read_manifest(locate(name))
@@ -32,7 +32,7 @@ def list_detectors() -> None:
 def info(detector: str, card: bool) -> None:
     """What a detector is made of: encoder, classifier, thresholds, bank."""
     from ..bank import FeatureBank
-    from ..detector import CARD, bank_of, locate, read_manifest
+    from ..detector_folder import CARD, bank_of, locate, read_manifest
     from ..errors import FormatError
     from ..storage import within
     from ..writers import printable, printable_lines

@@ -67,7 +67,7 @@ def command(
     if ctx.invoked_subcommand is not None:
         return DONE
     from ..backbones import cpus
-    from ..detector import locate, read_manifest
+    from ..detector_folder import locate, read_manifest
 
     try:
         from ..server.app import create_app

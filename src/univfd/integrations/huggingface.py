@@ -13,7 +13,8 @@ from typing import Any, Literal, cast
 
 from .._version import __version__
 from ..datasets import dataset_samples
-from ..detector import DEFAULT, Detector, load
+from ..detector import Detector, load
+from ..detector_folder import DEFAULT
 from ..errors import UsageError
 from ..images import DEFAULT_MAX_PIXELS
 from ..sources import (

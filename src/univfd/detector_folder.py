@@ -1,0 +1,89 @@
+"""A detector's folder: where it lies, what its manifest says, and which paths out of it are followed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from . import registry
+from .errors import FormatError, UnknownNameError
+from .storage import read_json
+from .types import FeatureSpace
+
+KIND, SCHEMA = "detector", 1
+MANIFEST, ARRAYS, BANK, CARD = "detector.json", "classifier.safetensors", "bank", "MODEL_CARD.md"
+BACKBONE = "backbone"
+DEFAULT = "default"
+BANK_OF_DEFAULT = f"../{DEFAULT}/{BANK}"
+"""What the manifest states where the bank is that of the detector called `default` beside the folder."""
+
+
+def shipped() -> list[str]:
+    """Names of the detectors that come with the package."""
+    folders = Path(str(resources.files("univfd") / "detectors")).iterdir()
+    return sorted(f.name for f in folders if (f / MANIFEST).is_file())
+
+
+def locate(detector: str | Path) -> Path:
+    """The folder of a detector, by shipped name or path.
+
+    Raises:
+        UnknownNameError: neither.
+    """
+    if str(detector) in shipped():
+        return Path(str(resources.files("univfd") / "detectors")) / str(detector)
+    if Path(detector).is_dir():
+        return Path(detector)
+    error = registry.unknown("detector", str(detector), shipped())
+    raise UnknownNameError(f"{error} Or give the folder of one")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The checked manifest of a detector's folder.
+
+    Raises:
+        FormatError: not a detector, damaged, or of a newer schema.
+    """
+    manifest = read_json(folder / MANIFEST, KIND, SCHEMA)
+    wanted = {"name": str, "space": dict, "classifier": dict, "calibration": dict, "bank": str}
+    for key, kind in wanted.items():
+        if not isinstance(manifest.get(key), kind):
+            raise FormatError(f"{folder / MANIFEST} lacks {key!r}")
+    about = manifest["classifier"]
+    if not isinstance(about.get("params"), dict) or not isinstance(about.get("name"), str):
+        raise FormatError(f"{folder / MANIFEST}: 'classifier' needs a name and params")
+    FeatureSpace.from_dict(manifest["space"])
+    return manifest
+
+
+def bank_of(folder: Path, stated: str) -> Path:
+    """The folder of a detector's bank: in the detector's own, or, as shipped ones share theirs, in one beside it.
+
+    Raises:
+        FormatError: it lies elsewhere. A stranger's detector must not read what is not its own.
+    """
+    place = (folder / stated).resolve()
+    if place.is_relative_to(folder.resolve()) or (folder / stated).resolve() == shared_bank(folder):
+        return folder / stated
+    raise FormatError(f"{folder / MANIFEST}: 'bank' is {stated!r}, which leads out of the detector's folder")
+
+
+def shared_bank(folder: Path) -> Path | None:
+    """The bank of the detector called `default` beside this one; None where there is no such detector."""
+    beside = folder.resolve().parent / DEFAULT
+    return beside / BANK if (beside / MANIFEST).is_file() else None
+
+
+def encoder_of(folder: Path, manifest: Mapping[str, Any]) -> str | Path:
+    """What `open_backbone` takes to open the encoder of a detector.
+
+    Args:
+        folder: the detector's.
+        manifest: of the folder.
+    """
+    if manifest.get("backbone_name"):
+        return str(manifest["backbone_name"])
+    own = manifest.get("backbone_folder")  # absolute, or inside the detector's folder
+    return folder / own if own else str(manifest["space"]["backbone"])
