@@ -197,7 +197,10 @@ def gradients(detector: Detector) -> Callable[[FloatArray], FloatArray]:
     def run(pixels: FloatArray) -> FloatArray:
         given = torch.from_numpy(pixels).requires_grad_(True)
         inputs = (given.permute(0, 3, 1, 2) / 255 - mean) / std
-        score = (torch.cat(tower.taps(inputs, detector.backbone.taps), dim=1) @ layer).sum()
+        features = tower.taps(inputs, detector.backbone.taps)
+        if getattr(detector.classifier, "layers", 0):  # each tap by its direction
+            features = [torch.nn.functional.normalize(f, dim=1) for f in features]
+        score = (torch.cat(features, dim=1) @ layer).sum()
         (found,) = torch.autograd.grad(score, given)
         return np.asarray(found.numpy(), np.float32)
 

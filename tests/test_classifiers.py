@@ -265,6 +265,24 @@ def test_ridge_refuses_groups_that_do_not_fit() -> None:
         RidgeProbe(between=-1).fit(X, y)
 
 
+def test_ridge_of_layers_looks_at_directions_alone() -> None:
+    rng = np.random.default_rng(5)
+    y = np.arange(80) % 2
+    X = rng.normal(size=(80, 6)).astype(np.float32)
+    X[:, :3] += 2 * y[:, None] * np.array([1, -1, 0.5], np.float32)
+    lengths = np.repeat(rng.uniform(0.1, 10, (80, 2)), 3, axis=1).astype(np.float32)
+    unit = np.concatenate([part / np.linalg.norm(part, axis=1, keepdims=True) for part in (X[:, :3], X[:, 3:])], axis=1)
+    probe = RidgeProbe(layers=2).fit(X, y)
+    expected = RidgeProbe().fit(unit, y).decision_function(unit)
+    np.testing.assert_allclose(probe.decision_function(X), expected, atol=1e-5)
+    np.testing.assert_allclose(probe.decision_function(X * lengths), expected, atol=1e-5)
+    assert np.isfinite(probe.decision_function(np.zeros((1, 6), np.float32))).all()
+    assert np.abs(RidgeProbe().fit(X, y).decision_function(X * lengths) - expected).max() > 0.1
+    for wrong in (4, -1, 1.5):
+        with pytest.raises(ValueError, match="layers is"):
+            RidgeProbe(layers=wrong).fit(X, y)  # type: ignore[arg-type]
+
+
 def test_the_mean_of_linear_layers_is_the_mean_of_their_scores() -> None:
     rng = np.random.default_rng(3)
     x, y = rng.normal(size=(80, 6)).astype(np.float32), rng.integers(0, 2, 80)

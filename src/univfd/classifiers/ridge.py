@@ -15,6 +15,9 @@ places of one class differently, since a new place is what it will meet: S becom
 
 the scatter of their means. Places of few rows count less, for their means are mostly noise.
 
+Where a vector is several layers side by side, each of them may be brought to length 1 first: the paper's neighbours
+compare directions too (section 4.1, cosine distance).
+
 A probe that knows the bank it was learned beside takes in rows that are added to it later, without training:
 `_correction.py`.
 """
@@ -46,19 +49,22 @@ class RidgeProbe(LinearScore):
         alpha: shrinkage, as a share of the (unit) variance of a standardised feature.
         balanced: weigh the classes equally, whatever their sizes.
         between: weight of the scatter between the places of a class, where `fit` is told the places; 0: none.
+        layers: a vector is so many layers of equal size side by side, and each is brought to length 1 before all else;
+            0: vectors stay as they are.
 
     Attributes:
-        coef_: w, `(D,)` float64, on the features as they are (the standardisation is folded in).
+        coef_: w, `(D,)` float64, on the features as they are (the standardisation is folded in), or on directions.
         intercept_: b.
     """
 
     _origin: Origin | None = None
     _correction: Correction | None = None
 
-    def __init__(self, alpha: float = 0.3, balanced: bool = True, between: float = 1.0) -> None:
+    def __init__(self, alpha: float = 0.3, balanced: bool = True, between: float = 1.0, layers: int = 0) -> None:
         self.alpha = alpha
         self.balanced = balanced
         self.between = between
+        self.layers = layers
 
     @classmethod
     def from_bank(cls, bank: FeatureBank, params: Mapping[str, Any] | None = None) -> Self:
@@ -105,9 +111,27 @@ class RidgeProbe(LinearScore):
 
         Returns:
             `(N,)` float64; above 0 = fake.
+
+        Raises:
+            ValueError: `layers` does not fit them.
         """
-        score = super().decision_function(X)
-        return score if self._correction is None else score + self._correction(self._check(X))
+        X = self._check(X)
+        score = np.asarray(self._directions(X) @ self.coef_ + self.intercept_, dtype=np.float64)
+        return score if self._correction is None else score + self._correction(X)
+
+    def _directions(self, X: NDArray[Any]) -> NDArray[Any]:
+        """`(N, D)` with each layer at length 1; X itself where there are none.
+
+        Raises:
+            ValueError: the vectors are not so many layers of equal size.
+        """
+        if self.layers == 0:
+            return X
+        if not isinstance(self.layers, int) or self.layers < 0 or X.shape[1] % self.layers:
+            raise ValueError(f"layers is {self.layers!r}; {X.shape[1]} values are not so many layers of equal size")
+        parts = X.reshape(len(X), self.layers, -1)
+        lengths = np.linalg.norm(parts, axis=2, keepdims=True)
+        return (parts / np.where(lengths > 0, lengths, 1)).reshape(X.shape)
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:
         """Solve.
@@ -119,7 +143,8 @@ class RidgeProbe(LinearScore):
             groups: `(N,)` names of the places that the rows come from; None: not told.
 
         Raises:
-            ValueError: alpha is not above 0, `between` is below 0, a class has no weight, or not one group a row.
+            ValueError: alpha is not above 0, `between` is below 0, `layers` does not fit, a class has no weight, or not
+                one group a row.
         """
         from scipy.linalg import solve
 
@@ -128,6 +153,7 @@ class RidgeProbe(LinearScore):
         if not self.between >= 0:
             raise ValueError(f"between is {self.between}; expected 0 or more")
         X, coded = self._check_fit(X, y)
+        X = self._directions(X)
         weight = self._weights(coded, sample_weight, self.balanced)
         weight = weight / weight.sum()
         precise = np.float64 if X.size <= _EXACT_VALUES else np.float32
