@@ -67,7 +67,7 @@ PAPER = (("proj",), "native")  # taps and view of the paper's own feature
 # Each probe is the mean of two: hard random copies make it sure-footed, mild ones, alike for all images, sharp.
 PROBES = (
     (1, ("clean", "augment:1", "augment:2")),
-    (2, ("clean", *(p for p in TESTS.values() if p != "clean"))),
+    (5, ("clean", *(p for p in TESTS.values() if p != "clean"))),
 )  # weight, copies that it is trained on
 BANK_TYPE: BankType = "int8"
 ADDED = "2026-11-24"
@@ -83,8 +83,8 @@ class Method:
 
 
 METHODS = {
-    "default": Method(RidgeProbe, {"alpha": 0.8, "between": 4.0}),
-    "fast": Method(RidgeProbe, {"alpha": 0.8, "between": 4.0}),
+    "default": Method(RidgeProbe, {"alpha": 0.8, "between": 4.0, "layers": len(BLOCKS["default"])}),
+    "fast": Method(RidgeProbe, {"alpha": 0.5, "between": 4.0, "layers": len(BLOCKS["fast"])}),
     "neighbors": Method(NearestNeighbor, {"k": 1}),
     "paper-probe": Method(LinearProbe, {}),
     "paper-nearest": Method(NearestNeighbor, {"k": 1}),
@@ -96,12 +96,13 @@ Features = dict[str, tuple[Parts, dict[str, FloatArray]]]
 ABOUT = f"""\
 Frozen encoder `{BACKBONE}`, view `{VIEW}` (short side to 224 pixels, centre crop), CLS tokens side by side: `default` those after
 blocks {BLOCKS["default"][0]} to {BLOCKS["default"][-1]} of 12, `fast` those after blocks {BLOCKS["fast"][0]} and {BLOCKS["fast"][-1]} (later blocks are not computed). Each is the mean of two
-ridge probes (the second counts twice), both kept from scoring the sources of one class differently: one trained on every
-image as it is and on two copies that were cropped, scaled, blurred, made noisy and re-encoded at random, both classes
-alike; one on every image as it is and in the other versions below that have all images (*same size*, *JPEG 85*, *web
-copy*). `neighbors` is the paper's nearest neighbour (k = 1, cosine distance) on the bank of `default`; a bank's nearest
-rows are the evidence. It holds the images as they are. `paper-probe` and `paper-nearest` are the paper's two methods
-with this encoder: its projected embedding, the native centre crop, images as they are."""
+ridge probes on the tokens' directions (the second counts five times), both kept from scoring the sources of one class
+differently: one trained on every image as it is and on two copies that were cropped, scaled, blurred, made noisy and
+re-encoded at random, both classes alike; one on every image as it is and in the other versions below that have all
+images (*same size*, *JPEG 85*, *web copy*). `neighbors` is the paper's nearest neighbour (k = 1, cosine distance) on the
+bank of `default`; a bank's nearest rows are the evidence. It holds the images as they are. `paper-probe` and
+`paper-nearest` are the paper's two methods with this encoder: its projected embedding, the native centre crop, images as
+they are."""
 
 
 def main() -> None:
