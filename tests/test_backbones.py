@@ -19,6 +19,7 @@ from univfd.backbones import Backbone, feature_space, open_backbone
 from univfd.catalogue import Entry, HubSource, entry, names
 from univfd.errors import FormatError, MissingExtraError, UnknownNameError, UsageError
 from univfd.images import decode
+from univfd.parity import fixed_crops
 from univfd.perturbations import perturbation
 from univfd.recipes.clip_safetensors import clip_safetensors
 from univfd.types import ImageRef
@@ -295,3 +296,15 @@ def test_a_start_with_a_kept_graph_does_without_onnx() -> None:
     )
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(2)]
     assert runs[1].stdout.split() == ["False"]
+
+
+def test_a_handful_of_crops_and_many_have_the_same_vectors() -> None:
+    """The session of a handful is left for one with packed weights, which rounds otherwise in the last bits."""
+    crops = fixed_crops(224)
+    brief, packed = (open_backbone("clip-vit-b-16", taps=("cls.2",)) for _ in range(2))
+    alone = np.concatenate([brief.embed(crops[i : i + 1]) for i in range(4)])
+    first = brief._session  # type: ignore[attr-defined]
+    many = packed.embed(np.concatenate([crops, crops]))
+    np.testing.assert_allclose(alone, many[:4], atol=1e-4)
+    np.testing.assert_allclose(brief.embed(crops[:1]), many[:1], atol=1e-4)  # the fifth crop
+    assert brief._session is not first  # type: ignore[attr-defined]

@@ -169,7 +169,8 @@ class FeatureBank:
 
     @cached_property
     def _units(self) -> dict[Label, FloatArray]:
-        return {label: np.ascontiguousarray(self.unit[self.rows(label)]) for label in Label}
+        # Not by way of `unit`: whoever asks by class would have all vectors twice.
+        return {label: to_unit(self.vectors[self.rows(label)]) for label in Label}
 
     def neighbors(self, distances: Distances, rows: NDArray[np.intp]) -> list[tuple[Neighbor, ...]]:
         """The result of `nearest`, `(Q, k)` each, with what is known about the rows."""

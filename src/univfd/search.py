@@ -100,5 +100,6 @@ def _smallest(block: FloatArray, k: int) -> NDArray[np.intp]:
 
 def to_unit(vectors: FloatArray) -> FloatArray:
     """Rows scaled to length 1; zero rows stay zero."""
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
+    norms = np.sqrt(squares).astype(np.float32)[:, None]
     return np.asarray(np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0), np.float32)
