@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -34,7 +35,7 @@ POST = {
     "hard copy": "limit:512+jpeg:40", "WebP 75": "webp:75", "half size": "scale:0.5+jpeg:85", "blur": "blur:1+jpeg:85",
     "chained": "scale:0.7+jpeg:75+webp:70+jpeg:60",
 }  # fmt: skip
-POST_IMAGES = 8  # of each generator and each real source, at most
+POST_IMAGES = 5  # of each generator and each real source, at most
 
 
 def first_of_each(samples: list[Sample], most: int) -> NDArray[np.intp]:
@@ -87,10 +88,12 @@ def looks(samples: list[Sample], some: NDArray[np.intp]) -> tuple[dict[str, Esti
     """Per version of the images: AUROC of the metadata-only detector, and `(N,)` which are degraded."""
     bias: dict[str, Estimate] = {}
     degraded: dict[str, Flags] = {}
-    for name, perturb in (TESTS | POST).items():
-        made = some if name in POST else np.arange(len(samples))
+    made_of = {name: some if name in POST else np.arange(len(samples)) for name in TESTS | POST}
+    looked = joblib.Parallel(n_jobs=-1)(
+        joblib.delayed(look)([samples[i] for i in made_of[name]], perturb) for name, perturb in (TESTS | POST).items()
+    )
+    for (name, made), (headers, flags) in zip(made_of.items(), looked, strict=True):
         few = [samples[i] for i in made]
-        headers, flags = look(few, perturb)
         bias[name] = metadata_auroc(cohort_of(few, len(few)), headers)
         degraded[name] = np.zeros(len(samples), bool)
         degraded[name][made] = flags
