@@ -116,19 +116,22 @@ def test_the_demo_images_are_not_in_the_bank(default: Detector) -> None:
 
 
 def test_what_is_shipped(default: Detector) -> None:
-    assert shipped() == ["default", "neighbors"]
+    assert shipped() == ["default", "fast", "neighbors"]
     folder = locate("default")
     assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < SHIPPED_MAX_BYTES
     assert default.calibration.max_fpr == 0.05
-    assert default.space.taps == ("cls.6", "cls.7", "cls.8", "cls.9")
+    assert default.space.taps == ("cls.6", "cls.7", "cls.8", "cls.9", "cls.10")
     neighbors = load("neighbors", backbone=default.backbone)
     assert neighbors.bank.digest == default.bank.digest
     assert neighbors.identity != default.identity
+    fast = load("fast")
+    assert fast.space.taps == ("cls.6", "cls.7")
+    assert [fast.bank.key(i) for i in range(len(fast.bank))] == [default.bank.key(i) for i in range(len(default.bank))]
 
 
-@pytest.mark.parametrize("name", ["default", "neighbors"])
+@pytest.mark.parametrize("name", ["default", "fast", "neighbors"])
 def test_the_self_test_passes(name: str, default: Detector) -> None:
-    checks = list(selftest.selftest(load(name, backbone=default.backbone)))
+    checks = list(selftest.selftest(load(name, backbone=None if name == "fast" else default.backbone)))
     assert [c.name for c in checks] == ["weights", "parity", "batch", "score"]
     assert all(c.passed for c in checks), checks
 

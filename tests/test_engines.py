@@ -212,15 +212,15 @@ def test_a_broken_graph_is_refused_by_the_selftest(
     breaking: Callable[[onnx.ModelProto, Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = weights.folder(entry("clip-vit-b-16"))
-    model = onnx.load_model_from_string(cut(real / weights.GRAPH, ("mean.9",), 1))
+    model = onnx.load_model_from_string(cut(real / weights.GRAPH, ("mean.10",), 1))
     load_external_data_for_model(model, str(real))
     taken = [
         node for node in model.graph.node if node.output[0].startswith(("mean.", "patches."))
-    ]  # only block.9 stays
+    ]  # only block.10 stays
     for node in taken:
         model.graph.node.remove(node)
     del model.graph.output[:]
-    model.graph.output.append(helper.make_tensor_value_info("block.9", onnx.TensorProto.FLOAT, None))
+    model.graph.output.append(helper.make_tensor_value_info("block.10", onnx.TensorProto.FLOAT, None))
     breaking(model, tmp_path / "broken.onnx")
     monkeypatch.setenv("UNIVFD_HOME", str(tmp_path / "home"))
     place = weights.folder(entry("clip-vit-b-16"))

@@ -98,7 +98,7 @@ def test_parts_that_cannot_be_made_say_what_to_do() -> None:
     others = [sample(100 + i, i == 0) for i in range(7)]
     with pytest.raises(DataError, match="the validation part has 6 real and 0 fake"):
         parted(data, others[1:])
-    with pytest.raises(DataError, match=r"^3 would train and validate; 2 image"):
+    with pytest.raises(DataError, match=r"^3 would train and validate; 2 name"):
         parted(data, [*others, data[3], data[5]])
 
 
