@@ -127,9 +127,10 @@ class RidgeProbe(LinearScore):
         """
         if self.layers == 0:
             return X
-        if not isinstance(self.layers, int) or self.layers < 0 or X.shape[1] % self.layers:
+        layers = int(self.layers)
+        if layers != self.layers or layers < 0 or X.shape[1] % layers:
             raise ValueError(f"layers is {self.layers!r}; {X.shape[1]} values are not so many layers of equal size")
-        parts = X.reshape(len(X), self.layers, -1)
+        parts = X.reshape(len(X), layers, -1)
         lengths = np.linalg.norm(parts, axis=2, keepdims=True)
         return (parts / np.where(lengths > 0, lengths, 1)).reshape(X.shape)
 
