@@ -5,7 +5,7 @@
 To ship the result, move what it writes to `src/univfd/detectors`.
 
 DATA has `manifest.jsonl` (columns file, label, generator, source, group, license). Writes `default/` (ridge probe),
-`fast/` (the same of fewer blocks) and `neighbors/` (nearest neighbours on the bank of `default`), each with the patch
+`fast/` (the same of fewer blocks) and `neighbors/` (nearest neighbours), all on the bank of `default`, each with the patch
 probe of heat maps and its model card, all figures of which come out of this run; `accuracy.md` holds the same tables for
 the documentation (`docs/accuracy.md`). The encoder runs once an image and version, for the layers of all of them.
 Embeddings are kept in the cache folder, by content, feature space and perturbation.
@@ -43,7 +43,7 @@ from image_versions import (
     versions,
 )
 from univfd.attribution import naming_distance
-from univfd.backbones import open_backbone
+from univfd.backbones import Backbone, open_backbone
 from univfd.bank import BankType, FeatureBank, as_stored, origins
 from univfd.calibration import Calibration, GroupPromise, calibrate, threshold_for
 from univfd.classifiers import Classifier
@@ -123,22 +123,15 @@ def build(data: Path, cache: Path, output: Path) -> None:
     # may be a crop as well), but are not judged and not in the bank.
     samples = sorted(open_dataset(data), key=lambda s: s.extra["crop"] is not None)
     whole = [s for s in samples if s.extra["crop"] is None]
-    opened = {name: open_backbone(BACKBONE, taps=taps_of(name)) for name in BLOCKS}
-    longest, cut = opened[COMPUTED], view(VIEW)
-    made = {p: rounded(embedded(longest, cut, samples, p, cache)) for _, copies in PROBES for p in copies}
     some = first_of_each(whole, POST_IMAGES)
-    computed = versions(longest, cut, whole, some, cache)
-    features: Features = {}
-    banks: dict[str, FeatureBank] = {}
-    for name in BLOCKS:
-        probes: Parts = [(weight, [columns(made[p], name) for p in copies]) for weight, copies in PROBES]
-        tests = {test: columns(x, name) for test, x in computed.items()}
-        features[name] = (probes, tests)
-        banks[name] = bank_of(whole, tests["as they are"], space_of(opened[name], cut))
-    bank, tests = banks["default"], features["default"][1]
-    papers = versions(open_backbone(BACKBONE, taps=PAPER[0]), view(PAPER[1]), whole, some, cache)
+    opened = {name: open_backbone(BACKBONE, taps=taps_of(name)) for name in BLOCKS}
+    features = features_of(samples, whole, some, opened[COMPUTED], cache)
+    tests = features[COMPUTED][1]
+    computed = bank_of(whole, tests["as they are"], space_of(opened[COMPUTED], view(VIEW)))
+    banks = {name: computed.in_space(space_of(backbone, view(VIEW))) for name, backbone in opened.items()}
+    bank = banks["default"]
     features["neighbors"] = ([(1, [bank.vectors])], tests)
-    features |= dict.fromkeys(("paper-probe", "paper-nearest"), ([(1, [papers["as they are"]])], papers))
+    features = {name: features[name] for name in METHODS}  # the order of the tables
 
     held, plain = (only_made(scored(samples, features, by_source=strict), some) for strict in (True, False))
     kinds = [s.extra["content"] for s in whole]
@@ -162,14 +155,36 @@ def build(data: Path, cache: Path, output: Path) -> None:
         name: fit_probe(samples, name, features[name][0]).beside(banks[name]) for name in BLOCKS
     }
     fitted["neighbors"] = NearestNeighbor.from_bank(bank, METHODS["neighbors"].params)
-    probe, maps = patch_probe_fit.build(
-        BACKBONE, samples, ("clean",), cache
-    )  # tap and view of its own; no verdict uses it
+    # It has a tap and a view of its own, and no verdict uses it.
+    probe, maps = patch_probe_fit.build(BACKBONE, samples, ("clean",), cache)
     for name, of in SHIPPED.items():
-        detector = Detector(name, opened[of], cut, fitted[name], banks[of], calibrations[name], probe)
-        detector.save(output / name, bank_dtype=BANK_TYPE, bank_of_default=name != of, card=f"{card}\n{maps}")
+        detector = Detector(name, opened[of], view(VIEW), fitted[name], banks[of], calibrations[name], probe)
+        detector.save(output / name, bank_dtype=BANK_TYPE, bank_of_default=name != "default", card=f"{card}\n{maps}")
         print(f"{output / name}: {detector.identity}", file=sys.stderr)
     (output / "accuracy.md").write_text(f"{card}\n{maps}", "utf-8")
+
+
+def features_of(
+    samples: list[Sample], whole: list[Sample], some: NDArray[np.intp], backbone: Backbone, cache: Path
+) -> Features:
+    """What each probe is trained and tested on.
+
+    Args:
+        samples: the N images, whole ones first.
+        whole: the first of them.
+        some: rows of those that further versions are made of.
+        backbone: the encoder for the blocks of all detectors.
+        cache: embeddings are taken from there, and kept there.
+    """
+    cut = view(VIEW)
+    made = {p: rounded(embedded(backbone, cut, samples, p, cache)) for _, copies in PROBES for p in copies}
+    computed = versions(backbone, cut, whole, some, cache)
+    papers = versions(open_backbone(BACKBONE, taps=PAPER[0]), view(PAPER[1]), whole, some, cache)
+    features: Features = {}
+    for name in BLOCKS:
+        probes: Parts = [(weight, [columns(made[p], name) for p in copies]) for weight, copies in PROBES]
+        features[name] = (probes, {test: columns(x, name) for test, x in computed.items()})
+    return features | dict.fromkeys(("paper-probe", "paper-nearest"), ([(1, [papers["as they are"]])], papers))
 
 
 def taps_of(name: str) -> tuple[str, ...]:

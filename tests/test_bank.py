@@ -13,7 +13,7 @@ from conftest import random_bank
 from univfd import search
 from univfd.bank import FeatureBank, as_stored
 from univfd.errors import FeatureSpaceError, FormatError, OutputExistsError, UsageError
-from univfd.types import Embeddings, Label
+from univfd.types import Embeddings, FeatureSpace, Label
 
 
 def slow_nearest(queries: np.ndarray, rows: np.ndarray, k: int) -> tuple[list[list[float]], list[list[int]]]:
@@ -308,3 +308,21 @@ def test_half_precision_is_what_as_stored_says(tmp_path: Path) -> None:
     assert read.vectors.dtype == np.float32
     np.testing.assert_array_equal(read.vectors, as_stored(bank.vectors, "float16"))
     np.testing.assert_array_equal(read.vectors, bank.vectors.astype(np.float16).astype(np.float32))
+
+
+def test_a_bank_of_several_blocks_serves_a_space_of_some_of_them() -> None:
+    vectors = np.arange(24, dtype=np.float32).reshape(2, 12)
+    space = FeatureSpace("clip", "w", ("cls.6", "cls.7", "mean.8"), "resize", "p", 12)
+    bank = FeatureBank.from_rows(Embeddings(vectors, space), [0, 1], ["0" * 64, "1" * 64], generator=["", "gan"])
+    assert bank.in_space(space) is bank
+    some = bank.in_space(replace(space, taps=("mean.8", "cls.6"), dim=8))
+    assert some.vectors.tolist() == vectors[:, [8, 9, 10, 11, 0, 1, 2, 3]].tolist()
+    assert (some.space.taps, some.generator.tolist(), some.key(1)) == (("mean.8", "cls.6"), ["", "gan"], "1" * 64)
+    for other, ours in (
+        (replace(space, taps=("cls.5",), dim=4), bank),
+        (replace(space, taps=("cls.6",), dim=5), bank),
+        (replace(space, taps=("cls.6",), dim=4, weights="v"), bank),
+        (replace(space, taps=("proj",), dim=6), replace(bank, space=replace(space, taps=("proj", "cls.7")))),
+    ):
+        with pytest.raises(FeatureSpaceError, match="the bank: made in another feature space"):
+            ours.in_space(other)

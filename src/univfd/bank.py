@@ -20,6 +20,7 @@ from .errors import FormatError, UsageError
 from .search import Distances, nearest_rows, to_unit
 from .storage import new_folder, read_arrays, read_json, write_arrays, write_json
 from .types import Embeddings, FeatureSpace, FloatArray, Label, Neighbor
+from .views import view
 
 KIND, SCHEMA = "feature bank", 2
 _SCHEMA_OF = {"float32": 1, "float16": 1, "int8": 2}  # older versions read what they can, and refuse the rest
@@ -182,6 +183,26 @@ class FeatureBank:
     def _neighbor(self, row: int, distance: float) -> Neighbor:
         label, generator, source = Label(int(self.labels[row])), str(self.generator[row]), str(self.source[row])
         return Neighbor(row, distance, label, generator, source, self.key(row))
+
+    def in_space(self, space: FeatureSpace, what: str = "the bank") -> FeatureBank:
+        """This bank, or, of one whose vectors have more blocks side by side, those of the given space.
+
+        Args:
+            space: of this bank, or of some of its taps, all else alike.
+            what: this bank is, for the message.
+
+        Raises:
+            FeatureSpaceError: the spaces differ in more than their taps, or a tap is not there.
+        """
+        mine = self.space.taps
+        blocks = all(tap.startswith(("cls.", "mean.")) for tap in mine)  # which have one size
+        if not (blocks and set(space.taps) < set(mine) and view(self.space.view).pool == "mean"):
+            space.require(self.space, what)
+            return self
+        parts = dict(zip(mine, np.split(np.arange(self.space.dim), len(mine)), strict=True))
+        columns = np.concatenate([parts[tap] for tap in space.taps])
+        space.require(replace(self.space, taps=space.taps, dim=len(columns)), what)
+        return replace(self, vectors=np.ascontiguousarray(self.vectors[:, columns]), space=space)
 
     def add(self, other: FeatureBank) -> FeatureBank:
         """This bank with the rows of another after its own.

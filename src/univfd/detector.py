@@ -29,8 +29,8 @@ from .detector_folder import (
     KIND,
     MANIFEST,
     SCHEMA,
-    bank_of,
     encoder_of,
+    load_bank,
     locate,
     read_manifest,
     shared_bank,
@@ -235,7 +235,8 @@ class Detector:
         Args:
             folder: must not exist.
             bank_dtype: of the bank's vectors on disk, see `univfd.bank.BankType`.
-            bank_of_default: do not write the bank; take that of the detector called `default` beside the folder.
+            bank_of_default: do not write the bank; take that of the detector called `default` beside the folder (of its
+                layers, those of this detector).
             card: text of the model card to lay beside it.
             carry_backbone: copy the folder of an encoder of the user's own into the detector's, which then needs no
                 other place. Otherwise its path is recorded, unless it lies in a detector's folder itself.
@@ -243,6 +244,7 @@ class Detector:
         Raises:
             OutputExistsError: the folder exists.
             UsageError: the bank is not in memory, or is not that of the detector beside it.
+            FeatureSpaceError: nor is it in that one's space.
         """
         if isinstance(self.bank, IndexedBank):
             raise UsageError(
@@ -280,7 +282,7 @@ class Detector:
         place = shared_bank(folder)
         if place is None:
             raise UsageError(f"there is no detector {folder.parent / DEFAULT} whose bank {folder} could share")
-        if (theirs := FeatureBank.load(place).digest) != self.bank.digest:
+        if (theirs := FeatureBank.load(place).in_space(self.space, str(place)).digest) != self.bank.digest:
             raise UsageError(
                 f"{place} is another bank ({theirs[:12]}) than that of {self.name} ({self.bank.digest[:12]})"
             )
@@ -317,8 +319,7 @@ def load(
     folder = locate(detector)
     manifest = read_manifest(folder)
     space, name = FeatureSpace.from_dict(manifest["space"]), manifest["classifier"]["name"]
-    bank = FeatureBank.load(bank_of(folder, manifest["bank"]))
-    space.require(bank.space, f"the bank of detector {manifest['name']}")
+    bank = load_bank(folder, manifest)
     state = finite(folder / ARRAYS, read_arrays(folder / ARRAYS, {}))
     try:
         classifier = registry.load("classifiers", name).from_state(manifest["classifier"]["params"], state, bank)

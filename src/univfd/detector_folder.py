@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import registry
+from .bank import FeatureBank
 from .errors import FormatError, UnknownNameError
 from .storage import read_json
 from .types import FeatureSpace
@@ -58,7 +59,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def bank_of(folder: Path, stated: str) -> Path:
+def load_bank(folder: Path, manifest: Mapping[str, Any]) -> FeatureBank:
+    """The bank of a detector; of a shared one that has more layers, those that the detector takes.
+
+    Args:
+        folder: the detector's.
+        manifest: of the folder.
+
+    Raises:
+        FormatError: it cannot be read, or lies where it may not.
+        FeatureSpaceError: it is of another space than the detector.
+    """
+    bank = FeatureBank.load(_bank_place(folder, manifest["bank"]))
+    return bank.in_space(FeatureSpace.from_dict(manifest["space"]), f"the bank of detector {manifest['name']}")
+
+
+def _bank_place(folder: Path, stated: str) -> Path:
     """The folder of a detector's bank: in the detector's own, or, as shipped ones share theirs, in one beside it.
 
     Raises:

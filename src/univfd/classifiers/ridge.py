@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 from ..bank import FeatureBank
 from ..errors import FormatError
 from ..index import Bank
+from ..search import to_unit
 from . import Arrays
 from ._correction import Correction, Origin, correction
 from ._linear import LinearScore
@@ -130,9 +131,7 @@ class RidgeProbe(LinearScore):
         layers = int(self.layers)
         if layers != self.layers or layers < 0 or X.shape[1] % layers:
             raise ValueError(f"layers is {self.layers!r}; {X.shape[1]} values are not so many layers of equal size")
-        parts = X.reshape(len(X), layers, -1)
-        lengths = np.linalg.norm(parts, axis=2, keepdims=True)
-        return (parts / np.where(lengths > 0, lengths, 1)).reshape(X.shape)
+        return to_unit(X.reshape(-1, X.shape[1] // layers)).reshape(X.shape)
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:
         """Solve.

@@ -72,13 +72,12 @@ def bank_of(name: str) -> Any:
         FormatError: neither can be read, or the detector's bank lies where it may not.
     """
     from ..bank import MANIFEST, FeatureBank
-    from ..detector_folder import bank_of as lies_at
-    from ..detector_folder import locate, read_manifest
+    from ..detector_folder import load_bank, locate, read_manifest
 
     if (Path(name) / MANIFEST).is_file():
         return FeatureBank.load(name)
     folder = locate(name)
-    return FeatureBank.load(lies_at(folder, read_manifest(folder)["bank"]))
+    return load_bank(folder, read_manifest(folder))
 
 
 @click.command()

@@ -31,8 +31,7 @@ def list_detectors() -> None:
 @click.option("--card", is_flag=True, help="Print the model card.")
 def info(detector: str, card: bool) -> None:
     """What a detector is made of: encoder, classifier, thresholds, bank."""
-    from ..bank import FeatureBank
-    from ..detector_folder import CARD, bank_of, locate, read_manifest
+    from ..detector_folder import CARD, load_bank, locate, read_manifest
     from ..errors import FormatError
     from ..storage import within
     from ..writers import printable, printable_lines
@@ -50,7 +49,7 @@ def info(detector: str, card: bool) -> None:
     click.echo(printable(f"classifier   {manifest['classifier']['name']} {manifest['classifier']['params']}"))
     for key, value in manifest["calibration"].items():
         click.echo(printable(f"calibration  {key} = {value}"))
-    describe(FeatureBank.load(bank_of(folder, manifest["bank"])))
+    describe(load_bank(folder, manifest))
 
 
 @command.command("import-official")
