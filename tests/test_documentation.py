@@ -195,3 +195,48 @@ def test_the_contributors_examples_run(
     assert (made["Centroid"]().fit(X, y).predict(X) == y).all()
     counted = CliRunner().invoke(made["command"], ["photo.jpg", "colours-folder"])
     assert counted.output == "1\n", "a photo, and a folder without images"
+
+
+VERSIONS = ("as they are", "same size", "JPEG 85", "web copy")
+TABLES = (DOCS / "accuracy.md").read_text("utf-8")  # a build writes it anew, and not the pages that repeat some of it
+
+
+def explained(page: str) -> str:
+    """A page of `explanation/` on one line."""
+    return re.sub(r"\s+", " ", (DOCS / "explanation" / f"{page}.md").read_text("utf-8"))
+
+
+def figures(method: str, version: str) -> tuple[float, ...]:
+    """Mean AUROC, the same strict, fakes and reals called fake, unsure."""
+    start = f"| `{method}` | {version} | "
+    cells = next(line for line in TABLES.splitlines() if line.startswith(start)).strip("| ").split(" | ")
+    return tuple(float(cells[i].split()[0]) for i in (2, 4, 10, 11, 12))
+
+
+@pytest.mark.parametrize("method", ["default", "fast", "neighbors"])
+def test_the_readme_has_the_tables_figures(method: str) -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    _, strict, fakes, reals, unsure = figures(method, "same size")
+    row = next(line for line in readme.splitlines() if line.startswith(f"| `{method}`, "))
+    told = [float(n) for n in re.findall(r"(?<=\| )[\d.]+(?= [%\[])", row)]
+    np.testing.assert_allclose(told, [strict, 100 * fakes, 100 * reals, 100 * unsure], atol=0.51)
+    assert f"| {strict:.3f} [" in row
+    of = [figures("default", v) for v in VERSIONS]
+    said = re.sub(r"\s+", " ", readme)
+    assert f"has {of[0][1]:.3f}, through JPEG 85 alone {of[2][1]:.3f}, on web copies" in said
+    assert f"it is {of[1][0]:.3f} at one size, {of[0][0]:.3f} as they are, {of[2][0]:.3f} and {of[3][0]:.3f}" in said
+
+
+def test_the_explanations_have_the_tables_figures() -> None:
+    promise, limits = explained("promise"), explained("limits")
+    assert "found={:.2f}, false_alarms={:.3f}".format(*figures("default", "same size")[2:4]) in promise
+    halves = r"the promise in ([\d.]+)%; the plain 95 % quantile of the same halves in ([\d.]+)%"
+    ((broken, usual),) = re.findall(halves, TABLES)
+    assert f"the promise was broken in {broken} %" in promise
+    assert f"broke it in {usual} % of 200 trials" in promise
+    for version in ("as they are", "web copy"):
+        assert f" {100 * figures('default', version)[2]:.0f} %" in limits
+    sources = TABLES[TABLES.index("## False alarms per real source") : TABLES.index("## After processing")]
+    for name, k, n in re.findall(r"\(`(\w+)`\) \| (\d+) of (\d+):", explained("ethics")):
+        cells = next(line for line in sources.splitlines() if line.startswith(f"| {name} ")).split(" | ")
+        assert (cells[1], cells[3].split()[0]) == (n, f"{int(k) / int(n):.3f}")
