@@ -47,6 +47,16 @@ def test_one_row_per_input_in_order(toy_detector: Detector, tmp_path: Path) -> N
     assert got[0].score == got[5].score
 
 
+def test_a_file_of_the_bank_is_called_one(toy_detector: Detector) -> None:
+    (known, new) = verdicts(toy_detector.detect([toy_samples()[1].ref, encoded(picture(900, 240, 240))]))
+    assert [r.code for r in known.remarks] == ["in-bank"]
+    assert known.notes == ("this very file is in the bank, as fake: the promise is about new ones",)
+    assert known.nearest_fake[0].key == known.sha256
+    assert "in-bank" not in [r.code for r in new.remarks]
+    (pixels,) = verdicts(toy_detector.detect(picture(1, 240, 240)))  # no file, so no checksum to compare
+    assert pixels.remarks == ()
+
+
 def test_nothing_in_nothing_out(toy_detector: Detector) -> None:
     assert list(toy_detector.detect([])) == []
     assert [type(r) for r in toy_detector.detect([b"", b""])] == [Failure, Failure]

@@ -36,7 +36,7 @@ def test_every_code_of_a_reason_or_note_is_documented() -> None:
     told = re.findall(r"^\| `([\w-]+)` \| (reason|note) \|", text, re.MULTILINE)
     reasons = {"between", *conditions.CODES, "unlike"}
     assert told == [*((c, "reason") for c in ("between", *conditions.CODES, "unlike")), *told[len(reasons) :]]
-    assert {c for c, kind in told if kind == "note"} == {"first-frame", "upscaled"}
+    assert {c for c, kind in told if kind == "note"} == {"first-frame", "in-bank", "upscaled"}
 
 
 def test_a_promise_says_what_it_is_about(default: Detector, toy_detector: Detector) -> None:

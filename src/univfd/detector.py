@@ -41,6 +41,7 @@ from .errors import FeatureSpaceError, FormatError, UsageError
 from .images import DEFAULT_MAX_PIXELS
 from .index import Bank, IndexedBank
 from .patch_probe import PatchProbe
+from .remarks import Remark
 from .sources import Source
 from .storage import finite, new_folder, read_arrays, write_arrays, write_json
 from .types import Failure, FeatureSpace, FloatArray, Label, Neighbor, Timings, Verdict, VerdictLabel, digest_of
@@ -180,7 +181,7 @@ class Detector:
                 detector=self.identity,
                 space=self.space.digest,
                 doubts=doubts[i],
-                remarks=item.notes,
+                remarks=(*item.notes, *_in_bank(item.sha256, (*nearest_fake[i], *nearest_real[i]))),
                 timings=Timings(item.seconds, *share),
             )
             for i, (item, score) in enumerate(zip(loaded, scores, strict=True))
@@ -290,6 +291,15 @@ class Detector:
     def _classifier_record(self) -> dict[str, Any]:
         name = registry.name_of("classifiers", type(self.classifier))
         return {"name": name, "params": self.classifier.get_params()}
+
+
+def _in_bank(sha256: str, nearest: Iterable[Neighbor]) -> tuple[Remark, ...]:
+    """That the very file is a row of the bank, if it is: the shipped detectors have learned from those."""
+    found = [n for n in nearest if n.key == sha256 != ""]
+    return tuple(
+        Remark("in-bank", f"this very file is in the bank, as {n.label.word}: the promise is about new ones")
+        for n in found
+    )
 
 
 def load(

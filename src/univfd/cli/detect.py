@@ -50,7 +50,10 @@ def _format_options(function: Any) -> Any:
     help="Show the three nearest fake and real bank rows of each image (CSV and Parquet: the nearest).",
 )
 @click.option(
-    "--explain-html", type=PATH, metavar="FILE", help="Write verdicts and bank rows as one HTML page, with pictures."
+    "--explain-html",
+    type=PATH,
+    metavar="FILE",
+    help="Write verdicts and bank rows as one HTML page, with the judged pictures.",
 )
 @click.option(
     "--heatmap",
