@@ -88,6 +88,13 @@ def test_well_separated_classes_have_no_gap() -> None:
     assert made.verdict(0) == "fake"
 
 
+def test_no_probability_that_falls_while_the_score_rises() -> None:
+    scores, labels = separated()
+    turned = calibrate(-scores, labels)
+    assert (turned.slope, turned.intercept, turned.probability(0)) == (None, None, None)
+    assert turned.fake_above == pytest.approx(np.quantile(-scores[labels == 0], 0.95), abs=0.5)  # the promise holds
+
+
 def test_uncalibrated_decides_at_zero() -> None:
     plain = Calibration(0.0, 0.0)
     assert [plain.verdict(s) for s in (-0.1, 0, 0.1)] == ["real", "real", "fake"]

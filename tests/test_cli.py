@@ -392,16 +392,39 @@ def test_fit_bank_embed_and_info(tmp_path: Path) -> None:
     listed = [json.loads(line) for line in (tmp_path / "vectors" / "rows.jsonl").read_text().splitlines()]
     assert len(listed) == 49
     assert [r["row"] for r in listed if "row" in r] == list(range(48))
-    bad = univfd("fit", data, "-o", "x", "--backbone", "toy", "--classifier", "knn", "--set", "k=2", cwd=tmp_path)
+    knn = ("--classifier", "knn", "--set", "k=2", "--uncalibrated")
+    bad = univfd("fit", data, "-o", "x", "--backbone", "toy", *knn, cwd=tmp_path)
     assert bad.returncode == 2
     assert b"expected an odd number" in bad.stderr
     bad = univfd("fit", data, "-o", "x", "--backbone", "toy", "--set", "depth=2", "--uncalibrated", cwd=tmp_path)
     assert bad.returncode == 2
     assert b"depth" in bad.stderr
+    few = univfd("fit", data, "-o", "x", "--backbone", "toy", cwd=tmp_path)
+    assert few.returncode == 2
+    assert b"25 real images are too few to promise a rate of 0.05" in few.stderr  # before one of them is embedded
+    assert b"images" not in few.stderr.split(b"25 real")[0]
     for command in (("fit", data, "-o", "mine"), ("embed", data, "-o", "vectors")):
         again = univfd(*command, "--backbone", "toy", cwd=tmp_path)
         assert again.returncode == 2
         assert b"never overwritten" in again.stderr
+
+
+def test_fit_and_build_on_one_split_and_benchmark_on_the_other(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for i, sample in enumerate(toy_samples()):
+        split = "test" if sample.source in {"s0", "g0"} else "train"
+        folder = data / split / ("fake" if sample.label else "real") / sample.source
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{i}.png").write_bytes(sample.ref.source)  # type: ignore[arg-type]
+    limits = ("--max-fpr", 0.2, "--max-miss", 0.2, "--backbone", "toy")
+    assert univfd("fit", data, "--split", "train", "-o", "mine", *limits, cwd=tmp_path).returncode == 0
+    assert b"38 rows" in univfd("bank", "info", "mine/bank", cwd=tmp_path).stdout
+    built = univfd("bank", "build", data, "--split", "test", "-o", "bank", "--backbone", "toy", cwd=tmp_path)
+    assert b"10 rows" in built.stdout, built.stderr
+    judged = univfd("bench", "run", data, "--split", "test", "--detectors", "mine", "-o", "run", cwd=tmp_path)
+    assert b"10 rows, 0 failed" in judged.stderr, judged.stderr
+    bad = univfd("fit", data, "--split", "tset", "-o", "x", *limits, cwd=tmp_path)
+    assert b"no image is of the split 'tset'" in bad.stderr
 
 
 def test_models_and_version() -> None:

@@ -55,6 +55,15 @@ def test_a_root_that_is_called_like_a_label_does_not_count(tmp_path: Path) -> No
         seen(tree(tmp_path / "real", "a.png"))
 
 
+def test_only_some_splits(tmp_path: Path) -> None:
+    tree(tmp_path, "train/real/a.png", "val/real/b.png", "test/fake/c.png")
+    assert [Path(s.ref.name).name for s in open_dataset(tmp_path, splits=["train", "val"])] == ["a.png", "b.png"]
+    with pytest.raises(DataError, match="of the split 'trian'; splits of these data: test, train, val"):
+        list(open_dataset(tmp_path, splits=["trian"]))
+    with pytest.raises(DataError, match="splits of these data: none is named"):
+        list(open_dataset(tree(tmp_path / "flat", "real/a.png"), splits=["test"]))
+
+
 def test_nothing_and_unreadable(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no images"):
         seen(tmp_path)

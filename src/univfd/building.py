@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,14 +14,17 @@ from . import registry
 from .attribution import naming_distance
 from .backbones import Backbone
 from .bank import FeatureBank
-from .calibration import UNCALIBRATED, Calibration, calibrate
+from .calibration import UNCALIBRATED, Calibration, calibrate, check_promise, needed_for, too_few
 from .detector import Detector
 from .embedding import Loaded, embed_images, space_of
 from .errors import DataError, UsageError
-from .evaluation import Cohort, held_out_scores, per_row
+from .evaluation import Cohort, held_out_scores, per_row, rounds
 from .images import DEFAULT_MAX_PIXELS
-from .types import Embeddings, Failure, Sample
+from .types import Embeddings, Failure, Label, Sample
 from .views import View
+
+CONFIDENCE = 0.9
+"""Of the promises of a new detector."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,11 +138,32 @@ def fit_detector(
         scores = per_row(held_out_scores(cohort, [bank.vectors], {"": bank.vectors}, make)[""], len(bank))
     known = np.isfinite(scores)
     calibration = calibrate(
-        scores[known], bank.labels[known], max_fpr=max_fpr, max_miss=max_miss,
+        scores[known], bank.labels[known], max_fpr=max_fpr, max_miss=max_miss, confidence=CONFIDENCE,
         data="leave-one-generator-out scores of the bank's own rows",
     )  # fmt: skip
     calibration = replace(calibration, named_within=naming_distance(bank))
     return assemble(name, backbone, view, bank, classifier, params, calibration)
+
+
+def check_enough(samples: Sequence[Sample], *, max_fpr: float = 0.05, max_miss: float = 0.05) -> None:
+    """Refuse a collection that `fit_detector` cannot calibrate on; to be asked before long work.
+
+    Args:
+        samples: the collection; what turns out to be unreadable may still make it too small.
+        max_fpr: promised bound on reals called fake.
+        max_miss: promised bound on fakes called real.
+
+    Raises:
+        DataError: too few generators, sources or images; says what is needed.
+    """
+    check_promise(max_fpr, max_miss)
+    labels = np.array([s.label for s in samples], np.uint8)
+    columns = [np.array([getattr(s, c) for s in samples], dtype=object) for c in ("generator", "source", "group")]
+    next(rounds(Cohort(labels, *columns)))
+    for label, rate, what in ((Label.REAL, max_fpr, "real images"), (Label.FAKE, max_miss, "fake images")):
+        n = int((labels == label).sum())
+        if n < needed_for(rate, CONFIDENCE):
+            raise too_few(n, rate, CONFIDENCE, what)
 
 
 def check_classifier(classifier: str, params: dict[str, Any], bank: FeatureBank | None = None) -> None:

@@ -220,6 +220,9 @@ def calibrate(
         groups: `(N,)` names of the kinds of image; those of the reals get a promise each, on record.
         worst_group: keep the promise in every group that has enough images for one, see `false_alarm_threshold`.
 
+    Returns:
+        Thresholds, and a probability unless the fakes score no higher than the reals.
+
     Raises:
         DataError: too few images for the promise (says how many are needed), or `worst_group` without groups.
     """
@@ -233,11 +236,12 @@ def calibrate(
     fake_above, promises = false_alarm_threshold(real, kinds, max_fpr, confidence, worst_group=worst_group)
     real_below = -threshold_for(-fake, max_miss, confidence)
     slope, intercept = platt(scores, labels)
+    told = slope > 0  # a probability that falls while the score rises would contradict the verdict
     return Calibration(
         fake_above=fake_above,
         real_below=min(real_below, fake_above),
-        slope=slope,
-        intercept=intercept,
+        slope=slope if told else None,
+        intercept=intercept if told else None,
         max_fpr=max_fpr,
         max_miss=max_miss,
         confidence=confidence,

@@ -191,6 +191,15 @@ def settings(pairs: tuple[str, ...]) -> dict[str, Any]:
     return values
 
 
+split_option = click.option(
+    "--split",
+    "splits",
+    multiple=True,
+    metavar="NAME",
+    help="Only images of this split (train, val, test ...); repeatable.",
+)
+
+
 def samples_of(source: str, root: Path | None, subsets: tuple[str, ...], partial: bool) -> list[Sample]:
     """The images of a suite (where a root is given) or of a data set, for commands with `--root`.
 

@@ -14,7 +14,7 @@ from ._bank_index import INDEX
 from ._bank_looks import LOOKS
 from ._bank_make import MAKING
 from ._bank_trials import TRIALS
-from ._shared import PATH, download_progress, progress, remark, space_options, work_options
+from ._shared import PATH, download_progress, progress, remark, space_options, split_option, work_options
 
 if TYPE_CHECKING:
     from ..bank import FeatureBank
@@ -36,12 +36,13 @@ for each in (*MAKING, *EDITS, *LOOKS, *TRIALS, *INDEX):
 @command.command()
 @click.argument("data", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="Folder to make.")
+@split_option
 @space_options
 @work_options
 @click.pass_context
 def build(
-    ctx: click.Context, data: Path, output: Path, backbone: str, taps: tuple[str, ...], view: str,
-    batch_size: int | None, workers: int | None, threads: int | None, max_pixels: float,
+    ctx: click.Context, data: Path, output: Path, splits: tuple[str, ...], backbone: str, taps: tuple[str, ...],
+    view: str, batch_size: int | None, workers: int | None, threads: int | None, max_pixels: float,
 ) -> int:  # fmt: skip
     """Embed a labelled collection into a new bank.
 
@@ -59,8 +60,8 @@ def build(
         opened = open_backbone(backbone, taps=taps, threads=threads, progress=downloading)
     with progress(ctx, "images") as advance:
         built = build_bank(
-            opened, named_view(view), open_dataset(data), added=today(), batch_size=batch_size, workers=workers,
-            max_pixels=round(max_pixels * 1e6), on_done=advance,
+            opened, named_view(view), open_dataset(data, splits=splits), added=today(), batch_size=batch_size,
+            workers=workers, max_pixels=round(max_pixels * 1e6), on_done=advance,
         )  # fmt: skip
     built.bank.save(output)
     for failure in built.failures:

@@ -18,6 +18,7 @@ from ._shared import (
     remark,
     rounds_option,
     samples_of,
+    split_option,
     watching,
     work_options,
 )
@@ -34,6 +35,7 @@ def command() -> None:
 
 @command.command()
 @data_options
+@split_option
 @click.option("--detectors", default="default", show_default=True, metavar="A,B,...", help="Names or folders.")
 @click.option(
     "--perturb", default="clean", show_default=True, metavar="P,Q,...",
@@ -46,9 +48,9 @@ def command() -> None:
 @engine_option
 @click.pass_context
 def run(
-    ctx: click.Context, data: str, root: Path | None, subsets: tuple[str, ...], partial: bool, detectors: str,
-    perturb: str, output: Path, resume: bool, cache: Path | None, batch_size: int | None, workers: int | None,
-    threads: int | None, max_pixels: float, engine: str | None,
+    ctx: click.Context, data: str, root: Path | None, subsets: tuple[str, ...], partial: bool, splits: tuple[str, ...],
+    detectors: str, perturb: str, output: Path, resume: bool, cache: Path | None, batch_size: int | None,
+    workers: int | None, threads: int | None, max_pixels: float, engine: str | None,
 ) -> int:  # fmt: skip
     """Score every image with every detector under every perturbation.
 
@@ -59,8 +61,10 @@ def run(
     """
     from ..benchmark.run import open_detectors
     from ..benchmark.run import run as run_benchmark
+    from ..datasets import of_splits
 
     samples = samples_of(data, root, subsets, partial)
+    samples = list(of_splits(samples, splits)) if splits else samples
     with download_progress(ctx) as downloading:
         opened = open_detectors(_listed(detectors), threads=threads, progress=downloading, engine=engine)
     try:

@@ -68,4 +68,8 @@ def command(
     with progress(ctx, "images") as advance:
         done, failed = write_embeddings(output, opened, cut, batches, perturb=perturb, on_done=advance)
     remark(ctx, f"{done} embeddings, {failed} failed -> {output}")
+    if not done + failed:
+        remark(
+            ctx, "no image was found; of a manifest, or any labelled collection, `univfd bank build` keeps the features"
+        )
     return UNREADABLE if failed else DONE

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from . import DONE, UNREADABLE
-from ._shared import PATH, download_progress, progress, remark, settings, space_options, work_options
+from ._shared import PATH, download_progress, progress, remark, settings, space_options, split_option, work_options
 from .bank import today
 
 RATE = click.FloatRange(0, 1, min_open=True, max_open=True)
@@ -25,13 +25,14 @@ RATE = click.FloatRange(0, 1, min_open=True, max_open=True)
     "--max-miss", type=RATE, default=0.05, show_default=True, help="Promised share of fakes called real, at most."
 )
 @click.option("--uncalibrated", is_flag=True, help="No thresholds and probability: decide at score 0.")
+@split_option
 @space_options
 @work_options
 @click.pass_context
 def command(
     ctx: click.Context, data: Path, output: Path, classifier: str, params: tuple[str, ...], max_fpr: float,
-    max_miss: float, uncalibrated: bool, backbone: str, taps: tuple[str, ...], view: str, batch_size: int | None,
-    workers: int | None, threads: int | None, max_pixels: float,
+    max_miss: float, uncalibrated: bool, splits: tuple[str, ...], backbone: str, taps: tuple[str, ...], view: str,
+    batch_size: int | None, workers: int | None, threads: int | None, max_pixels: float,
 ) -> int:  # fmt: skip
     """Make a detector of a labelled collection: a bank, a classifier, and thresholds with promised error rates.
 
@@ -39,7 +40,7 @@ def command(
     sources, held out at a time; they need several generators and sources.
     """
     from ..backbones import open_backbone
-    from ..building import assemble, build_bank, check_classifier, fit_detector
+    from ..building import assemble, build_bank, check_classifier, check_enough, fit_detector
     from ..datasets import open_dataset
     from ..storage import require_new
     from ..views import view as named_view
@@ -47,12 +48,15 @@ def command(
     require_new(output)
     values = settings(params)
     check_classifier(classifier, values)
+    samples = list(open_dataset(data, splits=splits))
+    if not uncalibrated:
+        check_enough(samples, max_fpr=max_fpr, max_miss=max_miss)
     cut = named_view(view)
     with download_progress(ctx) as downloading:
         opened = open_backbone(backbone, taps=taps, threads=threads, progress=downloading)
     with progress(ctx, "images") as advance:
         built = build_bank(
-            opened, cut, open_dataset(data), added=today(), batch_size=batch_size, workers=workers,
+            opened, cut, samples, added=today(), batch_size=batch_size, workers=workers,
             max_pixels=round(max_pixels * 1e6), on_done=advance,
         )  # fmt: skip
     if uncalibrated:
@@ -64,5 +68,11 @@ def command(
     made.save(output)
     for failure in built.failures:
         remark(ctx, f"left out {failure.image}: {failure.message}")
-    remark(ctx, f"{len(built.bank)} images -> {output}")
+    remark(ctx, f"{len(built.bank)} images -> {output}; what it promises: univfd detectors info {output}")
+    if not uncalibrated and made.calibration.slope is None:
+        remark(
+            ctx,
+            "held-out fakes score no higher than reals: this detector does not tell new generators, and gives no "
+            "probability. More generators, more images or another classifier may help",
+        )
     return UNREADABLE if built.failures else DONE

@@ -6,7 +6,7 @@ there by name; whether it can be decoded shows later in the line, as a row of it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from .. import registry
@@ -16,7 +16,7 @@ from ..types import Sample
 from ._rows import SPLITS
 from .huggingface import dataset_samples
 
-__all__ = ["SPLITS", "Reader", "dataset_samples", "open_dataset"]
+__all__ = ["SPLITS", "Reader", "dataset_samples", "of_splits", "open_dataset"]
 
 Reader = Callable[[Path], Iterator[Sample]]
 
@@ -24,20 +24,37 @@ TABLES = (".jsonl", ".csv", ".parquet")
 _SAVED_TO_DISK = (("dataset_dict.json",), ("dataset_info.json", "state.json"))  # what the `datasets` library writes
 
 
-def open_dataset(path: str | Path) -> Iterator[Sample]:
+def open_dataset(path: str | Path, *, splits: Collection[str] = ()) -> Iterator[Sample]:
     """Samples of a collection, in a stable order.
 
     Args:
         path: a manifest (`.jsonl`, `.csv`, `.parquet`) or a folder with one called `manifest`; a `.tar` shard, a
             `.parquet` with image bytes, or a folder of them, directly or in folders of splits; a folder written by
             `save_to_disk` of the `datasets` library; or a folder of labelled folders.
+        splits: only samples of these splits, by name; none: all.
 
     Raises:
-        DataError: none of these; says what was looked for.
+        DataError: none of these; says what was looked for. Or, while reading, no image of one of the splits.
     """
     name, place = _reader(Path(path))
     reader: Reader = registry.load("datasets", name)
-    return reader(place)
+    return of_splits(reader(place), splits) if splits else reader(place)
+
+
+def of_splits(samples: Iterable[Sample], splits: Collection[str]) -> Iterator[Sample]:
+    """The samples of some splits.
+
+    Raises:
+        DataError: at the end, where one of the splits has no image.
+    """
+    found: set[str] = set()
+    for sample in samples:
+        found.add(sample.split)
+        if sample.split in splits:
+            yield sample
+    if lacking := sorted(set(splits) - found):
+        there = ", ".join(sorted(found - {""})) or "none is named"
+        raise DataError(f"no image is of the split {', '.join(map(repr, lacking))}; splits of these data: {there}")
 
 
 def _reader(place: Path) -> tuple[str, Path]:

@@ -24,8 +24,9 @@ Makers = Mapping[str, Callable[[], Any]]
 
 NETWORK, LINEAR = "network", "linear"
 NETWORK_ABSENT = (
-    "No trained network was given, so its row is missing. univfd study split writes the training and validation images "
-    "as a manifest; train on that (univfd train) and name the detector's folder with --network."
+    "No trained network was given, so its row is missing. univfd study split writes the images with their split "
+    "as a manifest; train on that (univfd train leaves the test part out) and name the detector's folder with "
+    "--network."
 )
 
 
