@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import check_estimator
 
 from conftest import random_bank
 from univfd.classifiers.knn import NearestNeighbor
 from univfd.classifiers.linear import LinearProbe
 from univfd.classifiers.ridge import RidgeProbe
+from univfd.classifiers.svm import SupportVectorProbe
 from univfd.errors import FormatError
 from univfd.official import read_head
 from univfd.torchfile import read_tensors
@@ -21,7 +23,8 @@ from univfd.torchfile import read_tensors
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of what it skips, and that no base class is inherited
 @pytest.mark.parametrize(
-    "estimator", [NearestNeighbor(), NearestNeighbor(k=3, balanced=False), LinearProbe(), RidgeProbe()]
+    "estimator",
+    [NearestNeighbor(), NearestNeighbor(k=3, balanced=False), LinearProbe(), RidgeProbe(), SupportVectorProbe()],
 )
 def test_scikit_learns_own_checks(estimator: object) -> None:
     check_estimator(estimator)
@@ -283,6 +286,51 @@ def test_ridge_of_layers_looks_at_directions_alone() -> None:
             RidgeProbe(layers=wrong).fit(X, y)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("balanced", [True, False])
+def test_the_support_vector_probe_is_scikit_learns(balanced: bool) -> None:
+    """On standardised features, in coordinates where both penalties together are the one that LinearSVC knows."""
+    X = np.concatenate([points(60, 0), points(40, 1) + 0.7]) * np.array([1, 10, 0.1, 1, 1, 100], np.float32)
+    y, groups = np.repeat([0, 1], [60, 40]), np.array([f"{i // 10}" for i in range(100)])
+    weight = np.where(y == 1, 1 / 80, 1 / 120) if balanced else np.full(100, 0.01)
+    mean = weight @ X
+    spread = np.sqrt(weight @ (X - mean) ** 2)
+    Z = ((X - mean) / spread).astype(np.float64)
+    penalty = 0.2 * np.eye(6)
+    for c, number in ((0, 6), (1, 4)):
+        for g in np.unique(groups[y == c]):
+            off = Z[groups == g].mean(axis=0) - Z[y == c].mean(axis=0)
+            penalty += 3.0 / number * 10 / (10 + 20) * np.outer(off, off)
+    root = np.linalg.cholesky(penalty)
+    model = LinearSVC(loss="squared_hinge", C=1e3, dual=False, intercept_scaling=1e4, tol=1e-10, max_iter=100_000)
+    model.fit(np.linalg.solve(root, Z.T).T, y, sample_weight=weight / 2 / 1e3)
+    wanted = np.linalg.solve(root.T, model.coef_[0])
+    got = SupportVectorProbe(alpha=0.2, balanced=balanced, between=3.0).fit(X, y, groups=groups)
+    np.testing.assert_allclose(got.coef_ * spread, wanted, rtol=1e-3, atol=1e-4)
+    assert got.intercept_ + got.coef_ @ mean == pytest.approx(model.intercept_[0], abs=1e-3)
+
+
+def test_rows_well_on_their_side_do_not_pull_a_support_vector() -> None:
+    X, y = np.concatenate([points(50, 3) - 1, points(50, 4) + 1]), np.repeat([0, 1], 50)
+    far = X.copy()
+    far[y == 1] += np.where(SupportVectorProbe().fit(X, y).decision_function(X)[y == 1] > 1.5, 3, 0)[:, None]
+    moved = {kind: kind().fit(far, y).decision_function(X) - kind().fit(X, y).decision_function(X)
+             for kind in (RidgeProbe, SupportVectorProbe)}  # fmt: skip
+    assert np.abs(moved[SupportVectorProbe]).max() < np.abs(moved[RidgeProbe]).max()
+    bank = random_bank(30)
+    made = SupportVectorProbe.from_bank(bank, {"alpha": 0.5, "layers": 2})
+    again = SupportVectorProbe.from_state(made.get_params(), made.state(), bank)
+    np.testing.assert_array_equal(made.decision_function(bank.vectors), again.decision_function(bank.vectors))
+
+
+def test_a_support_vector_probe_in_single_precision_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = np.concatenate([points(300, 3, 40) - 0.1, points(300, 4, 40) + 0.1]), np.repeat([0, 1], 300)
+    exact = SupportVectorProbe().fit(X, y, groups=np.arange(600) // 20)
+    monkeypatch.setattr("univfd.classifiers.ridge._EXACT_VALUES", 0)
+    single = SupportVectorProbe().fit(X, y, groups=np.arange(600) // 20)
+    assert not np.array_equal(exact.coef_, single.coef_)
+    np.testing.assert_allclose(single.decision_function(X), exact.decision_function(X), atol=1e-4)
+
+
 def test_the_mean_of_linear_layers_is_the_mean_of_their_scores() -> None:
     rng = np.random.default_rng(3)
     x, y = rng.normal(size=(80, 6)).astype(np.float32), rng.integers(0, 2, 80)
@@ -310,7 +358,7 @@ def test_accuracy_takes_weights() -> None:
     assert made.score(X, wrong, sample_weight=[1, 1, 6, 0]) == 0.25
 
 
-@pytest.mark.parametrize("kind", [LinearProbe, RidgeProbe])
+@pytest.mark.parametrize("kind", [LinearProbe, RidgeProbe, SupportVectorProbe])
 def test_a_class_without_weight_is_no_class(kind: type) -> None:
     with pytest.raises(ValueError, match=f"{kind.__name__} needs both classes; all weights of one class are zero"):
         kind().fit(points(4, 0), [0, 0, 1, 1], sample_weight=[1, 1, 0, 0])
@@ -319,7 +367,7 @@ def test_a_class_without_weight_is_no_class(kind: type) -> None:
 def test_weights_are_repeated_rows() -> None:
     X, y = points(30, 11), np.arange(30) % 2
     weight = np.arange(30) % 3 + 1
-    for make in (RidgeProbe, LinearProbe):
+    for make in (RidgeProbe, LinearProbe, SupportVectorProbe):
         weighted = make().fit(X, y, sample_weight=weight).decision_function(X)
         repeated = make().fit(np.repeat(X, weight, axis=0), np.repeat(y, weight)).decision_function(X)
         np.testing.assert_allclose(weighted, repeated, atol=1e-4)
@@ -340,7 +388,7 @@ def test_a_neighbor_state_needs_its_scale(scale: np.ndarray | None) -> None:
 
 def test_a_constant_feature_has_no_weight() -> None:
     X = np.concatenate([points(40, 12), np.full((40, 1), 7, np.float32)], axis=1)
-    for make in (RidgeProbe, LinearProbe):
+    for make in (RidgeProbe, LinearProbe, SupportVectorProbe):
         made = make().fit(X, np.arange(40) % 2)
         assert made.coef_[-1] == pytest.approx(0, abs=1e-9)
         assert np.isfinite(made.decision_function(X)).all()

@@ -12,7 +12,7 @@ from univfd.errors import MissingExtraError, UnivFDError, UnknownNameError
 
 
 def test_names_are_the_files() -> None:
-    assert registry.names("classifiers") == ["knn", "linear", "ridge"]
+    assert registry.names("classifiers") == ["knn", "linear", "ridge", "svm"]
     assert registry.names("recipes") == [
         "clip-safetensors",
         "dequantise",
@@ -44,7 +44,7 @@ def test_a_plug_in_of_another_distribution(tmp_path: Path) -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                          env={"PYTHONPATH": str(tmp_path), "PATH": ""})  # fmt: skip
-    assert out.stdout == "['knn', 'linear', 'nearly-always', 'ridge'] Always Always\n"
+    assert out.stdout == "['knn', 'linear', 'nearly-always', 'ridge', 'svm'] Always Always\n"
 
 
 def test_unknown_names_propose_near_ones() -> None:

@@ -24,12 +24,13 @@ from univfd.backbones import Backbone
 from univfd.classifiers.knn import NearestNeighbor
 from univfd.classifiers.linear import LinearProbe
 from univfd.classifiers.ridge import RidgeProbe
+from univfd.classifiers.svm import SupportVectorProbe
 from univfd.embedding import embed_images
 from univfd.errors import EmptyFileError, FileAccessError, UnknownNameError, UsageError
 from univfd.integrations.sklearn import ImageEmbedder, _encoder
 from univfd.views import view
 
-CLASSIFIERS = [NearestNeighbor(), LinearProbe(), RidgeProbe()]
+CLASSIFIERS = [NearestNeighbor(), LinearProbe(), RidgeProbe(), SupportVectorProbe()]
 NOT_RUN = {"check_array_api_input": "runs only with SCIPY_ARRAY_API set; these classifiers work on NumPy arrays alone"}
 
 

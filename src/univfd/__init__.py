@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .classifiers.knn import NearestNeighbor
     from .classifiers.linear import LinearProbe
     from .classifiers.ridge import RidgeProbe
+    from .classifiers.svm import SupportVectorProbe
     from .detector import Detector, load
     from .embedding import embed_images
     from .errors import UnivFDError
@@ -50,6 +51,7 @@ _HOMES = {
     "NearestNeighbor": "classifiers.knn",
     "Neighbor": "types",
     "RidgeProbe": "classifiers.ridge",
+    "SupportVectorProbe": "classifiers.svm",
     "Sample": "types",
     "UnivFDError": "errors",
     "Verdict": "types",
@@ -78,6 +80,7 @@ __all__ = [
     "Neighbor",
     "RidgeProbe",
     "Sample",
+    "SupportVectorProbe",
     "UnivFDError",
     "Verdict",
     "__version__",

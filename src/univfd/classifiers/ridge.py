@@ -146,8 +146,6 @@ class RidgeProbe(LinearScore):
             ValueError: alpha is not above 0, `between` is below 0, `layers` does not fit, a class has no weight, or not
                 one group a row.
         """
-        from scipy.linalg import solve
-
         if not self.alpha > 0:
             raise ValueError(f"alpha is {self.alpha}; expected a number above 0")
         if not self.between >= 0:
@@ -162,19 +160,36 @@ class RidgeProbe(LinearScore):
         weighted = centred * np.sqrt(weight).astype(precise)[:, None]
         spread = np.sqrt(np.einsum("ij,ij->j", weighted, weighted, dtype=np.float64))
         spread[spread <= np.finfo(np.float32).eps * np.abs(mean)] = 1  # constant, but for the rounding of its mean
-        target = 2.0 * coded - 1
-        target -= weight @ target
         covariance = (weighted.T @ weighted).astype(np.float64) / np.outer(spread, spread)
         if groups is not None and self.between:
             places = np.sqrt(self.between) * _deviations(centred, coded, groups) / spread
             covariance += places.T @ places
         covariance[np.diag_indices_from(covariance)] += self.alpha
-        moment = ((weight * target) @ centred) / spread
-        coef = solve(covariance, moment, assume_a="pos", overwrite_a=True) / spread
-        half_way = np.mean([coef @ np.average(X[coded == c], axis=0, weights=weight[coded == c]) for c in (0, 1)])
-        self._set(coef, float(-half_way))
+        centred /= spread.astype(precise)
+        coef, intercept = self._solved(centred, coded, weight, covariance)
+        coef = coef / spread
+        self._set(coef, float(intercept - coef @ mean))
         self._origin = self._correction = None
         return self
+
+    def _solved(
+        self, X: NDArray[Any], coded: NDArray[np.intp], weight: NDArray[np.float64], curvature: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], float]:
+        """W `(D,)` and b on standardised features.
+
+        Args:
+            X: `(N, D)` standardised.
+            coded: `(N,)` 0 or 1.
+            weight: `(N,)`, of sum 1.
+            curvature: `(D, D)` S + alpha I + between (B_real + B_fake); may be overwritten.
+        """
+        from scipy.linalg import solve
+
+        target = 2.0 * coded - 1
+        target -= weight @ target
+        coef = solve(curvature, (weight * target) @ X, assume_a="pos", overwrite_a=True)
+        middles = [coef @ np.average(X[coded == c], axis=0, weights=weight[coded == c]) for c in (0, 1)]
+        return coef, -float(np.mean(middles))
 
 
 def _deviations(X: NDArray[Any], coded: NDArray[np.intp], groups: Any) -> NDArray[np.float64]:

@@ -98,7 +98,7 @@ def _say_effect(e: Any) -> None:
 @click.option(
     "--since", help="Version to compare with (a number or a tag); its held-out verdicts against the new ones."
 )
-@click.option("--classifier", default="ridge", show_default=True, help="knn, linear or ridge.")
+@click.option("--classifier", default="ridge", show_default=True, help="knn, linear, ridge or svm.")
 @click.option("--set", "params", multiple=True, metavar="NAME=VALUE", help="Parameter of the classifier: k=9, C=0.1")
 @click.option("--max-fpr", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.05, show_default=True,
               help="Promised share of reals called fake, at most.")  # fmt: skip

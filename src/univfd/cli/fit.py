@@ -16,7 +16,7 @@ RATE = click.FloatRange(0, 1, min_open=True, max_open=True)
 @click.command()
 @click.argument("data", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="Folder of the detector to make.")
-@click.option("--classifier", default="linear", show_default=True, help="knn, linear or ridge.")
+@click.option("--classifier", default="linear", show_default=True, help="knn, linear, ridge or svm.")
 @click.option("--set", "params", multiple=True, metavar="NAME=VALUE", help="Parameter of the classifier: k=9, C=0.1")
 @click.option(
     "--max-fpr", type=RATE, default=0.05, show_default=True, help="Promised share of reals called fake, at most."
