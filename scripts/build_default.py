@@ -4,7 +4,7 @@
 
 To ship the result, move what it writes to `src/univfd/detectors`.
 
-DATA has `manifest.jsonl` (columns file, label, generator, source, group, license). Writes `default/` (ridge probe),
+DATA has `manifest.jsonl` (columns file, label, generator, source, group, license). Writes `default/` (linear probe),
 `fast/` (the same of fewer blocks) and `neighbors/` (nearest neighbours), all on the bank of `default`, each with the patch
 probe of heat maps and its model card, all figures of which come out of this run; `accuracy.md` holds the same tables for
 the documentation (`docs/accuracy.md`). The encoder runs once an image and version, for the layers of all of them.
@@ -49,7 +49,7 @@ from univfd.calibration import Calibration, GroupPromise, calibrate, threshold_f
 from univfd.classifiers import Classifier
 from univfd.classifiers.knn import NearestNeighbor
 from univfd.classifiers.linear import LinearProbe
-from univfd.classifiers.ridge import RidgeProbe
+from univfd.classifiers.svm import SupportVectorProbe
 from univfd.datasets import open_dataset
 from univfd.detector import Detector
 from univfd.embedding import space_of
@@ -83,8 +83,8 @@ class Method:
 
 
 METHODS = {
-    "default": Method(RidgeProbe, {"alpha": 0.8, "between": 4.0, "layers": len(BLOCKS["default"])}),
-    "fast": Method(RidgeProbe, {"alpha": 0.5, "between": 4.0, "layers": len(BLOCKS["fast"])}),
+    "default": Method(SupportVectorProbe, {"alpha": 0.2, "between": 4.0, "layers": len(BLOCKS["default"])}),
+    "fast": Method(SupportVectorProbe, {"alpha": 0.2, "between": 4.0, "layers": len(BLOCKS["fast"])}),
     "neighbors": Method(NearestNeighbor, {"k": 1}),
     "paper-probe": Method(LinearProbe, {}),
     "paper-nearest": Method(NearestNeighbor, {"k": 1}),
@@ -96,7 +96,7 @@ Features = dict[str, tuple[Parts, dict[str, FloatArray]]]
 ABOUT = f"""\
 Frozen encoder `{BACKBONE}`, view `{VIEW}` (short side to 224 pixels, centre crop), CLS tokens side by side: `default` those after
 blocks {BLOCKS["default"][0]} to {BLOCKS["default"][-1]} of 12, `fast` those after blocks {BLOCKS["fast"][0]} and {BLOCKS["fast"][-1]} (later blocks are not computed). Each is the mean of two
-ridge probes on the tokens' directions (the second counts five times), both kept from scoring the sources of one class
+linear support-vector probes on the tokens' directions (the second counts five times), both kept from scoring the sources of one class
 differently: one trained on every image as it is and on two copies that were cropped, scaled, blurred, made noisy and
 re-encoded at random, both classes alike; one on every image as it is and in the other versions below that have all
 images (*same size*, *JPEG 85*, *web copy*). `neighbors` is the paper's nearest neighbour (k = 1, cosine distance) on the
@@ -199,15 +199,15 @@ def columns(vectors: FloatArray, name: str) -> FloatArray:
     return np.ascontiguousarray(vectors[:, first : first + len(BLOCKS[name]) * width])
 
 
-def fit_probe(samples: list[Sample], name: str, probes: Parts) -> RidgeProbe:
+def fit_probe(samples: list[Sample], name: str, probes: Parts) -> SupportVectorProbe:
     """A detector's classifier: the weighted mean of probes, each on its copies of all images."""
     cohort = cohort_of(samples, len(samples))
     fitted = []
     for _, copies in probes:
         labels, places = (np.tile(c, len(copies)) for c in (cohort.labels, origins(cohort.generator, cohort.source)))
-        made = RidgeProbe(**METHODS[name].params)
+        made = SupportVectorProbe(**METHODS[name].params)
         fitted.append(made.fit(np.concatenate(copies), labels, groups=places))
-    return RidgeProbe.mean(fitted, [weight for weight, _ in probes])
+    return SupportVectorProbe.mean(fitted, [weight for weight, _ in probes])
 
 
 def bank_of(samples: list[Sample], vectors: FloatArray, space: FeatureSpace) -> FeatureBank:
