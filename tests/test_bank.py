@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from conftest import random_bank
 from univfd import search
-from univfd.bank import FeatureBank, as_stored
+from univfd.bank import BankType, FeatureBank, as_stored
 from univfd.errors import FeatureSpaceError, FormatError, OutputExistsError, UsageError
 from univfd.types import Embeddings, FeatureSpace, Label
 
@@ -326,3 +326,26 @@ def test_a_bank_of_several_blocks_serves_a_space_of_some_of_them() -> None:
     ):
         with pytest.raises(FeatureSpaceError, match="the bank: made in another feature space"):
             ours.in_space(other)
+
+
+@pytest.mark.parametrize(("dtype", "schema"), [("float32", 1), ("float16", 1), ("int8", 2)])
+def test_older_versions_read_what_they_can(dtype: BankType, schema: int, tmp_path: Path) -> None:
+    random_bank(5).save(tmp_path / "bank", dtype=dtype)
+    assert json.loads((tmp_path / "bank" / "bank.json").read_text())["schema"] == schema
+
+
+@pytest.mark.filterwarnings("error")
+def test_int8_has_a_step_of_each_value_small_ones_and_zero_ones_too() -> None:
+    vectors = np.random.default_rng(0).normal(0, 1e-3, (40, 8)).astype(np.float32)
+    vectors[:, 3] = 0
+    kept = as_stored(vectors, "int8")
+    assert (np.abs(kept - vectors) <= np.abs(vectors).max(axis=0) / 127 / 2 + 1e-9).all()
+    assert not kept[:, 3].any()
+    assert len(np.unique(kept[:, 0])) > 20
+
+
+def test_a_bank_is_one_line_and_equal_only_to_itself() -> None:
+    bank, other = random_bank(50), random_bank(50)
+    assert "generator" not in repr(bank)
+    assert bank != other
+    assert bank in {bank, other}

@@ -301,3 +301,19 @@ def test_a_later_group_of_negative_scores_may_be_the_worst() -> None:
     made = Calibration(0.0, 0.0, groups=groups)
     assert made.worst_group == groups[2]
     assert Calibration(0.0, 0.0, groups=groups[1:2]).worst_group is None
+
+
+def test_scores_that_tell_nothing_have_no_probability_and_any_scale_has_one() -> None:
+    labels = np.repeat([0, 1], 60)
+    assert calibrate(np.zeros(120), labels).slope is None
+    scores, labels = separated()
+    wide = calibrate(scores * 1000, labels)
+    assert wide.slope is not None
+    assert 0 < wide.slope < 1
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5])
+def test_a_share_on_record_is_between_none_and_all(share: float) -> None:
+    record = calibrate(*separated()).to_dict()
+    with pytest.raises(FormatError, match="expected a share between 0 and 1"):
+        Calibration.from_dict(record | {"max_fpr": share})

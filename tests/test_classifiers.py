@@ -403,3 +403,82 @@ def test_the_factor_on_the_larger_class_alone() -> None:
         assert scale[larger] > 1.5
     assert NearestNeighbor().fit(X, np.arange(330) % 2).scale_.tolist() == [1, 1]
     assert NearestNeighbor(balanced=False).fit(X, np.repeat([0, 1], [300, 30])).scale_.tolist() == [1, 1]
+
+
+def test_what_the_classifiers_are_made_with_by_default() -> None:
+    assert NearestNeighbor().get_params() == {"k": 1, "balanced": True}
+    assert LinearProbe().get_params() == {"C": 0.01, "balanced": True, "max_iter": 2000, "tol": 1e-8}
+    assert RidgeProbe().get_params() == {"alpha": 0.3, "balanced": True, "between": 1.0, "layers": 0}
+    assert SupportVectorProbe().get_params() == {"alpha": 0.1, "balanced": True, "between": 4.0, "layers": 0}
+    for made in (NearestNeighbor(), LinearProbe(), RidgeProbe(), SupportVectorProbe()):
+        assert made._estimator_type == "classifier"
+    with pytest.raises(ValueError, match="layers is 4; 6 values are not so many layers"):
+        RidgeProbe(layers=4).fit(points(8, 0), [0, 1] * 4)
+    with pytest.raises(ValueError, match="continuous"):
+        RidgeProbe().fit(points(8, 0), np.linspace(0, 1, 8))
+
+
+@pytest.mark.parametrize(("dim", "solver"), [(2048, "newton-cholesky"), (2049, "lbfgs")])
+def test_the_linear_probes_solver_goes_by_the_width(dim: int, solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sklearn.linear_model
+
+    asked = []
+
+    class Watched(LogisticRegression):
+        def __init__(self, **options: object) -> None:
+            asked.append(options)
+            super().__init__(**options)
+
+    monkeypatch.setattr(sklearn.linear_model, "LogisticRegression", Watched)
+    made = LinearProbe(C=0.5, max_iter=7, tol=0.1).fit(points(6, 0, dim), [0, 1] * 3)
+    assert asked == [{"C": 0.5, "max_iter": 7, "tol": 0.1, "solver": solver}]
+    assert 1 <= made.n_iter_ <= 7
+
+
+def test_a_mean_has_the_first_ones_parameters_and_classes() -> None:
+    X, y = points(40, 8), np.arange(40) % 2
+    first, second = RidgeProbe(alpha=0.5).fit(X, y), RidgeProbe(alpha=2.0).fit(X, np.where(y, "x", "a"))
+    made = RidgeProbe.mean([first, second], [1, 1])
+    assert made.get_params() == first.get_params()
+    assert made.classes_.tolist() == [0, 1]
+    assert made.predict(X).dtype == y.dtype
+
+
+def wanted_scale(larger: np.ndarray, ratio: float, m: int) -> float:
+    """The factor of the module's docstring written out: the mean ratio of two distances of a row to its own class."""
+    unit = larger / np.linalg.norm(larger, axis=1, keepdims=True)
+    rank = min(1 / 3 + (m - 1 / 3) * ratio, len(larger) - 1)
+    logs = []
+    for i, row in enumerate(unit):
+        far = np.sort(np.delete(1 - unit @ row, i))
+        if far[m - 1] > 1e-6:
+            low = far[int(rank) - 1]
+            high = far[min(int(rank), len(far) - 1)]
+            logs.append(np.log((low + (rank - int(rank)) * (high - low)) / far[m - 1]))
+    return float(np.exp(np.mean(logs)))
+
+
+@pytest.mark.parametrize(("n_real", "n_fake", "k"), [(60, 20, 1), (20, 60, 3), (30, 4, 3), (31, 10, 1), (9, 2, 3)])
+def test_the_factor_of_the_larger_class_is_the_formula_written_out(n_real: int, n_fake: int, k: int) -> None:
+    real, fake = points(n_real, 21), points(n_fake, 22)
+    larger = real if n_real > n_fake else fake
+    larger[1] = larger[0]  # copies of one image say nothing about density
+    made = NearestNeighbor(k=k).fit(np.concatenate([real, fake]), np.repeat([0, 1], [n_real, n_fake]))
+    of = int(n_fake > n_real)
+    m = (k + 1) // 2
+    assert made.scale_[of] == pytest.approx(wanted_scale(larger, len(larger) / min(n_real, n_fake), m), rel=1e-4)
+    assert made.scale_[1 - of] == 1
+    assert NearestNeighbor(k=k, balanced=False).fit(
+        np.concatenate([real, fake]), np.repeat([0, 1], [n_real, n_fake])
+    ).scale_.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(("k", "least"), [(1, 1), (3, 2), (5, 3)])
+def test_a_class_must_fill_its_half_of_the_pool(k: int, least: int) -> None:
+    X = points(2 * least + 9, 5)
+    enough = np.repeat([0, 1], [least, len(X) - least])
+    assert NearestNeighbor(k=k).fit(X, enough).n_features_in_ == 6
+    if least > 1:
+        few = np.repeat([0, 1], [least - 1, len(X) - least + 1])
+        with pytest.raises(ValueError, match=f"k={k} needs at least {least} rows of each class; got {least - 1} real"):
+            NearestNeighbor(k=k).fit(X, few)

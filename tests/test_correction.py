@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from univfd.bank import FeatureBank
+from univfd.classifiers import _correction
 from univfd.classifiers._correction import MOST_ADDED
 from univfd.classifiers.ridge import RidgeProbe
 from univfd.errors import FormatError
@@ -107,3 +108,41 @@ def test_too_many_rows_and_damaged_state_are_errors(bank: FeatureBank, probe: Ri
 def test_a_fit_forgets_the_bank(bank: FeatureBank, probe: RidgeProbe, tmp_path: Path) -> None:
     made = again(probe, bank.add(rows(5, Label.FAKE, "new", NEW, 5000)))
     assert "known" not in made.fit(bank.vectors, bank.labels).state()
+
+
+def test_what_is_well_on_its_side_corrects_nothing(bank: FeatureBank, probe: RidgeProbe) -> None:
+    far = rows(3, Label.FAKE, "new", np.full(SPACE.dim, 3.0, np.float32), 5000)
+    assert probe.decision_function(far.vectors).min() > 1
+    x = RNG.normal(size=(20, SPACE.dim)).astype(np.float32)
+    np.testing.assert_array_equal(again(probe, bank.add(far)).decision_function(x), probe.decision_function(x))
+
+
+def test_anchors_are_of_the_other_class_and_the_nearest_of_it(
+    bank: FeatureBank, probe: RidgeProbe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = rows(4, Label.FAKE, "new", NEW, 6000)
+    grown = bank.add(new)
+    every = again(probe, grown)._correction
+    assert every is not None
+    reals = bank.rows(Label.REAL)
+    np.testing.assert_array_equal(every.rows[4:], every.origin.directions(bank.vectors[reals]))
+    monkeypatch.setattr(_correction, "_ANCHORS", 30)
+    fewer = again(probe, grown)._correction
+    assert fewer is not None
+    z = every.origin.directions(bank.vectors[reals])
+    nearest = np.sort(np.argsort(-(z @ every.rows[:4].T).max(axis=1))[:30])
+    np.testing.assert_array_equal(fewer.rows[4:], z[nearest])
+    monkeypatch.setattr(_correction, "_ANCHORS", len(reals))
+    exactly = again(probe, grown)._correction
+    assert exactly is not None
+    np.testing.assert_array_equal(exactly.rows, every.rows)
+
+
+def test_directions_are_standardised_and_the_kernel_ends_at_a_right_angle(bank: FeatureBank) -> None:
+    origin = _correction.Origin.of(bank)
+    x = RNG.normal(size=(5, SPACE.dim)).astype(np.float32)
+    z = (x - bank.vectors.mean(axis=0)) / bank.vectors.std(axis=0)
+    np.testing.assert_allclose(origin.directions(x), z / np.linalg.norm(z, axis=1, keepdims=True), atol=1e-5)
+    a = np.array([[1, 0], [0, 1]], np.float32)
+    b = np.array([[0.6, 0.8], [-1, 0]], np.float32)
+    np.testing.assert_allclose(_correction._kernel(a, b), [[0.36, 0], [0.64, 0]], atol=1e-6)

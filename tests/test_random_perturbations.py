@@ -172,3 +172,12 @@ def test_values_beyond_the_edge_are_refused_with_what_is_expected(bad: str, mess
 def test_a_picture_never_vanishes() -> None:
     assert perturbation("scale:0.01")(picture(0, 30, 20)).shape == (1, 1, 3)
     assert perturbation("limit:1")(picture(0, 30, 20)).shape == (1, 1, 3)
+
+
+def test_noise_has_no_mean_and_stays_within_the_values() -> None:
+    grey = np.full((200, 200, 3), 128, np.uint8)
+    change = noise(grey, 1, 5).astype(float) - 128
+    assert abs(change.mean()) < 0.06  # four standard errors
+    assert change.std() == pytest.approx(5, abs=0.1)
+    assert noise(np.full((50, 50, 3), 255, np.uint8), 1, 9).min() > 200
+    assert noise(np.zeros((50, 50, 3), np.uint8), 1, 9).max() < 55

@@ -13,6 +13,7 @@ from conftest import SPACE
 from univfd.errors import FeatureSpaceError, FormatError
 from univfd.remarks import Remark
 from univfd.types import (
+    DatasetRow,
     Embeddings,
     Failure,
     FeatureSpace,
@@ -171,3 +172,20 @@ def test_values_are_equal_by_what_they_hold() -> None:
         assert value == replace(value)
         assert value is not replace(value)
     assert TarSpan(Path("a.tar"), 512, 9) != TarSpan(Path("a.tar"), 512, 8)
+
+
+def test_a_row_of_a_data_set_does_not_print_the_data_set() -> None:
+    row = DatasetRow([1] * 10_000, "image", 3)
+    assert repr(row) == "DatasetRow(column='image', row=3)"
+    with pytest.raises(FrozenInstanceError):
+        row.row = 4  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("wrong", [{"dim": 0}, {"dim": -1}, {"dim": 4.0}, {"view": 3}, {"taps": [1]}])
+def test_a_feature_space_of_nonsense_is_refused(wrong: dict[str, Any]) -> None:
+    good = FeatureSpace("toy", "0" * 64, ("proj",), "native", "0" * 16, 1)
+    assert FeatureSpace.from_dict(good.to_dict()) == good
+    with pytest.raises(FormatError, match=r"expected texts, and a dimension of 1 or more$"):
+        FeatureSpace.from_dict(good.to_dict() | wrong)
+    with pytest.raises(FormatError, match=r"expected true or false in 'normalised'$"):
+        FeatureSpace.from_dict(good.to_dict() | {"normalised": 1})

@@ -14,7 +14,7 @@ from univfd.catalogue import entry
 from univfd.errors import UnknownNameError, UnsupportedImageError, UsageError
 from univfd.perturbations import perturbation
 from univfd.remarks import Remark
-from univfd.views import PreprocessSpec, view
+from univfd.views import Crops, PreprocessSpec, view
 
 SPEC = entry("clip-vit-b-16").preprocess
 
@@ -261,3 +261,20 @@ def test_an_unknown_interpolation_is_refused() -> None:
     assert PreprocessSpec(224, (0, 0, 0), (1, 1, 1)).resampling is Image.Resampling.BICUBIC
     assert PreprocessSpec(224, (0, 0, 0), (1, 1, 1), "bilinear").resampling is Image.Resampling.BILINEAR
     assert len(SPEC.digest("r")) == 16
+
+
+def test_crops_are_not_scaled_up_unless_it_is_said() -> None:
+    assert Crops(np.zeros((1, 8, 8, 3), np.uint8)).notes == ()
+    (note,) = Crops(np.zeros((1, 8, 8, 3), np.uint8), 1.5).notes
+    assert (note.code, note.text, note.figures) == (
+        "upscaled", "upscaled 1.50x: smaller than the encoder's input", {"factor": 1.5},
+    )  # fmt: skip
+
+
+def test_an_unknown_view_is_told_the_nearest_names() -> None:
+    with pytest.raises(
+        UnknownNameError, match=r"no view is called 'grid-1'\. Did you mean grid-8 or grid-7 or grid-6\?"
+    ):
+        view("grid-1")
+    with pytest.raises(UnknownNameError, match="grid-9"):
+        view("grid-9")

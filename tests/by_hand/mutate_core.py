@@ -41,19 +41,21 @@ ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "build" / "mutation.jsonl"
 
 SELECTIONS = {
-    "types": ["test_types.py"],
+    "types": ["test_types.py", "test_hostile_folders.py"],
     "images": ["test_images.py"],
     "views": ["test_views.py"],
-    "perturbations": ["test_views.py"],
-    "bank": ["test_bank.py", "test_upgrade.py"],
-    "calibration": ["test_calibration.py", "test_doubts.py", "test_attribution.py"],
-    "detector": ["test_detector.py", "test_doubts.py", "test_attribution.py"],
-    "classifiers/knn": ["test_classifiers.py"],
-    "classifiers/linear": ["test_classifiers.py"],
+    "perturbations": ["test_views.py", "test_random_perturbations.py"],
+    "bank": ["test_bank.py", "test_upgrade.py", "test_hostile_folders.py"],
+    "calibration": ["test_calibration.py", "test_doubts.py", "test_attribution.py", "test_hostile_folders.py"],
+    "detector": ["test_detector.py", "test_doubts.py", "test_attribution.py", "test_upgrade.py"],
+    "detector_folder": ["test_detector.py", "test_upgrade.py", "test_hostile_folders.py"],
+    "classifiers/knn": ["test_classifiers.py", "test_index.py", "test_sklearn.py"],
+    "classifiers/linear": ["test_classifiers.py", "test_sklearn.py"],
     "classifiers/ridge": ["test_classifiers.py", "test_correction.py"],
+    "classifiers/svm": ["test_classifiers.py"],
     "classifiers/_linear": ["test_classifiers.py", "test_correction.py"],
     "classifiers/_correction": ["test_correction.py"],
-    "classifiers/_estimator": ["test_classifiers.py"],
+    "classifiers/_estimator": ["test_classifiers.py", "test_sklearn.py"],
 }
 """The tests of each module: of these files, those that need neither the real encoder nor a process of their own."""
 TOO_SLOW = (
