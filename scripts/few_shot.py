@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 from build_default import BACKBONE, PROBES, VIEW, Parts, bank_of, fit_probe, taps_of
 from image_versions import TESTS, cohort_of, embedded, rounded
 from univfd.backbones import open_backbone
-from univfd.classifiers.ridge import RidgeProbe
+from univfd.classifiers.svm import SupportVectorProbe
 from univfd.datasets import open_dataset
 from univfd.detector import load
 from univfd.embedding import space_of
@@ -81,7 +81,7 @@ def measured(data: Path, cache: Path) -> str:
                 if not len(judged):
                     continue
                 grown = base.add(bank.take(order[:number]))
-                now = RidgeProbe.from_state(probe.get_params(), probe.state(), grown)
+                now = SupportVectorProbe.from_state(probe.get_params(), probe.state(), grown)
                 for version in VERSIONS:
                     x = copies[TESTS[version]]
                     recall = (now.decision_function(x[judged]) > threshold).mean()

@@ -255,6 +255,11 @@ def test_the_command_makes_a_detector_that_keeps_the_promise(own: Path, toy_fold
     assert [g["n"] for g in told["after"]["groups"]] == [5, 40, 25]
     assert (made.calibration.n_real, made.calibration.n_fake) == (70, 30)
     assert told["fakes_called_fake"]["after"]["value"] == np.mean([s > made.calibration.fake_above for s in fakes])
+    named = {v.image: v.score for v in before.detect(own / "real")}  # type: ignore[union-attr]
+    highest = sorted(named.items(), key=lambda item: -item[1])[:3]
+    assert [(h["image"], h["score"]) for h in told["highest_reals"]] == highest
+    plain = univfd(*args, "-o", "plain", cwd=tmp_path).stdout.decode()
+    assert f"  {highest[0][1]:+.4f}  {highest[0][0]}\n" in plain
     words = result.stderr.decode()
     assert "30 fakes are too few" in words
     assert "group 'images': 5 images are too few" in words

@@ -590,6 +590,18 @@ def test_who_is_over_the_rate_is_told_how_long(monkeypatch: pytest.MonkeyPatch) 
     assert refused.value.seconds == pytest.approx(20)
 
 
+def test_a_batch_is_no_larger_than_a_minute_allows() -> None:
+    """A larger one would be told to come again, for ever."""
+    of = {"megabytes": 25, "megapixels": 100, "queue": 4, "deadline": 9, "heatmaps": True}
+    assert [Limits.of(**of, max_batch=1000, rate=rate).max_batch for rate in (0, 600, 2000)] == [1000, 600, 1000]  # type: ignore[arg-type]
+
+
+def test_a_file_without_keys_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "keys").write_text("# none yet\n")
+    keys.Keys(tmp_path / "keys")
+    assert "has no key yet, so nobody is let in" in caplog.text
+
+
 def test_the_folder_for_feedback_has_a_limit_in_bytes(
     tmp_path: Path, toy_detector: Detector, monkeypatch: pytest.MonkeyPatch
 ) -> None:

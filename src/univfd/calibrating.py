@@ -51,6 +51,11 @@ class Scored:
     scores: Scores
     unsure: tuple[Verdict, ...] = ()
 
+    def highest(self, most: int) -> list[tuple[str, float]]:
+        """Names and scores of the images that score highest, the highest first."""
+        order = np.argsort(-self.scores, kind="stable")[:most]
+        return [(self.collection.members[int(i)].ref.name, float(self.scores[i])) for i in order]
+
     @property
     def groups(self) -> list[str]:
         """The group of each score."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..writers import json_of
+from ..writers import json_of, printable
 from . import DONE, UNREADABLE
 from ._shared import PATH, download_progress, progress, remark, work_options
 from .fit import RATE
@@ -77,11 +77,17 @@ def command(
         output.name, opened, *scored, max_fpr=max_fpr, max_miss=max_miss, confidence=confidence, worst_group=worst_group
     )
     made.detector.save(output)
-    click.echo(json_of(_record(made), indent=1) if as_json else _table(made))
+    highest = scored[0].highest(_SHOWN)
+    click.echo(json_of(_record(made, highest), indent=1) if as_json else _table(made, highest))
     for text in made.remarks:
         remark(ctx, text)
     remark(ctx, f"{sum(len(s.scores) for s in scored)} images -> {output}")
     return UNREADABLE if failures else DONE
+
+
+_SHOWN = 3
+Highest = list[tuple[str, float]]
+"""Names and scores of the real images that score highest."""
 
 
 def _say_duplicates(ctx: click.Context, collection: Collection) -> None:
@@ -89,7 +95,7 @@ def _say_duplicates(ctx: click.Context, collection: Collection) -> None:
         remark(ctx, f"counted once: {name} is the same file as an earlier one")
 
 
-def _table(made: Recalibrated) -> str:
+def _table(made: Recalibrated, highest: Highest) -> str:
     new, old = made.detector.calibration, made.old
     width = max(12, *(len(g.group) for g in new.groups))
     lines = [f"{'real images':<{width}}  {'n':>6}  fake above"]
@@ -102,6 +108,8 @@ def _table(made: Recalibrated) -> str:
         f"real below         {old.real_below:.4f} -> {new.real_below:.4f}",
         f"reals called fake  {_share(made.real)}  (after: on the images that fixed the threshold)",
         f"fakes called fake  {'unknown: no fakes' if made.fake is None else _share(made.fake)}",
+        "highest reals      look at them: a generated image among the reals costs the most",
+        *(f"  {score:+.4f}  {printable(name)}" for name, score in highest),
     ]
     return "\n".join(lines)
 
@@ -114,7 +122,7 @@ def _share(change: Change) -> str:
     return f"{change.before} -> {change.after}  of {change.before.n}"
 
 
-def _record(made: Recalibrated) -> dict[str, Any]:
+def _record(made: Recalibrated, highest: Highest) -> dict[str, Any]:
     new = made.detector.calibration
     return {
         "detector": made.detector.identity,
@@ -123,5 +131,6 @@ def _record(made: Recalibrated) -> dict[str, Any]:
         "worst_group": None if new.worst_group is None else new.worst_group.group,
         "reals_called_fake": asdict(made.real) | {"after_is_on_the_images_that_fixed_the_threshold": True},
         "fakes_called_fake": None if made.fake is None else asdict(made.fake),
+        "highest_reals": [{"image": name, "score": score} for name, score in highest],
         "remarks": list(made.remarks),
     }

@@ -98,6 +98,10 @@ class Keys:
             UsageError, FormatError: see `read`.
         """
         self._path, self._known = path, read(path)
+        if not self._known:
+            log.warning(
+                "%s has no key yet, so nobody is let in: univfd serve keygen --key-file %s --name NAME", path, path
+            )
         self._stamp: tuple[int, int, int] | None = None  # of the file, when it was last read; not yet known
 
     def check(self, authorization: str | None) -> str:

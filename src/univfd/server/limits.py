@@ -50,6 +50,8 @@ class Limits:
             UsageError: nothing would be served under them.
         """
         most = round(megabytes * 1e6)
+        if rate:  # a larger batch would be told to wait, for ever
+            max_batch = min(max_batch, rate)
         return cls(
             queue=queue, max_bytes=most, max_pixels=round(megapixels * 1e6), max_batch=max_batch,
             upload_bytes=max(_UPLOAD_BYTES, 4 * most), deadline=deadline, connections=connections, rate=rate,
