@@ -42,7 +42,7 @@ def main() -> None:
 
 def cutting() -> dict[str, object]:
     """CPU seconds of the graph cut after each of some taps, over those of the full graph; batches of 8, in turn."""
-    taps = ("cls.2", "cls.4", "cls.6", "cls.8", "cls.9", "cls.10", "proj")
+    taps = ("cls.2", "cls.4", "cls.6", "cls.7", "cls.8", "cls.9", "cls.10", "proj")
     crops = np.random.default_rng(0).integers(0, 256, (8, 224, 224, 3), dtype=np.uint8)
     opened = {tap: open_backbone("clip-vit-b-16", taps=(tap,)) for tap in taps}
     seconds: dict[str, list[float]] = {tap: [] for tap in taps}

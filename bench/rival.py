@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from univfd.detector import load
 from univfd.types import ImageRef
 
 TURNS = 3
+OURS = ("default", "fast")
 THEIRS = """\
 import sys, time
 from pathlib import Path
@@ -49,10 +51,13 @@ def main() -> None:
     refs = refs_of(args.data, args.n)
     command = args.rival_python.parent / "sahu65"
     result: dict[str, Any] = {"images": args.n, "turns": TURNS}
-    result["warm"] = compared(lambda: ours_warm(refs), lambda: theirs_warm(refs, args.rival_python))
+    result["warm"] = compared(
+        {name: partial(ours_warm, refs, name) for name in OURS}, lambda: theirs_warm(refs, args.rival_python)
+    )
     first = refs[0].name
+    univfd = [sys.executable, "-m", "univfd", "detect", first, "--detector"]
     result["first_image"] = compared(
-        lambda: command_seconds([sys.executable, "-m", "univfd", "detect", first]),
+        {name: partial(command_seconds, [*univfd, name]) for name in OURS},
         lambda: command_seconds([str(command), "detect", first]),
     )
     text = json.dumps(result, indent=1)
@@ -61,15 +66,19 @@ def main() -> None:
         args.output.write_text(text + "\n", "utf-8")
 
 
-def compared(ours: Callable[[], float], theirs: Callable[[], float]) -> dict[str, Any]:
-    """CPU seconds of both in turns, and how many times ours theirs are (median over median)."""
-    seconds = [(ours(), theirs()) for _ in range(TURNS + 1)][1:]  # the first turn fills caches
-    mine, rival = (statistics.median(s) for s in zip(*seconds, strict=True))
-    return {"ours": round(mine, 3), "theirs": round(rival, 3), "times": round(rival / mine, 2)}
+def compared(ours: dict[str, Callable[[], float]], theirs: Callable[[], float]) -> dict[str, Any]:
+    """CPU seconds of all in turns, and how many times ours theirs are (median over median)."""
+    every = {**ours, "theirs": theirs}
+    turns = [{name: of() for name, of in every.items()} for _ in range(TURNS + 1)][1:]  # the first turn fills caches
+    seconds = {name: statistics.median(turn[name] for turn in turns) for name in every}
+    rival = seconds["theirs"]
+    return {name: round(s, 3) for name, s in seconds.items()} | {
+        "times": {name: round(rival / seconds[name], 2) for name in ours}
+    }
 
 
-def ours_warm(refs: list[ImageRef]) -> float:
-    detector = load()
+def ours_warm(refs: list[ImageRef], name: str) -> float:
+    detector = load(name)
     list(detector.detect(refs[:1]))
     clock = Clock()
     list(detector.detect(refs))
