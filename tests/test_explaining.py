@@ -6,6 +6,8 @@ import base64
 import io
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -151,3 +153,19 @@ def test_without_jinja2_the_extra_is_named(here: Path, monkeypatch: pytest.Monke
     with pytest.raises(MissingExtraError, match="jinja2"):
         run("detect", "photos", "--detector", "nn", "--explain-html", "page.html")
     assert not Path("page.html").exists()
+    code = "import sys; sys.modules['jinja2'] = None; from univfd.cli import main; main()"
+    command = [sys.executable, "-c", code, "detect", "photos", "--detector", "nn", "--explain-html", "page.html"]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stdout == ""  # said before anything is judged
+    assert (
+        ended.stderr
+        == "univfd: error: this report needs jinja2, which is not installed: pip install 'univfd[report]'\n"
+    )
+
+
+def test_an_error_with_standard_output_closed_keeps_its_code() -> None:
+    code = "import sys; sys.stdout.close(); from univfd.cli import main; main()"
+    ended = subprocess.run([sys.executable, "-c", code, "detect", "--resume", "x.png"], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr

@@ -136,7 +136,7 @@ def _end(code: int) -> NoReturn:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_DFL)
     try:
-        if sys.stdout is not None:
+        if sys.stdout is not None and not sys.stdout.closed:  # as an error may have left it
             sys.stdout.flush()
     except OSError as error:
         if not isinstance(error, BrokenPipeError):

@@ -188,10 +188,13 @@ def _require_fitting(
 def _explaining(path: Path | None) -> Explaining | None:
     if path is None:
         return None
+    from ..report.evidence import PAGE
+    from ..report.template import template
     from ..storage import require_new
     from ._explaining import Explaining
 
     require_new(path)
+    template(PAGE)  # which may lack its extra: better said before anything is judged
     return Explaining(path)
 
 

@@ -22,6 +22,8 @@ from .template import address, template
 
 Pictures = Callable[[Iterable[int]], Mapping[int, bytes]]
 """JPEG thumbnails of bank rows by their numbers, of those that have one."""
+PAGE = "evidence.html.j2"
+"""The template, see `univfd.report.template.template`."""
 _SIDES = (("nearest_fake", Label.FAKE), ("nearest_real", Label.REAL))
 
 
@@ -45,7 +47,7 @@ class EvidencePage:
         self, path: Path, *, detector: str, calibration: Calibration, bank: str, pictures: Pictures = lambda _: {}
     ) -> None:
         require_new(path)
-        self._macros = template("evidence.html.j2").module
+        self._macros = template(PAGE).module
         self._path, self._scratch = path, path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         self._bank, self._pictures = bank, pictures
         self._counts: Counter[str] = Counter()
