@@ -3,12 +3,12 @@
 Let s be the score, z a standardised embedding of length 1, and k(z, z') = max(0, z . z')^2. Kernel regression on the
 residuals of the added rows,
 
-    score(x) = s(x) + sum_j c_j k(z, z_j),   (K + LAMBDA I) c = r,   r_j = max(0, 1 - y_j s(x_j)) y_j for added rows,
+    score(x) = s(x) + sum_j c_j k(z, z_j),   (K + LAMBDA I) c = r,   r_j = max(0, M - y_j s(x_j)) y_j for added rows,
 
-with y = 1 for fake, -1 for real (Rasmussen, Williams: "Gaussian Processes for Machine Learning", section 2.7: a
-fixed mean function and a process on top of it). Rows of the other class that the bank had already are anchors, of
-r = 0, so that an addition does not raise what is known to be otherwise. The correction depends on the set of rows
-alone: in which order they came does not matter, and without them the score is what it was, to the bit.
+with y = 1 for fake, -1 for real and M the margin (Rasmussen, Williams: "Gaussian Processes for Machine Learning",
+section 2.7: a fixed mean function and a process on top of it). Rows of the other class that the bank had already are
+anchors, of r = 0, so that an addition does not raise what is known to be otherwise. The correction depends on the set
+of rows alone: in which order they came does not matter, and without them the score is what it was, to the bit.
 """
 
 from __future__ import annotations
@@ -83,13 +83,16 @@ class Correction:
         return _kernel(self.origin.directions(vectors), self.rows) @ self.coef
 
 
-def correction(origin: Origin, bank: Bank, score: Callable[[FloatArray], NDArray[np.float64]]) -> Correction | None:
+def correction(
+    origin: Origin, bank: Bank, score: Callable[[FloatArray], NDArray[np.float64]], margin: float = 1.0
+) -> Correction | None:
     """The correction of a score by the rows that a bank has beyond its origin's.
 
     Args:
         origin: the bank that the score was learned beside.
         bank: the bank now.
         score: of embeddings `(N, D)`, without a correction.
+        margin: what the added rows' scores are brought to.
 
     Returns:
         None where no row was added.
@@ -110,7 +113,7 @@ def correction(origin: Origin, bank: Bank, score: Callable[[FloatArray], NDArray
     new = bank.take(np.flatnonzero(added))
     z = origin.directions(new.vectors)
     sign = 2.0 * new.labels - 1
-    residual = sign * np.maximum(0, 1 - sign * score(new.vectors))
+    residual = sign * np.maximum(0, margin - sign * score(new.vectors))
     anchors = [_anchors(origin, bank, ~added, Label(1 - c), z[new.labels == c]) for c in (0, 1)]
     rows = np.concatenate([z, *anchors])
     gram = _kernel(rows, rows)

@@ -60,6 +60,8 @@ class RidgeProbe(LinearScore):
 
     _origin: Origin | None = None
     _correction: Correction | None = None
+    _margin = 1.0
+    """The score that rows which are added to the bank are brought to."""
 
     def __init__(self, alpha: float = 0.3, balanced: bool = True, between: float = 1.0, layers: int = 0) -> None:
         self.alpha = alpha
@@ -89,7 +91,7 @@ class RidgeProbe(LinearScore):
                     f"a corrected probe needs known (N, 9), centre and spread ({dim},); got {[p.shape for p in parts]}"
                 )
             made._origin = Origin(parts[0].astype(np.uint8), parts[1].astype(np.float32), parts[2].astype(np.float32))
-            made._correction = correction(made._origin, bank, made.decision_function)
+            made._correction = correction(made._origin, bank, made.decision_function, cls._margin)
         return made
 
     def beside(self, bank: FeatureBank) -> Self:

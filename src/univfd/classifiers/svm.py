@@ -37,6 +37,8 @@ class SupportVectorProbe(RidgeProbe):
         intercept_: b.
     """
 
+    _margin = 1.5  # nothing pulls scores back to 1: they lie about so many times as far apart as the ridge's
+
     def __init__(self, alpha: float = 0.1, balanced: bool = True, between: float = 4.0, layers: int = 0) -> None:
         super().__init__(alpha=alpha, balanced=balanced, between=between, layers=layers)
 
