@@ -48,8 +48,10 @@ def rows(result: subprocess.CompletedProcess[bytes]) -> list[dict]:
 def test_detect_prints_a_line_an_image_and_words_on_stderr(toy_folder: Path, images: Path) -> None:
     result = univfd("detect", images, "--detector", toy_folder)
     assert result.returncode == 0
-    lines = result.stdout.decode().splitlines()
-    assert len(lines) == 12
+    told = result.stdout.decode().splitlines()
+    lines, notes = told[::2], told[1::2]  # these pictures are the detector's own
+    assert len(lines) == len(notes) == 12
+    assert {note.partition(", as ")[0] for note in notes} == {"       note: this very file is in the bank"}
     for line in lines:
         assert line.split()[0] in line.rsplit("-", 1)[1]
         assert "\x1b" not in line
