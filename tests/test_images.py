@@ -369,3 +369,20 @@ def test_the_size_is_told_before_pixels_are_decoded(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", load)
     with pytest.raises(TruncatedImageError, match="stop here"):
         decode(ref(encoded(picture(0, 40, 30), "PNG")), on_size=told.append)
+
+
+def test_the_limit_of_pixels_is_told_in_megapixels() -> None:
+    assert images.DEFAULT_MAX_PIXELS == 200_000_000
+    with pytest.raises(TooManyPixelsError, match=r"^30000 x 9000 = 270 megapixels; the limit is 200\. Raise it"):
+        images.check_size(30_000, 9_000, images.DEFAULT_MAX_PIXELS)
+    images.check_size(20_000, 10_000, images.DEFAULT_MAX_PIXELS)
+    images.check_size(1, 1, 1)
+    for width, height in ((0, 5), (5, 0)):
+        with pytest.raises(UnsupportedImageError, match=f"{width} x {height} pixels: there is nothing to see"):
+            images.check_size(width, height, 100)
+
+
+def test_an_array_is_measured_by_both_sides() -> None:
+    with pytest.raises(TooManyPixelsError, match=r"^7 x 5 = "):
+        decode(ImageRef("array", np.zeros((5, 7, 3), np.uint8)), max_pixels=34)
+    assert decode(ImageRef("array", np.zeros((5, 7, 3), np.uint8)), max_pixels=35).pixels.shape == (5, 7, 3)
