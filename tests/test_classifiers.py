@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import check_estimator
@@ -329,6 +330,13 @@ def test_a_support_vector_probe_in_single_precision_is_the_same(monkeypatch: pyt
     single = SupportVectorProbe().fit(X, y, groups=np.arange(600) // 20)
     assert not np.array_equal(exact.coef_, single.coef_)
     np.testing.assert_allclose(single.decision_function(X), exact.decision_function(X), atol=1e-4)
+
+
+def test_a_support_vector_probe_that_is_stopped_early_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = np.concatenate([points(50, 3), points(50, 4) + 1]), np.repeat([0, 1], 50)
+    monkeypatch.setattr("univfd.classifiers.svm._STEPS", 1)
+    with pytest.warns(ConvergenceWarning, match=r"no optimum in 1 steps \(slope .*, expected 1e-06\); raise alpha"):
+        SupportVectorProbe().fit(X, y)
 
 
 def test_the_mean_of_linear_layers_is_the_mean_of_their_scores() -> None:

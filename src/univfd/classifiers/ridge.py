@@ -177,7 +177,7 @@ class RidgeProbe(LinearScore):
     def _solved(
         self, X: NDArray[Any], coded: NDArray[np.intp], weight: NDArray[np.float64], curvature: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], float]:
-        """W `(D,)` and b on standardised features.
+        """The weights w `(D,)` and the intercept b, on standardised features.
 
         Args:
             X: `(N, D)` standardised.

@@ -3,7 +3,7 @@
     minimise  1/2 sum_i c_i max(0, 1 - y_i (w . x_i + b))^2  +  alpha/2 |w|^2  +  between/2 w . (B_real + B_fake) w
 
 on standardised features, y = -1 real, +1 fake, c_i the rows' weights (sum 1): the squared hinge (Fan et al.:
-"LIBLINEAR", JMLR 2008, eq. 2) in place of the squared error, and the scatter of places as in `ridge.py`, which also
+"LIBLINEAR", JMLR 2008, section 2) in place of the squared error, and the scatter of places as in `ridge.py`, which also
 says what layers are and how rows that are added to the bank correct the score.
 
 The ridge's matrix is the curvature of this objective where all rows are within their margin. In the coordinates in
@@ -12,6 +12,7 @@ which it is the identity a quasi-Newton method needs some twenty steps.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,7 @@ class SupportVectorProbe(RidgeProbe):
         """
         from scipy.linalg import cholesky, solve_triangular
         from scipy.optimize import minimize
+        from sklearn.exceptions import ConvergenceWarning
 
         root = cholesky(curvature, lower=True, overwrite_a=True).astype(X.dtype, copy=False)
         Z = np.ascontiguousarray(solve_triangular(root, X.T, lower=True).T)
@@ -70,6 +72,13 @@ class SupportVectorProbe(RidgeProbe):
             objective, np.zeros(X.shape[1] + 1), jac=True, method="L-BFGS-B",
             options={"maxiter": _STEPS, "gtol": _SLOPE, "ftol": 1e-12, "maxcor": 20},
         )  # fmt: skip
+        if found.nit >= _STEPS:
+            warnings.warn(
+                f"no optimum in {_STEPS} steps (slope {np.abs(found.jac).max():.1e}, expected {_SLOPE:.0e}); "
+                "raise alpha",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
         coef = solve_triangular(root, found.x[:-1].astype(root.dtype), lower=True, trans="T")
         return coef.astype(np.float64), float(found.x[-1])
 
