@@ -43,6 +43,37 @@ def test_the_same_name_twice_is_two_rows_also_on_resume(suffix: str, tmp_path: P
     assert [p.name for p in tmp_path.iterdir()] == [out.name]
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "parquet"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_failed_is_judged_again_where_that_is_asked_for(suffix: str, finished: bool, tmp_path: Path) -> None:
+    out = tmp_path / f"x.{suffix}"
+    broken = Failure("b", "file-access", "the disk was gone")
+    first = runner.run(line, [*refs("a"), broken, *refs("c", "d")], out, suffix, detector="d@1")
+    if finished:
+        list(first)
+    else:
+        next(first), next(first)
+        first.close()
+    assert run(out, refs("a", "b", "c", "d"), resume=True, retry=True) == (
+        ["a", "c", "d", "b"] if finished else [*"abcd"]
+    )
+    rows = list(runner.writer(suffix).read(out))
+    assert sorted(r["image"] for r in rows) == ["a", "b", "c", "d"]
+    assert {r["status"] for r in rows} == {"ok"}
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+
+
+def test_a_retry_that_is_stopped_goes_on_with_a_plain_resume(tmp_path: Path) -> None:
+    out = tmp_path / "x.jsonl"
+    list(runner.run(line, [Failure("a", "x", "y"), *refs("b")], out, "jsonl", detector="d@1"))
+    again = runner.run(line, refs("a", "b", "c"), out, "jsonl", detector="d@1", resume=True, retry=True)
+    assert next(again)["image"] == "b"
+    again.close()
+    assert run(out, refs("a", "b", "c"), resume=True) == ["b", "a", "c"]
+    with pytest.raises(UsageError, match="retry is of resume"):
+        run(out, refs("a"), retry=True)
+
+
 @pytest.mark.parametrize("kept", [0, 1, 25, 26, 27])
 def test_a_journal_cut_anywhere_is_taken_up(kept: int, tmp_path: Path) -> None:
     out, journal = tmp_path / "x.jsonl", tmp_path / "x.jsonl.partial"

@@ -69,8 +69,9 @@ def stream(line: Line, images: Iterable[Source], writer: Writer) -> Generator[Ro
 
 
 def run(
-    line: Line, images: Iterable[Source], output: Path, format: str, *, detector: str, resume: bool = False
-) -> Generator[Row, None, None]:
+    line: Line, images: Iterable[Source], output: Path, format: str, *, detector: str, resume: bool = False,
+    retry: bool = False,
+) -> Generator[Row, None, None]:  # fmt: skip
     """Write one row per image into a file and yield each row, those of an earlier run first.
 
     Args:
@@ -80,15 +81,17 @@ def run(
         format: name of a writer.
         detector: identity of the detector; an earlier run by another one is not continued.
         resume: go on where an earlier run of the same output stopped (or take up what has come since it ended). What
-            failed then keeps its row: a result is never replaced, and most failures are of the file itself. Give such
-            images again under another output.
+            failed then keeps its row: most failures are of the file itself.
+        retry: with `resume`: what failed then is judged again, and its new row comes last.
 
     Raises:
         OutputExistsError: the output, or the journal of an unfinished run, is there and `resume` was not asked for.
-        UsageError: the earlier run was by another detector.
+        UsageError: the earlier run was by another detector, or `retry` without `resume`.
         UnivFDError: the output cannot be written.
         OSError: as `line` and `images` raise it.
     """
+    if retry and not resume:
+        raise UsageError("retry is of resume: there must be an earlier run")
     format_writer = writer(format)
     journal = journal_of(output)
     elsewhere: list[OSError] = []
@@ -96,7 +99,7 @@ def run(
         with (
             locked(journal),
             _without_trace(journal, not journal.exists()),
-            _open_journal(journal, output, format_writer, detector, resume) as file,
+            _open_journal(journal, output, format_writer, detector, resume, retry) as file,
         ):
             named: Counter[str] = Counter()
             for row in _noting(_checked(writer(_JOURNAL).read(journal), journal), elsewhere):
@@ -135,29 +138,43 @@ def _without_trace(journal: Path, own: bool) -> Iterator[None]:
             journal.unlink()
 
 
-def _open_journal(journal: Path, output: Path, format_writer: type[Writer], detector: str, resume: bool) -> IO[bytes]:
+def _open_journal(
+    journal: Path, output: Path, format_writer: type[Writer], detector: str, resume: bool, retry: bool
+) -> IO[bytes]:
     """The journal, open behind its last whole row; a finished output is taken up into a new one."""
     if not resume:
         for path in (output, journal):
             if path.exists():
                 what = "is there already" if path == output else "is an unfinished run"
                 raise OutputExistsError(f"{path} {what}; results are never overwritten. Use --resume or another name")
-    if output.exists() and not journal.exists():
-        # Under another name until it is complete: a journal must never hold fewer rows than the output it came from.
-        copy = journal.with_name(f".{journal.name}.copy")
-        try:
-            with copy.open("wb") as file:
-                keeper = writer(_JOURNAL)(file)
-                for row in _checked(format_writer.read(output), output):
-                    _same_detector(row, detector, output)
-                    keeper.write(row)
-            copy.rename(journal)
-        finally:
-            copy.unlink(missing_ok=True)
-    begun = journal.open("r+b" if journal.exists() else "x+b")
-    begun.truncate(_whole_rows(begun))
+    begun: IO[bytes] | None = journal.open("r+b") if journal.exists() else None
+    if begun is not None:
+        begun.truncate(_whole_rows(begun))
+    if retry and begun is not None:
+        begun.close()
+        begun = _taken_up(writer(_JOURNAL).read(journal), journal, journal, output, detector, retry)
+    elif begun is None and output.exists():
+        begun = _taken_up(format_writer.read(output), output, journal, output, detector, retry)
+    begun = begun or journal.open("x+b")
     begun.seek(0, 2)
     return begun
+
+
+def _taken_up(rows: Iterable[Row], source: Path, journal: Path, output: Path, detector: str, retry: bool) -> IO[bytes]:
+    """A journal of the rows of an earlier run, without the failed ones where these are to be judged again."""
+    # Under another name until it is complete: a journal must never lack rows of what it came from that are to stay.
+    copy = journal.with_name(f".{journal.name}.copy")
+    try:
+        with copy.open("wb") as file:
+            keeper = writer(_JOURNAL)(file)
+            for row in _checked(rows, source):
+                _same_detector(row, detector, output)
+                if not (retry and row["status"] == "failed"):
+                    keeper.write(row)
+        replace_file(copy, journal)
+    finally:
+        copy.unlink(missing_ok=True)
+    return journal.open("r+b")
 
 
 def _checked(rows: Iterable[Any], path: Path) -> Iterator[Row]:

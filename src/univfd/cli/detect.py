@@ -42,6 +42,7 @@ def _format_options(function: Any) -> Any:
     is_flag=True,
     help="Go on where an earlier run into the same --output stopped. Rows that failed are rows: they stay.",
 )
+@click.option("--retry", is_flag=True, help="With --resume: judge what failed again; its new rows come last.")
 @click.option("--detector", default="default", show_default=True, help="A shipped detector's name, or a folder.")
 @click.option("--bank", metavar="STORE[@VERSION]", help="Decide with the rows of this bank store (see `univfd bank`).")
 @click.option(
@@ -81,10 +82,10 @@ def _format_options(function: Any) -> Any:
 @click.pass_context
 def command(
     ctx: click.Context, images: tuple[str, ...], from_file: str | None, null: bool, format: str | None,
-    output: Path | None, resume: bool, detector: str, bank: str | None, explain: bool, explain_html: Path | None,
-    heatmap: Path | None, provenance: bool, trust: tuple[Path, ...], server: str | None, key_env: str | None,
-    fail_on: tuple[str, ...], batch_size: int | None, workers: int | None, threads: int | None, max_pixels: float,
-    engine: str | None,
+    output: Path | None, resume: bool, retry: bool, detector: str, bank: str | None, explain: bool,
+    explain_html: Path | None, heatmap: Path | None, provenance: bool, trust: tuple[Path, ...], server: str | None,
+    key_env: str | None, fail_on: tuple[str, ...], batch_size: int | None, workers: int | None, threads: int | None,
+    max_pixels: float, engine: str | None,
 ) -> int:  # fmt: skip
     """Say of each image whether it is AI-generated: fake, real or unsure, with the evidence.
 
@@ -98,7 +99,9 @@ def command(
     inputs = collect(images, from_file, null)
     if (on := asked(ctx)) is not None:
         return _on_cluster(ctx, on, inputs)
-    _require_fitting(format, output, resume=resume, key_env=key_env, server=server, trust=trust, provenance=provenance)
+    _require_fitting(
+        format, output, resume=resume, retry=retry, key_env=key_env, server=server, trust=trust, provenance=provenance
+    )
     if output is not None:
         format = format or runner.format_of(output)
     neighbors = _EVIDENCE if explain or explain_html else 1
@@ -114,7 +117,7 @@ def command(
             max_pixels=max_pixels, engine=engine,
         )  # fmt: skip
     if output is not None and format is not None:
-        rows = runner.run(judging.line, inputs, output, format, detector=judging.identity, resume=resume)
+        rows = runner.run(judging.line, inputs, output, format, detector=judging.identity, resume=resume, retry=retry)
     else:
         rows = _to_stdout(judging.line, inputs, format, explain)
     shown: Iterator[Any] = rows
@@ -160,7 +163,7 @@ def _on_cluster(ctx: click.Context, on: Any, inputs: Iterable[Any]) -> int:
 
     if ctx.params["format"] not in {None, "parquet"}:
         raise UsageError("--ray writes Parquet, partition by partition; leave the format out")
-    refuse(ctx, "heatmap", "provenance", "trust", "server", "key_env", "explain", "explain_html", "engine")
+    refuse(ctx, "heatmap", "provenance", "trust", "server", "key_env", "explain", "explain_html", "engine", "retry")
     given = ctx.params
     place(given["output"])  # refused before the detector is opened
     detector = opened(ctx, given["detector"], given["bank"], threads=1)
@@ -171,12 +174,14 @@ def _on_cluster(ctx: click.Context, on: Any, inputs: Iterable[Any]) -> int:
 
 
 def _require_fitting(
-    format: str | None, output: Path | None, *, resume: bool, key_env: str | None, server: str | None,
+    format: str | None, output: Path | None, *, resume: bool, retry: bool, key_env: str | None, server: str | None,
     trust: tuple[Path, ...], provenance: bool,
 ) -> None:  # fmt: skip
     """Refuse options that mean nothing without another."""
     if resume and output is None:
         raise UsageError("--resume needs -o/--output: there must be a file to go on with")
+    if retry and not resume:
+        raise UsageError("--retry is of --resume: there must be an earlier run")
     if format == "parquet" and output is None:
         raise UsageError("--parquet is binary; give it a file with -o FILE")
     if key_env is not None and server is None:
