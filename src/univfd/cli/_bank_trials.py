@@ -29,7 +29,7 @@ from ._shared import PATH, remark, settings, watching, work_options
 @facts_options
 @click.option("--test", multiple=True, metavar="IMAGES", help="More fakes of that generator, to measure recall on.")
 @click.option("--reals", multiple=True, metavar="IMAGES", help="Real images of your own, to measure false alarms on.")
-@click.option("--detector", default="neighbors", show_default=True, help="A shipped detector's name, or a folder.")
+@click.option("--detector", default="default", show_default=True, help="A shipped detector's name, or a folder.")
 @json_option
 @work_options
 @click.pass_context
