@@ -26,6 +26,7 @@ LEVELS = [
         "conditions",
         "downloads",
         "pipeline",
+        "blas",
         "storage",
         "torchfile",
         "metrics",

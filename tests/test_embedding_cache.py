@@ -242,6 +242,7 @@ def test_the_digest_covers_all_code_that_decides_on_a_vector() -> None:
         "types",
         "card",
         "pipeline",
+        "blas",
         "sources",
         "machine",
         "storage",

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from . import registry
 from .backbones import Backbone, EngineBackbone, feature_space, open_backbone
 from .bank import BankType, FeatureBank
+from .blas import one_thread
 from .calibration import UNCALIBRATED, Calibration
 from .classifiers import Classifier
 from .detector_folder import (
@@ -152,8 +153,9 @@ class Detector:
             return []
         self.space.require(batch.embeddings.space, "the images")
         start = time.perf_counter()
-        scores = self.classifier.decision_function(vectors)
-        real, fake = (self.bank.nearest(vectors, neighbors, label=label) for label in Label)
+        with one_thread():
+            scores = self.classifier.decision_function(vectors)
+            real, fake = (self.bank.nearest(vectors, neighbors, label=label) for label in Label)
         nearest_real, nearest_fake = (self.bank.neighbors(*found) for found in (real, fake))
         share = (batch.seconds / len(loaded), (time.perf_counter() - start) / len(loaded))
         nearest = np.concatenate([real[0], fake[0]], axis=1).min(axis=1, initial=np.inf)

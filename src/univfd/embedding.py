@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 
 from .backbones import Backbone, cpus, feature_space
+from .blas import one_thread
 from .conditions import conditions
 from .errors import InputError, MissingExtraError, UsageError
 from .images import DEFAULT_MAX_PIXELS, decode
@@ -124,7 +125,13 @@ def embed_images(
     stream = ordered_map(load, expand(images), workers=workers, ahead=ahead)
     encode = partial(embed_loaded, backbone, view)
     batches = batched(stream, batch_size)
-    yield from map(encode, batches) if streams == 1 else ordered_map(encode, batches, workers=streams, ahead=streams)
+    found = map(encode, batches) if streams == 1 else ordered_map(encode, batches, workers=streams, ahead=streams)
+    while True:
+        with one_thread():  # also for the loading threads, which work while this one waits; not for the caller
+            batch = next(found, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def loader(

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from ..blas import one_thread
 from ..detector import Detector
 from ..embedding import Loaded, embed_loaded
 from ..types import Verdict
@@ -103,8 +104,9 @@ class Engine:
     def _judge(self, images: list[_Image]) -> None:
         start = time.perf_counter()
         try:
-            batch = embed_loaded(self._detector.backbone, self._detector.view, [i.loaded for i in images])
-            verdicts = self._detector.judge(batch, neighbors=max(i.neighbors for i in images))
+            with one_thread():
+                batch = embed_loaded(self._detector.backbone, self._detector.view, [i.loaded for i in images])
+                verdicts = self._detector.judge(batch, neighbors=max(i.neighbors for i in images))
         except BaseException as error:  # whoever waits must hear of it, and the thread goes on
             for item in images:
                 item.future.set_exception(error)
