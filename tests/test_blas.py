@@ -20,7 +20,10 @@ def threads() -> set[int]:
 
 @pytest.fixture
 def several() -> Iterator[None]:
-    """A process whose BLAS has three threads, whatever the machine."""
+    """A process whose BLAS has three threads, whatever the machine, and minds this thread, not the first that asked."""
+    for library in ThreadpoolController().select(user_api="blas").lib_controllers:
+        if hasattr(library, "clear_controlling_thread"):
+            library.clear_controlling_thread(force=True)
     with threadpool_limits(3, user_api="blas"):
         if threads() != {3}:
             pytest.skip(f"the BLAS here does not take a number of threads ({threads()})")
