@@ -16,6 +16,7 @@ from typing import cast
 import click
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from commands import run
 from conftest import encoded, picture, toy_samples
@@ -111,6 +112,38 @@ def test_a_page_goes_with_files_heat_maps_and_promises_apart(here: Path, toy: Ba
     run("detect", "p", "--detector", "nn", "-o", "rows.csv")
     run("detect", "p", "--detector", "nn", "-o", "rows.csv", "--resume", "--explain-html", "again.html")
     assert "read back from a table" in Path("again.html").read_text("utf-8")
+
+
+def test_what_a_file_says_of_its_origin_is_on_the_page_and_inert(here: Path) -> None:
+    Path("p").mkdir()
+    small = Image.fromarray(picture(30, 240, 240))
+    small.save(
+        "p/a.png", pnginfo=texts(parameters=f"a cat {HOSTILE}\nSteps: 20, Sampler: Euler a, Seed: 1, Size: 240x240")
+    )
+    result = run("detect", "p", "--detector", "nn", "--provenance", "--explain-html", "page.html", "--jsonl")
+    provenance = json.loads(result.stdout)["provenance"]
+    html = Path("page.html").read_text("utf-8")
+    read = Read(html)
+    assert {tag for tag, _ in read.elements} <= OWN
+    assert provenance["headline"] in read.text
+    assert provenance["findings"]
+    for finding in provenance["findings"]:
+        assert finding["found"] in read.text
+        assert finding["forgery"] in read.text
+    run("detect", "p", "--detector", "nn", "--provenance", "-o", "rows.csv")
+    run("detect", "p", "--detector", "nn", "--provenance", "-o", "rows.csv", "--resume", "--explain-html", "again.html")
+    again = Read(Path("again.html").read_text("utf-8"))
+    assert {tag for tag, _ in again.elements} <= OWN
+    assert provenance["findings"][0]["found"] in again.text
+    run("detect", "p", "--detector", "nn", "--explain-html", "without.html")
+    assert "Says of its origin" not in Path("without.html").read_text("utf-8")
+
+
+def texts(**values: str) -> PngInfo:
+    found = PngInfo()
+    for name, value in values.items():
+        found.add_text(name, value)
+    return found
 
 
 def test_a_page_made_meanwhile_is_kept_and_small_promises_are_no_zero(tmp_path: Path) -> None:
