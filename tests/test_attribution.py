@@ -69,6 +69,10 @@ def test_only_a_fake_gets_a_generator(toy_detector: Detector, samples: list[np.n
         (found,) = replace(toy_detector, calibration=calibration).detect([samples[0]])
         assert isinstance(found, Verdict)
         assert (found.verdict, found.attribution) == (verdict, expected)
+        (more,) = replace(toy_detector, calibration=calibration).detect([samples[0]], neighbors=3)
+        assert isinstance(more, Verdict)
+        assert len(more.nearest_fake) == 3
+        assert more.attribution == expected  # of the nearest, however many are shown
 
 
 @pytest.fixture

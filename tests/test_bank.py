@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import numpy as np
@@ -338,7 +338,8 @@ def test_older_versions_read_what_they_can(dtype: BankType, schema: int, tmp_pat
 def test_int8_has_a_step_of_each_value_small_ones_and_zero_ones_too() -> None:
     vectors = np.random.default_rng(0).normal(0, 1e-3, (40, 8)).astype(np.float32)
     vectors[:, 3] = 0
-    kept = as_stored(vectors, "int8")
+    with np.errstate(all="raise"):
+        kept = as_stored(vectors, "int8")
     assert (np.abs(kept - vectors) <= np.abs(vectors).max(axis=0) / 127 / 2 + 1e-9).all()
     assert not kept[:, 3].any()
     assert len(np.unique(kept[:, 0])) > 20
@@ -346,6 +347,19 @@ def test_int8_has_a_step_of_each_value_small_ones_and_zero_ones_too() -> None:
 
 def test_a_bank_is_one_line_and_equal_only_to_itself() -> None:
     bank, other = random_bank(50), random_bank(50)
-    assert "generator" not in repr(bank)
+    assert not [name for name in ("generator", "source", "licence", "added") if name in repr(bank)]
+    with pytest.raises(FrozenInstanceError):
+        bank.labels = other.labels  # type: ignore[misc]
     assert bank != other
     assert bank in {bank, other}
+
+
+def test_a_word_beyond_the_list_is_refused(tmp_path: Path) -> None:
+    """One place beyond the last word, which is where a count from one would put it."""
+    random_bank(20).save(tmp_path / "b")
+    manifest = json.loads((tmp_path / "b" / "bank.json").read_text())
+    assert manifest["columns"]["source"]
+    manifest["columns"]["source"].pop()
+    (tmp_path / "b" / "bank.json").write_text(json.dumps(manifest))
+    with pytest.raises(FormatError, match="column 'source' does not fit the bank's rows"):
+        FeatureBank.load(tmp_path / "b")

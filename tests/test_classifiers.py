@@ -335,8 +335,11 @@ def test_a_support_vector_probe_in_single_precision_is_the_same(monkeypatch: pyt
 def test_a_support_vector_probe_that_is_stopped_early_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = np.concatenate([points(50, 3), points(50, 4) + 1]), np.repeat([0, 1], 50)
     monkeypatch.setattr("univfd.classifiers.svm._STEPS", 1)
-    with pytest.warns(ConvergenceWarning, match=r"no optimum in 1 steps \(slope .*, expected 1e-06\); raise alpha"):
+    with pytest.warns(
+        ConvergenceWarning, match=r"no optimum in 1 steps \(slope .*, expected 1e-06\); raise alpha"
+    ) as said:
         SupportVectorProbe().fit(X, y)
+    assert said[0].filename == __file__  # whoever fits, not the solver
 
 
 def test_the_mean_of_linear_layers_is_the_mean_of_their_scores() -> None:
@@ -490,3 +493,17 @@ def test_a_class_must_fill_its_half_of_the_pool(k: int, least: int) -> None:
         few = np.repeat([0, 1], [least - 1, len(X) - least + 1])
         with pytest.raises(ValueError, match=f"k={k} needs at least {least} rows of each class; got {least - 1} real"):
             NearestNeighbor(k=k).fit(X, few)
+
+
+def test_arrays_that_are_ready_are_checked_as_others_are() -> None:
+    """Single precision, as the line gives them: what scikit-learn would refuse is refused."""
+    probe = LinearProbe().fit(np.concatenate([points(20, 1), points(20, 2) + 1]), np.repeat([0, 1], 20))
+    with pytest.raises(ValueError, match="X has 7 features, but LinearProbe is expecting 6"):
+        probe.decision_function(points(3, 3, dim=7))
+    with pytest.raises(ValueError, match="0 sample"):
+        probe.decision_function(points(0, 3))
+    with pytest.raises(ValueError, match="NaN"):
+        probe.decision_function(np.full((1, 6), np.nan, np.float32))
+    with pytest.raises(ValueError, match="2D array"):
+        probe.decision_function(points(1, 3)[0])
+    assert probe.decision_function(points(1, 3)).shape == (1,)

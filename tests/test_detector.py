@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,16 @@ from univfd.building import Built, assemble, build_bank, fit_detector
 from univfd.calibration import Calibration
 from univfd.detector import Detector, load
 from univfd.detector_folder import locate, shipped
-from univfd.errors import DataError, FeatureSpaceError, FormatError, OutputExistsError, UnknownNameError, UsageError
+from univfd.embedding import embed_images
+from univfd.errors import (
+    DataError,
+    FeatureSpaceError,
+    FormatError,
+    OutputExistsError,
+    UnivFDError,
+    UnknownNameError,
+    UsageError,
+)
 from univfd.official import official
 from univfd.types import Failure, ImageRef, Label, Verdict
 from univfd.views import view
@@ -408,6 +418,36 @@ def test_a_verdict_says_where_everything_in_it_comes_from(toy_detector: Detector
     assert (len(usual.nearest_fake), len(usual.nearest_real)) == (1, 1)
 
 
+def test_a_batch_is_judged_with_the_nearest_row_of_each_class_and_its_time_shared_out(toy_detector: Detector) -> None:
+    (batch,) = embed_images(toy_detector.backbone, toy_detector.view, [picture(1), picture(2)])
+    one, two = toy_detector.judge(replace(batch, seconds=3.0))
+    assert (len(one.nearest_fake), len(one.nearest_real)) == (1, 1)
+    assert one.timings.embed == two.timings.embed == 1.5
+    assert 0 < one.timings.decide < 1.5
+
+
+def test_an_encoder_of_ones_own_travels_with_the_detector_where_that_is_asked_for(tmp_path: Path) -> None:
+    own = tmp_path / "encoders" / "backbone"  # the name that a carried one has, but not in a detector's folder
+    own.mkdir(parents=True, mode=0o700)
+    (own / "backbone.toml").write_text((resources.files("univfd.catalogue") / "toy.toml").read_text("utf-8"), "utf-8")
+    encoder, cut = open_backbone(own), view("native")
+    made = assemble(
+        "mine", encoder, cut, build_bank(encoder, cut, toy_samples(), added="2026-01-01").bank, "linear", {}
+    )
+    made.save(tmp_path / "staying")
+    assert not (tmp_path / "staying" / "backbone").exists()
+    assert json.loads((tmp_path / "staying" / "detector.json").read_text())["backbone_folder"] == str(own)
+    made.save(tmp_path / "carrying", carry_backbone=True)
+    assert (tmp_path / "carrying" / "backbone").stat().st_mode & 0o777 == 0o755
+    (tmp_path / "carrying").rename(tmp_path / "moved")
+    shutil.rmtree(own)
+    moved = load(tmp_path / "moved")
+    moved.save(tmp_path / "again")  # it was carried, so it goes on being carried
+    assert load(tmp_path / "again").identity == moved.identity == made.identity
+    with pytest.raises(UnivFDError, match="encoders"):
+        load(tmp_path / "staying")
+
+
 def test_the_bank_may_be_that_of_the_detector_called_default_beside_it(toy_detector: Detector, tmp_path: Path) -> None:
     toy_detector.save(tmp_path / "default", card="# about\n", bank_dtype="float16")
     first = load(tmp_path / "default")
@@ -433,7 +473,9 @@ def test_the_bank_may_be_that_of_the_detector_called_default_beside_it(toy_detec
     with pytest.raises(UsageError, match="no detector"):
         three.save(tmp_path / "elsewhere" / "four", bank_of_default=True)
     fewer = replace(three, bank=first.bank.take(np.arange(len(first.bank) - 1)))
-    with pytest.raises(UsageError, match="another bank"):
+    with pytest.raises(
+        UsageError, match=r"default/bank is another bank \([0-9a-f]{12}\) than that of three \([0-9a-f]{12}\)"
+    ):
         fewer.save(tmp_path / "four", bank_of_default=True)
     assert not (tmp_path / "four").exists()
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from conftest import encoded
+from conftest import encoded, toy_samples
 from univfd.calibration import Calibration
 from univfd.detector import Detector
-from univfd.types import Verdict
+from univfd.types import Label, Verdict
 
 CALIBRATED = Calibration(fake_above=1e6, real_below=1e6, max_fpr=0.05, max_miss=0.05, confidence=0.9)  # all is real
 
@@ -55,6 +55,20 @@ def test_what_is_unlike_the_bank_is_unsure(toy_detector: Detector) -> None:
         if verdict == "unsure":
             (coded,) = found.to_dict()["reason_codes"]
             assert coded == {"code": "unlike", "figures": {"distance": pytest.approx(nearest), "known_within": within}}
+
+
+def test_what_is_like_one_class_is_known(toy_detector: Detector) -> None:
+    """A fake of the bank, or a real image, whose nearest row of the other class is beyond the limit."""
+    for label in Label:
+        sample = next(s for s in toy_samples() if s.label == label)
+        (free,) = toy_detector.detect([sample.ref])
+        assert isinstance(free, Verdict)
+        own, other = (free.nearest_fake, free.nearest_real)[:: 1 if label is Label.FAKE else -1]
+        assert own[0].distance < 1e-6 < other[0].distance
+        within = other[0].distance / 2
+        (found,) = replace(toy_detector, calibration=replace(CALIBRATED, known_within=within)).detect([sample.ref])
+        assert isinstance(found, Verdict)
+        assert not [d for d in found.doubts if d.code == "unlike"]
 
 
 def test_codes_stand_beside_the_words_and_are_json(toy_detector: Detector) -> None:
