@@ -193,6 +193,13 @@ def test_what_an_encoder_cannot_store_is_an_input_error() -> None:
         perturbation("webp:80")(np.zeros((2, 20_000, 3), np.uint8))
 
 
+@pytest.mark.parametrize("value", [0, 127, 255])
+@pytest.mark.parametrize("sigma", ["0.3", "1", "7.7"])
+def test_blur_leaves_what_is_constant(value: int, sigma: str) -> None:
+    flat = np.full((61, 47, 3), value, np.uint8)
+    assert np.array_equal(perturbation(f"blur:{sigma}")(flat), flat)
+
+
 def test_blur_of_an_impulse_is_the_gaussian() -> None:
     impulse = np.zeros((41, 41, 3), np.uint8)
     impulse[20, 20] = 255
