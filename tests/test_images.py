@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import GifImagePlugin, Image, ImageOps, PngImagePlugin
 
 from conftest import encoded, picture
 from univfd import images
@@ -76,6 +76,37 @@ def test_transparency_is_laid_over_white() -> None:
     got = decode(ref(encoded(rgba, "PNG"))).pixels
     assert got[0, 0].tolist() == [200, 0, 0]
     assert got[3, 0].tolist() == [244, 204, 204]
+    rgba[..., 3] = 0
+    assert (decode(ref(encoded(rgba, "PNG"))).pixels == 255).all()
+
+
+def test_a_palette_with_a_channel_of_alpha_is_laid_over_white() -> None:
+    image = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image = image.convert("PA")
+    image.putalpha(Image.fromarray(np.array([[255, 51]], np.uint8)))
+    assert image.mode == "PA"
+    assert images.to_rgb(image).tolist() == [[[10, 20, 30], [212, 214, 216]]]
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError])
+def test_a_mode_that_pillow_cannot_convert_is_named(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*args: object, **options: object) -> None:
+        raise error("no such conversion")
+
+    image = Image.new("CMYK", (2, 2))
+    monkeypatch.setattr(Image.Image, "convert", refused)
+    with pytest.raises(UnsupportedImageError, match="no conversion from mode 'CMYK' to RGB: no such conversion"):
+        images.to_rgb(image)
+
+
+def test_damage_behind_the_first_frame_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(image: Image.Image) -> bool:
+        raise SyntaxError("broken chunk")
+
+    data = encoded(picture(0, 40, 30), "GIF")
+    monkeypatch.setattr(GifImagePlugin.GifImageFile, "is_animated", property(damaged))
+    assert decode(ref(data)).notes == ()
 
 
 def test_palette_with_transparency() -> None:
