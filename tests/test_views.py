@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -285,3 +286,9 @@ def test_an_unknown_view_is_told_the_nearest_names() -> None:
         view("grid-1")
     with pytest.raises(UnknownNameError, match="grid-9"):
         view("grid-9")
+
+
+def test_a_view_is_what_its_name_says_for_good() -> None:
+    """Views are shared by all who ask for them by name."""
+    with pytest.raises(FrozenInstanceError):
+        view("native").count = 2  # type: ignore[misc]

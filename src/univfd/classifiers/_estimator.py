@@ -119,9 +119,9 @@ class Estimator:
         from sklearn.utils.multiclass import check_classification_targets, type_of_target
         from sklearn.utils.validation import validate_data
 
-        X, y = validate_data(self, X, y, dtype=np.float32, order="C", ensure_min_samples=1)
+        X, y = validate_data(self, X, y, dtype=np.float32, order="C")
         check_classification_targets(y)
-        if type_of_target(y, input_name="y", raise_unknown=True) == "multiclass":
+        if type_of_target(y, input_name="y") == "multiclass":
             raise ValueError("Only binary classification is supported. The type of the target is multiclass.")
         self.classes_, coded = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
