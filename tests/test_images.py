@@ -100,6 +100,26 @@ def test_a_mode_that_pillow_cannot_convert_is_named(error: type[Exception], monk
         images.to_rgb(image)
 
 
+@pytest.mark.parametrize(("large", "bytes_a_pixel"), [(47 * 31, 4), (47 * 31 + 1, 3)])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP"])
+def test_large_pictures_stay_in_the_memory_that_they_were_decoded_into(
+    format: str, large: int, bytes_a_pixel: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "_LARGE_PIXELS", large)
+    got = decode(ref(encoded(picture(0, 47, 31), format))).pixels
+    assert got.shape == (31, 47, 3)
+    assert got.strides == (47 * bytes_a_pixel, bytes_a_pixel, 1)
+
+
+def test_a_photograph_with_a_preview_behind_it_is_one_picture() -> None:
+    buffer = io.BytesIO()
+    whole, preview = (Image.fromarray(picture(i, 40, 30)) for i in range(2))
+    whole.save(buffer, "MPO", save_all=True, append_images=[preview])
+    got = decode(ref(buffer.getvalue()))
+    assert (got.format, got.notes) == ("MPO", ())
+    assert got.pixels.shape == (30, 40, 3)
+
+
 def test_damage_behind_the_first_frame_is_not_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     def damaged(image: Image.Image) -> bool:
         raise SyntaxError("broken chunk")

@@ -181,3 +181,23 @@ def test_noise_has_no_mean_and_stays_within_the_values() -> None:
     assert change.std() == pytest.approx(5, abs=0.1)
     assert noise(np.full((50, 50, 3), 255, np.uint8), 1, 9).min() > 200
     assert noise(np.zeros((50, 50, 3), np.uint8), 1, 9).max() < 55
+
+
+@pytest.mark.parametrize(
+    ("of", "seed", "shape", "expected"),
+    [
+        (reencode, 0, (150, 200), [("webp", 95)]),
+        (reencode, 1, (121, 161), [("jpeg", 78)]),
+        (reencode, 2, (150, 200), [("jpeg", 64)]),
+        (reencode, 3, (106, 141), [("jpeg", 85)]),
+        (augment, 0, (168, 225), [("blur", 0.513), ("webp", 93), ("jpeg", 93)]),
+        (augment, 22, (66, 88), [("noise", 1.98), ("jpeg", 53), ("webp", 58)]),
+        (augment, 28, (121, 161), [("blur", 0.87), ("jpeg", 80), ("jpeg", 57)]),
+        (augment, 31, (64, 83), [("blur", 0.936), ("noise", 1.149), ("jpeg", 44)]),
+    ],
+)
+def test_the_copies_that_detectors_were_trained_on_stay_what_they_were(
+    of: perturbations.Step, seed: int, shape: tuple[int, int], expected: list[object], steps: list[tuple[str, float]]
+) -> None:
+    assert of(places(), seed, 1).shape[:2] == shape
+    assert steps == expected
