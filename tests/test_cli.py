@@ -118,7 +118,7 @@ def test_errors_are_one_line_with_what_to_do(toy_folder: Path, images: Path, tmp
         ((images, "--detector", toy_folder, "-o", tmp_path / "there.jsonl"), "never overwritten"),
         ((images, "--detector", toy_folder, "--parquet"), "give it a file"),
         ((images, "--detector", toy_folder, "--resume"), "--resume needs"),
-        ((images, "--detector", toy_folder, "-o", "x.jsonl", "--retry"), "--retry is of --resume"),
+        ((images, "--detector", toy_folder, "-o", "x.jsonl", "--retry"), "--retry needs --resume"),
     ]:
         result = univfd("detect", *args)
         assert result.returncode == 2, args

@@ -135,6 +135,16 @@ def test_what_a_file_says_of_its_origin_is_on_the_page_and_inert(here: Path) -> 
     again = Read(Path("again.html").read_text("utf-8"))
     assert {tag for tag, _ in again.elements} <= OWN
     assert provenance["findings"][0]["found"] in again.text
+    assert f"Content Credentials: {provenance['c2pa']}; the file says: {provenance['claims'][0]}" in again.text
+    Path("q").mkdir()
+    small.save("q/plain.png")
+    run("detect", "q", "--detector", "nn", "--provenance", "-o", "plain.csv")
+    run(
+        "detect", "q", "--detector", "nn", "--provenance", "-o", "plain.csv", "--resume", "--explain-html", "plain.html"
+    )
+    told = Read(Path("plain.html").read_text("utf-8")).text
+    assert "Says of its origin" in told
+    assert "Content Credentials: none" in told
     run("detect", "p", "--detector", "nn", "--explain-html", "without.html")
     assert "Says of its origin" not in Path("without.html").read_text("utf-8")
 

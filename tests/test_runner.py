@@ -43,34 +43,59 @@ def test_the_same_name_twice_is_two_rows_also_on_resume(suffix: str, tmp_path: P
     assert [p.name for p in tmp_path.iterdir()] == [out.name]
 
 
+BROKEN = Failure("b", "file-access", "the disk was gone")
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "parquet"])
 @pytest.mark.parametrize("finished", [True, False])
 def test_what_failed_is_judged_again_where_that_is_asked_for(suffix: str, finished: bool, tmp_path: Path) -> None:
     out = tmp_path / f"x.{suffix}"
-    broken = Failure("b", "file-access", "the disk was gone")
-    first = runner.run(line, [*refs("a"), broken, *refs("c", "d")], out, suffix, detector="d@1")
+    first = runner.run(line, [*refs("a"), BROKEN, *refs("c", "d")], out, suffix, detector="d@1")
     if finished:
         list(first)
     else:
         next(first), next(first)
         first.close()
-    assert run(out, refs("a", "b", "c", "d"), resume=True, retry=True) == (
-        ["a", "c", "d", "b"] if finished else [*"abcd"]
-    )
+    expected = ["a", "c", "d", "b"] if finished else ["a", "b", "c", "d"]
+    assert run(out, refs("a", "b", "c", "d"), resume=True, retry=True) == expected
     rows = list(runner.writer(suffix).read(out))
-    assert sorted(r["image"] for r in rows) == ["a", "b", "c", "d"]
+    assert [r["image"] for r in rows] == expected
     assert {r["status"] for r in rows} == {"ok"}
     assert [p.name for p in tmp_path.iterdir()] == [out.name]
 
 
-def test_a_retry_that_is_stopped_goes_on_with_a_plain_resume(tmp_path: Path) -> None:
-    out = tmp_path / "x.jsonl"
-    list(runner.run(line, [Failure("a", "x", "y"), *refs("b")], out, "jsonl", detector="d@1"))
-    again = runner.run(line, refs("a", "b", "c"), out, "jsonl", detector="d@1", resume=True, retry=True)
-    assert next(again)["image"] == "b"
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_retry_loses_no_row_that_it_does_not_replace(suffix: str, tmp_path: Path) -> None:
+    """Of what is not among the inputs, of what fails again, and of a name that stands for several images."""
+    out = tmp_path / f"x.{suffix}"
+    twice = Failure("t", "file-access", "first of two members of one name")
+    list(runner.run(line, [*refs("a"), BROKEN, twice, *refs("t")], out, suffix, detector="d@1"))
+    assert run(out, refs("a", "t", "t"), resume=True, retry=True) == ["a", "t", "t", "b"]
+    assert [r["image"] for r in runner.writer(suffix).read(out)] == ["a", "b", "t", "t"]
+    again = Failure("b", "truncated", "cut")
+    assert run(out, [*refs("a"), again, *refs("t", "t")], resume=True, retry=True) == ["a", "t", "t", "b"]  # type: ignore[list-item]
+    assert [(r["image"], r.get("error")) for r in runner.writer(suffix).read(out) if r["status"] == "failed"] == [
+        ("t", "file-access"),
+        ("b", "truncated"),
+    ]
+
+
+@pytest.mark.parametrize("void_only", [False, True])
+def test_a_retry_that_is_stopped_goes_on_with_a_plain_resume(void_only: bool, tmp_path: Path) -> None:
+    out, journal = tmp_path / "x.jsonl", tmp_path / "x.jsonl.partial"
+    list(runner.run(line, [BROKEN, *refs("c")], out, "jsonl", detector="d@1"))
+    again = runner.run(line, refs("b", "c", "d"), out, "jsonl", detector="d@1", resume=True, retry=True)
+    assert [next(again)["image"], next(again)["image"]] == ["c", "b"]
     again.close()
-    assert run(out, refs("a", "b", "c"), resume=True) == ["b", "a", "c"]
-    with pytest.raises(UsageError, match="retry is of resume"):
+    if void_only:  # killed between the two lines
+        lines = journal.read_bytes().splitlines(keepends=True)
+        assert b"void" in lines[-2]
+        journal.write_bytes(b"".join(lines[:-1]))
+    assert sorted(run(out, refs("b", "c", "d"), resume=True)) == ["b", "c", "d"]
+    rows = list(runner.writer("jsonl").read(out))
+    assert sorted(r["image"] for r in rows) == ["b", "c", "d"]
+    assert {r["status"] for r in rows} == {"ok"}
+    with pytest.raises(UsageError, match="retry needs resume"):
         run(out, refs("a"), retry=True)
 
 

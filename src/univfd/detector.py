@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +48,8 @@ from .sources import Source
 from .storage import finite, new_folder, read_arrays, write_arrays, write_json
 from .types import Failure, FeatureSpace, FloatArray, Label, Neighbor, Timings, Verdict, VerdictLabel, digest_of
 from .views import View, view
+
+_FEW_ROWS = 20_000  # up to here a search is a small product beside a batch of the encoder
 
 
 class HasBank(Protocol):
@@ -153,7 +156,7 @@ class Detector:
             return []
         self.space.require(batch.embeddings.space, "the images")
         start = time.perf_counter()
-        with one_thread():
+        with one_thread() if len(self.bank) <= _FEW_ROWS else nullcontext():
             scores = self.classifier.decision_function(vectors)
             real, fake = (self.bank.nearest(vectors, neighbors, label=label) for label in Label)
         nearest_real, nearest_fake = (self.bank.neighbors(*found) for found in (real, fake))

@@ -6,8 +6,9 @@ When the last row is there the output is written in its own format and moved int
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -24,6 +25,8 @@ SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv
 _TAIL = 1 << 16
 _JOURNAL = "jsonl"
 _STATES = ("ok", "failed")
+_VOID = "void"  # of a line of the journal: the failed row of this name above it counts no more
+_VOID_MARK = b'"void"'
 _T = TypeVar("_T")
 
 Line = Callable[[Iterable[ImageRef | Failure]], Iterator[Any]]
@@ -82,7 +85,8 @@ def run(
         detector: identity of the detector; an earlier run by another one is not continued.
         resume: go on where an earlier run of the same output stopped (or take up what has come since it ended). What
             failed then keeps its row: most failures are of the file itself.
-        retry: with `resume`: what failed then is judged again, and its new row comes last.
+        retry: with `resume`: what failed then, and is among the inputs, is judged again; the new row comes behind
+            those that are kept. A name that has several rows keeps them.
 
     Raises:
         OutputExistsError: the output, or the journal of an unfinished run, is there and `resume` was not asked for.
@@ -91,7 +95,7 @@ def run(
         OSError: as `line` and `images` raise it.
     """
     if retry and not resume:
-        raise UsageError("retry is of resume: there must be an earlier run")
+        raise UsageError("retry needs resume: there must be an earlier run")
     format_writer = writer(format)
     journal = journal_of(output)
     elsewhere: list[OSError] = []
@@ -99,18 +103,30 @@ def run(
         with (
             locked(journal),
             _without_trace(journal, not journal.exists()),
-            _open_journal(journal, output, format_writer, detector, resume, retry) as file,
+            _open_journal(journal, output, format_writer, detector, resume) as file,
         ):
             named: Counter[str] = Counter()
-            for row in _noting(_checked(writer(_JOURNAL).read(journal), journal), elsewhere):
+            failed: dict[str, Row] = {}
+            for row in _noting(_standing(journal), elsewhere):
                 _same_detector(row, detector, output)
                 named[row["image"]] += 1
-                yield row
+                if retry and row["status"] == "failed":
+                    failed[row["image"]] = row
+                elif not retry:
+                    yield row
+            # Of several rows of one name nothing says which is whose.
+            waiting = {name: row for name, row in failed.items() if named[name] == 1}
+            again = frozenset(waiting)
+            if retry:
+                yield from (r for r in _noting(_standing(journal), elsewhere) if r["image"] not in again)
             keeper = writer(_JOURNAL)(file)
-            for item in _noting(line(_remaining(expand(images), named)), elsewhere):
+            for item in _noting(line(_remaining(expand(images), named, again)), elsewhere):
                 row = item.to_dict()
+                if waiting.pop(row["image"], None) is not None:
+                    keeper.write({"image": row["image"], "status": _VOID})  # first: at worst it is judged once more
                 keeper.write(row)
                 yield row
+            yield from waiting.values()
             file.close()
             _finish(journal, output, format_writer)
     except OSError as error:
@@ -138,46 +154,32 @@ def _without_trace(journal: Path, own: bool) -> Iterator[None]:
             journal.unlink()
 
 
-def _open_journal(
-    journal: Path, output: Path, format_writer: type[Writer], detector: str, resume: bool, retry: bool
-) -> IO[bytes]:
+def _open_journal(journal: Path, output: Path, format_writer: type[Writer], detector: str, resume: bool) -> IO[bytes]:
     """The journal, open behind its last whole row; a finished output is taken up into a new one."""
     if not resume:
         for path in (output, journal):
             if path.exists():
                 what = "is there already" if path == output else "is an unfinished run"
                 raise OutputExistsError(f"{path} {what}; results are never overwritten. Use --resume or another name")
-    begun: IO[bytes] | None = journal.open("r+b") if journal.exists() else None
-    if begun is not None:
-        begun.truncate(_whole_rows(begun))
-    if retry and begun is not None:
-        begun.close()
-        begun = _taken_up(writer(_JOURNAL).read(journal), journal, journal, output, detector, retry)
-    elif begun is None and output.exists():
-        begun = _taken_up(format_writer.read(output), output, journal, output, detector, retry)
-    begun = begun or journal.open("x+b")
+    if output.exists() and not journal.exists():
+        # Under another name until it is complete: a journal must never hold fewer rows than the output it came from.
+        copy = journal.with_name(f".{journal.name}.copy")
+        try:
+            with copy.open("wb") as file:
+                keeper = writer(_JOURNAL)(file)
+                for row in _checked(format_writer.read(output), output):
+                    _same_detector(row, detector, output)
+                    keeper.write(row)
+            copy.rename(journal)
+        finally:
+            copy.unlink(missing_ok=True)
+    begun = journal.open("r+b" if journal.exists() else "x+b")
+    begun.truncate(_whole_rows(begun))
     begun.seek(0, 2)
     return begun
 
 
-def _taken_up(rows: Iterable[Row], source: Path, journal: Path, output: Path, detector: str, retry: bool) -> IO[bytes]:
-    """A journal of the rows of an earlier run, without the failed ones where these are to be judged again."""
-    # Under another name until it is complete: a journal must never lack rows of what it came from that are to stay.
-    copy = journal.with_name(f".{journal.name}.copy")
-    try:
-        with copy.open("wb") as file:
-            keeper = writer(_JOURNAL)(file)
-            for row in _checked(rows, source):
-                _same_detector(row, detector, output)
-                if not (retry and row["status"] == "failed"):
-                    keeper.write(row)
-        replace_file(copy, journal)
-    finally:
-        copy.unlink(missing_ok=True)
-    return journal.open("r+b")
-
-
-def _checked(rows: Iterable[Any], path: Path) -> Iterator[Row]:
+def _checked(rows: Iterable[Any], path: Path, states: Sequence[str] = _STATES) -> Iterator[Row]:
     """Rows of an earlier run, refused where they are none.
 
     Raises:
@@ -186,7 +188,7 @@ def _checked(rows: Iterable[Any], path: Path) -> Iterator[Row]:
     number = 0
     try:
         for number, row in enumerate(rows, start=1):
-            if not isinstance(row, dict) or not isinstance(row.get("image"), str) or row.get("status") not in _STATES:
+            if not isinstance(row, dict) or not isinstance(row.get("image"), str) or row.get("status") not in states:
                 raise FormatError(f"{path}, row {number} is no result of this program. Choose another output")
             yield row
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
@@ -195,6 +197,23 @@ def _checked(rows: Iterable[Any], path: Path) -> Iterator[Row]:
         raise FormatError(
             f"{path} is no result of this program (after row {number}: {error}). Choose another output"
         ) from error
+
+
+def _standing(journal: Path) -> Iterator[Row]:
+    """The rows of a journal but those that were judged again since."""
+    void = _void(journal)
+    for row in _checked(writer(_JOURNAL).read(journal), journal, (*_STATES, _VOID)):
+        if row["status"] == "failed" and void[row["image"]]:
+            void[row["image"]] -= 1
+        elif row["status"] != _VOID:
+            yield row
+
+
+def _void(journal: Path) -> Counter[str]:
+    """How many failed rows of a name count no more."""
+    with journal.open("rb") as file:
+        found = [json.loads(line) for line in file if _VOID_MARK in line and line.endswith(b"\n")]
+    return Counter(row["image"] for row in found if row.get("status") == _VOID)
 
 
 def _whole_rows(file: IO[bytes]) -> int:
@@ -215,26 +234,29 @@ def _same_detector(row: Row, detector: str, output: Path) -> None:
         raise UsageError(f"{output} was begun by {row['detector']}; this is {detector}. Choose another output")
 
 
-def _remaining(refs: Iterable[ImageRef | Failure], named: Counter[str]) -> Iterator[ImageRef | Failure]:
-    """References without those that have a row, by name, each as often as it has one."""
+def _remaining(
+    refs: Iterable[ImageRef | Failure], named: Counter[str], again: Container[str]
+) -> Iterator[ImageRef | Failure]:
+    """References without those that have a row, by name, each as often as it has one; and those of `again`."""
     for ref in refs:
         name = ref.name if isinstance(ref, ImageRef) else ref.image
-        if named[name]:
+        known = named[name] > 0
+        if known:
             named[name] -= 1
-        else:
+        if not known or name in again:
             yield ref
 
 
 def _finish(journal: Path, output: Path, format_writer: type[Writer]) -> None:
     """The journal becomes the output."""
-    if format_writer is writer(_JOURNAL):
+    if format_writer is writer(_JOURNAL) and not _void(journal):
         replace_file(journal, output)
         return
     scratch = output.with_name(f".{output.name}.tmp")
     try:
         with scratch.open("wb") as file:
             formatted = format_writer(file)
-            for row in writer(_JOURNAL).read(journal):
+            for row in _standing(journal):
                 formatted.write(row)
             formatted.close()
         replace_file(scratch, output)

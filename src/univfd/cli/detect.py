@@ -40,9 +40,14 @@ def _format_options(function: Any) -> Any:
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on where an earlier run into the same --output stopped. Rows that failed are rows: they stay.",
+    help="Go on where an earlier run into the same --output stopped. Rows that failed are rows: they stay, unless with "
+    "--retry.",
 )
-@click.option("--retry", is_flag=True, help="With --resume: judge what failed again; its new rows come last.")
+@click.option(
+    "--retry",
+    is_flag=True,
+    help="With --resume: judge again what failed; the new rows come behind those that are kept.",
+)
 @click.option("--detector", default="default", show_default=True, help="A shipped detector's name, or a folder.")
 @click.option("--bank", metavar="STORE[@VERSION]", help="Decide with the rows of this bank store (see `univfd bank`).")
 @click.option(
@@ -181,7 +186,7 @@ def _require_fitting(
     if resume and output is None:
         raise UsageError("--resume needs -o/--output: there must be a file to go on with")
     if retry and not resume:
-        raise UsageError("--retry is of --resume: there must be an earlier run")
+        raise UsageError("--retry needs --resume: there must be an earlier run")
     if format == "parquet" and output is None:
         raise UsageError("--parquet is binary; give it a file with -o FILE")
     if key_env is not None and server is None:
