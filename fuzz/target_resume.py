@@ -16,6 +16,7 @@ def seeds() -> list[bytes]:
     """One of each format."""
     return [
         _ROW + b'{"status": "failed", "image": "b", "error": "empty", "message": "m"}\n',
+        b'{"status": "failed", "image": "a.png", "error": "empty"}\n{"status": "void", "image": "a.png"}\n' + _ROW,
         b"[\n" + _ROW.rstrip() + b"\n]\n",
         b"image,status,verdict,score\na.png,ok,fake,1.0\n'=b,failed,,\n",
     ]
@@ -28,6 +29,8 @@ def one(data: bytes) -> None:
     for name in ("jsonl", "json", "csv"):
         with refused():
             list(run(lambda _: iter(()), [], file_of(data, f"out.{name}"), name, detector="d", resume=True))
-    file_of(data, "out2.csv.partial")
-    with refused():
-        list(run(lambda _: iter(()), [], folder() / "out2.csv", "csv", detector="d", resume=True))
+    for retry in (False, True):
+        file_of(data, "out2.csv.partial")
+        with refused():
+            list(run(lambda _: iter(()), [], folder() / "out2.csv", "csv", detector="d", resume=True, retry=retry))
+        (folder() / "out2.csv").unlink(missing_ok=True)

@@ -113,14 +113,19 @@ def test_the_line_has_one_thread_and_its_caller_all(streams: int, watched: tuple
 @pytest.mark.usefixtures("several")
 def test_the_service_has_one_thread_while_it_judges(watched: tuple[Detector, Watching, Watching]) -> None:
     detector, backbone, classifier = watched
+    served(detector)
+    assert backbone.seen == classifier.seen == [{1}]
+    assert threads() == {3}
+
+
+def served(detector: Detector) -> None:
+    """One image through the service's thread."""
     engine = Engine(detector, batch_size=2)
     try:
         ready: Any = loader(detector.backbone, detector.view)(ImageRef("x", encoded(picture(1))))
         engine.judge(ready, 1).result(60)
     finally:
         engine.close()
-    assert backbone.seen == classifier.seen == [{1}]
-    assert threads() == {3}
 
 
 @pytest.mark.usefixtures("several")
@@ -130,4 +135,5 @@ def test_a_search_in_many_rows_has_all_threads(
     detector, _, classifier = watched
     monkeypatch.setattr("univfd.detector._FEW_ROWS", len(detector.bank) - 1)
     list(detector.detect([np.zeros((64, 64, 3), np.uint8)]))
-    assert classifier.seen == [{3}]
+    served(detector)
+    assert classifier.seen == [{3}, {3}]

@@ -201,3 +201,9 @@ def test_the_copies_that_detectors_were_trained_on_stay_what_they_were(
 ) -> None:
     assert of(places(), seed, 1).shape[:2] == shape
     assert steps == expected
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 200), (200, 1), (1, 1)])
+def test_a_line_of_pixels_is_taken_too(height: int, width: int, steps: list[tuple[str, float]]) -> None:
+    for draw in range(1, 40):
+        assert min(augment(places()[:1, :1].repeat(height, 0).repeat(width, 1), 7, draw).shape[:2]) >= 1

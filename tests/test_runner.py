@@ -80,6 +80,30 @@ def test_a_retry_loses_no_row_that_it_does_not_replace(suffix: str, tmp_path: Pa
     ]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"image": "a", "status": "void"',
+        b'["void"]',
+        b'{"image": ["void"], "status": "void"}',
+        b'"void" \xff',
+        b'{"void": 1}',
+    ],
+)
+def test_a_journal_with_a_broken_line_about_a_retry_is_refused(line: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl.partial").write_bytes(
+        b'{"image": "a", "status": "failed", "detector": "d@1"}\n' + line + b"\n"
+    )
+    with pytest.raises(FormatError, match=r"x\.jsonl\.partial.*no result of this program"):
+        run(tmp_path / "x.jsonl", refs("a"), resume=True)
+
+
+def test_an_image_may_be_called_void(tmp_path: Path) -> None:
+    out = tmp_path / "x.jsonl"
+    assert run(out, refs("void", "status")) == ["void", "status"]
+    assert run(out, refs("void", "status", "b"), resume=True, retry=True) == ["void", "status", "b"]
+
+
 @pytest.mark.parametrize("void_only", [False, True])
 def test_a_retry_that_is_stopped_goes_on_with_a_plain_resume(void_only: bool, tmp_path: Path) -> None:
     out, journal = tmp_path / "x.jsonl", tmp_path / "x.jsonl.partial"

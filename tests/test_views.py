@@ -194,6 +194,13 @@ def test_what_an_encoder_cannot_store_is_an_input_error() -> None:
         perturbation("webp:80")(np.zeros((2, 20_000, 3), np.uint8))
 
 
+@pytest.mark.parametrize("value", [0, 255])
+def test_noise_ends_where_bytes_end(value: int) -> None:
+    got = perturbation("noise:2")(np.full((40, 40, 3), value, np.uint8))
+    assert 0.4 < (got == value).mean() < 0.75  # all that would have gone beyond, and what is rounded to it
+    assert np.abs(got.astype(int) - value).max() < 20
+
+
 @pytest.mark.parametrize("value", [0, 127, 255])
 @pytest.mark.parametrize("sigma", ["0.3", "1", "7.7"])
 def test_blur_leaves_what_is_constant(value: int, sigma: str) -> None:

@@ -6,7 +6,6 @@ When the last row is there the output is written in its own format and moved int
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,7 +15,7 @@ from typing import IO, Any, TypeVar
 from . import registry
 from .errors import FormatError, OutputExistsError, UsageError
 from .sources import Source, expand
-from .storage import cannot_write, locked, replace_file
+from .storage import cannot_write, locked, parsed, replace_file
 from .types import Failure, ImageRef
 from .writers import Row, Writer
 
@@ -106,19 +105,11 @@ def run(
             _open_journal(journal, output, format_writer, detector, resume) as file,
         ):
             named: Counter[str] = Counter()
-            failed: dict[str, Row] = {}
-            for row in _noting(_standing(journal), elsewhere):
+            waiting: dict[str, Row] = {}
+            for row in _noting(_earlier(journal, named, waiting, retry), elsewhere):
                 _same_detector(row, detector, output)
-                named[row["image"]] += 1
-                if retry and row["status"] == "failed":
-                    failed[row["image"]] = row
-                elif not retry:
-                    yield row
-            # Of several rows of one name nothing says which is whose.
-            waiting = {name: row for name, row in failed.items() if named[name] == 1}
+                yield row
             again = frozenset(waiting)
-            if retry:
-                yield from (r for r in _noting(_standing(journal), elsewhere) if r["image"] not in again)
             keeper = writer(_JOURNAL)(file)
             for item in _noting(line(_remaining(expand(images), named, again)), elsewhere):
                 row = item.to_dict()
@@ -199,6 +190,27 @@ def _checked(rows: Iterable[Any], path: Path, states: Sequence[str] = _STATES) -
         ) from error
 
 
+def _earlier(journal: Path, named: Counter[str], waiting: dict[str, Row], retry: bool) -> Iterator[Row]:
+    """The rows of an earlier run that stay as they are.
+
+    Args:
+        journal: what the earlier run left.
+        named: is given how many rows each name has.
+        waiting: with `retry`, is given the failed rows to be judged again, by name. Of several rows of one name nothing
+            says which is whose, so these stay.
+        retry: see `run`.
+    """
+    if retry:
+        several = Counter(row["image"] for row in _standing(journal))
+    for row in _standing(journal):
+        name = row["image"]
+        named[name] += 1
+        if retry and row["status"] == "failed" and several[name] == 1:
+            waiting[name] = row
+        else:
+            yield row
+
+
 def _standing(journal: Path) -> Iterator[Row]:
     """The rows of a journal but those that were judged again since."""
     void = _void(journal)
@@ -210,10 +222,14 @@ def _standing(journal: Path) -> Iterator[Row]:
 
 
 def _void(journal: Path) -> Counter[str]:
-    """How many failed rows of a name count no more."""
-    with journal.open("rb") as file:
-        found = [json.loads(line) for line in file if _VOID_MARK in line and line.endswith(b"\n")]
-    return Counter(row["image"] for row in found if row.get("status") == _VOID)
+    """How many failed rows of a name count no more.
+
+    Raises:
+        FormatError: a line that is no row.
+    """
+    with journal.open("rb") as file:  # few lines have it, and a journal may have millions
+        lines = (parsed(line) for line in file if _VOID_MARK in line and line.endswith(b"\n"))
+        return Counter(row["image"] for row in _checked(lines, journal, (*_STATES, _VOID)) if row["status"] == _VOID)
 
 
 def _whole_rows(file: IO[bytes]) -> int:

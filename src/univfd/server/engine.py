@@ -104,9 +104,9 @@ class Engine:
     def _judge(self, images: list[_Image]) -> None:
         start = time.perf_counter()
         try:
-            with one_thread():
+            with one_thread():  # for the threads that decode meanwhile
                 batch = embed_loaded(self._detector.backbone, self._detector.view, [i.loaded for i in images])
-                verdicts = self._detector.judge(batch, neighbors=max(i.neighbors for i in images))
+            verdicts = self._detector.judge(batch, neighbors=max(i.neighbors for i in images))
         except BaseException as error:  # whoever waits must hear of it, and the thread goes on
             for item in images:
                 item.future.set_exception(error)
