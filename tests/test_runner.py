@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -96,6 +97,32 @@ def test_a_journal_with_a_broken_line_about_a_retry_is_refused(line: bytes, tmp_
     )
     with pytest.raises(FormatError, match=r"x\.jsonl\.partial.*no result of this program"):
         run(tmp_path / "x.jsonl", refs("a"), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"nearest_fake": [{"distance": 0.1}]}, "'generator'"),
+        ({"nearest_fake": {"distance": 0.1}}, "unhashable|slice|KeyError|0"),
+        ({"reason_codes": ["between"]}, "string indices"),
+        ({"notes": [1]}, "expected str"),
+        ({"provenance": {"c2pa": "none"}}, "'claims'"),
+        ({"score": "high"}, "score is 'high', expected float"),
+        ({"score": 10**400}, "too large"),
+        ({"width": True}, "width is True, expected int"),
+        ({"width": 1 << 63}, "too big"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_an_earlier_row_that_no_format_could_take_is_refused_before_anything_is_judged(
+    changed: dict[str, object], named: str, suffix: str, tmp_path: Path
+) -> None:
+    journal = tmp_path / f"x.{suffix}.partial"
+    journal.write_text(json.dumps(Row("a").to_dict() | changed) + "\n")
+    before = journal.read_bytes()
+    with pytest.raises(FormatError, match=rf"is no result of this program \(after row 1: .*({named})"):
+        run(tmp_path / f"x.{suffix}", refs("b"), resume=True)
+    assert journal.read_bytes() == before
 
 
 def test_an_image_may_be_called_void(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from .errors import FormatError, OutputExistsError, UsageError
 from .sources import Source, expand
 from .storage import cannot_write, locked, parsed, replace_file
 from .types import Failure, ImageRef
-from .writers import Row, Writer
+from .writers import FLAT_COLUMNS, Row, Writer, flat
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
@@ -181,13 +181,29 @@ def _checked(rows: Iterable[Any], path: Path, states: Sequence[str] = _STATES) -
         for number, row in enumerate(rows, start=1):
             if not isinstance(row, dict) or not isinstance(row.get("image"), str) or row.get("status") not in states:
                 raise FormatError(f"{path}, row {number} is no result of this program. Choose another output")
+            _check_columns(row)
             yield row
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the system; Arrow's, of damage, have none
             raise
         raise FormatError(
             f"{path} is no result of this program (after row {number}: {error}). Choose another output"
         ) from error
+
+
+def _check_columns(row: Row) -> None:
+    """That a row can be written in any format.
+
+    Raises:
+        LookupError, TypeError, AttributeError, OverflowError: a value that is missing, or of another kind.
+    """
+    for (name, kind), value in zip(FLAT_COLUMNS, flat(row).values(), strict=True):
+        if value is None:
+            continue
+        if not isinstance(value, (int, float) if kind is float else kind) or isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r:.60}, expected {kind.__name__}")
+        if isinstance(value, int):  # JSON's may be larger than any column's
+            float(value) if kind is float else value.to_bytes(8, "little", signed=True)
 
 
 def _earlier(journal: Path, named: Counter[str], waiting: dict[str, Row], retry: bool) -> Iterator[Row]:
