@@ -226,8 +226,11 @@ def share(data: Path, count: int, threads: int) -> Any:
 
 
 def full_pass(data: Path, count: int, threads: int) -> Any:
-    """The whole encoder in float32 ONNX Runtime on crops that are ready: what "one full pass" means."""
-    return encoded_alone("cpu", ("proj",), data, count, threads)
+    """The whole encoder in float32 ONNX Runtime on crops that are ready: what "one full pass" means.
+
+    All tokens go through all blocks, as in the published encoder: the tap `mean.12` reads them.
+    """
+    return encoded_alone("cpu", ("proj", "mean.12"), data, count, threads)
 
 
 def engines(data: Path, count: int, threads: int) -> Any:

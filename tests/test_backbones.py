@@ -209,7 +209,7 @@ def test_the_last_block_is_computed_for_the_class_token_alone(
     last = f"mean.{tap[-1]}" if tap != "proj" else "mean.3"
     alone = engine.OnnxBackbone(tiny(), (tap,), 1, None).embed_normalised(pixels)
     among = engine.OnnxBackbone(tiny(), (tap, last), 1, None).embed_normalised(pixels)
-    np.testing.assert_allclose(alone, among[:, : alone.shape[1]], atol=1e-6)
+    np.testing.assert_allclose(alone, among[:, : alone.shape[1]], atol=1e-5)
     graphs = [onnx.load_from_string(cut(tmp_path / GRAPH, taps, 1)).graph for taps in ((tap,), (tap, last))]
     narrowed = [[n.op_type for n in g.node if n.name.endswith(".first")] for g in graphs]
     assert narrowed[0].count("MatMul") == 3  # the attention's output and the two layers behind it

@@ -97,7 +97,8 @@ def open_backbone(
         name: catalogue name, a folder with `backbone.toml`, or, with the extra `timm`, `timm:MODEL[:TAG]` or
             `openclip:MODEL:TAG`.
         taps: layers to give, side by side: `proj` (the projected embedding, the paper's feature), `cls.i` (CLS token
-            after block i, counted from 1), `mean.i` (mean of its patch tokens). Blocks after the last tap are not
+            after block i, counted from 1), `mean.i` (mean of its patch tokens), `cls.i@k` (CLS token after block i;
+            patch tokens stand still after block k < i - 1; of encoders with a graph). Blocks after the last tap are not
             computed.
         threads: for the encoder; default: the CPUs this process may use.
         progress: called while downloading.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from ._first_token import only_first_token
+from ._held import hold
 
+_BLOCK = re.compile(r"block\.\d+(@\d+)?")
 _INT64_MAX = np.iinfo(np.int64).max
 _AXES_ARE_INPUTS = 18  # opset from which ReduceMean takes its axes as a tensor
 
@@ -29,7 +32,8 @@ def cut(path: Path, taps: tuple[str, ...], prefix: int) -> bytes:
     for name in dict.fromkeys(taps):
         kind, _, block = name.partition(".")
         if kind == "cls":
-            graph.node.append(helper.make_node("Gather", [f"block.{block}", _ints(graph, 0)], [name], axis=1))
+            tokens = _held(graph, *map(int, block.split("@"))) if "@" in block else f"block.{block}"
+            graph.node.append(helper.make_node("Gather", [tokens, _ints(graph, 0)], [name], axis=1))
         elif kind in {"mean", "patches"}:
             patches = f"patches.{block}" if kind == "patches" else f"patches.{block}.of.mean"
             bounds = [_ints(graph, prefix, vector=True), _ints(graph, _INT64_MAX, vector=True)]
@@ -40,15 +44,15 @@ def cut(path: Path, taps: tuple[str, ...], prefix: int) -> bytes:
     del graph.output[:]
     graph.output.extend(helper.make_tensor_value_info(t, TensorProto.FLOAT, None) for t in dict.fromkeys(taps))
     _prune(graph)
-    only_first_token(model, f"block.{_last_block(graph)}")
+    for block in [o for n in graph.node for o in n.output if _BLOCK.fullmatch(o)]:
+        only_first_token(model, block)
     _prune(graph)
     return bytes(model.SerializeToString())
 
 
-def _last_block(graph: onnx.GraphProto) -> int:
-    """The last block that is computed."""
-    made = {o for n in graph.node for o in n.output}
-    return max((int(t.removeprefix("block.")) for t in made if t.startswith("block.")), default=0)
+def _held(graph: onnx.GraphProto, block: int, held: int) -> str:
+    one = _ints(graph, 1, vector=True)
+    return hold(graph, block, held, _ints(graph, 0, vector=True), (one, _ints(graph, _INT64_MAX, vector=True), one))
 
 
 def _mean(graph: onnx.GraphProto, tokens: str, name: str, opset: int) -> onnx.NodeProto:

@@ -1,13 +1,16 @@
 """Compute the last block for the class token alone, where nobody reads its other tokens.
 
 Attention mixes the tokens; all else in a block treats each by itself. So of the last block the class token needs the
-attention's output and what comes behind it for itself only. The result is the same up to rounding.
+attention's output and what comes behind it for itself only, and the attention needs one query (`_one_query`). The
+result is the same up to rounding.
 """
 
 from __future__ import annotations
 
 import onnx
 from onnx import helper, numpy_helper
+
+from ._one_query import Reader, attribute, of_first_token
 
 _ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Sigmoid", "Tanh", "Erf", "Relu"}
 _STARTS, _ENDS = "univfd.first.starts", "univfd.first.ends"  # the axis is 1, like the end
@@ -30,8 +33,8 @@ def only_first_token(model: onnx.ModelProto, block: str) -> None:
     nodes = [*graph.node[:at], *narrowed.nodes, *graph.node[at:]]
     del graph.node[:]
     graph.node.extend(nodes)
-    for name, value in ((_STARTS, 0), (_ENDS, 1)):
-        graph.initializer.append(helper.make_tensor(name, onnx.TensorProto.INT64, [1], [value]))
+    known = {i.name for i in graph.initializer}
+    graph.initializer.extend(c for c in narrowed.constants if c.name not in known)
 
 
 class _Narrowing:
@@ -40,14 +43,17 @@ class _Narrowing:
     def __init__(self, model: onnx.ModelProto, block: str) -> None:
         self._block = block
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-        self._rank = {v.name: len(v.type.tensor_type.shape.dim) for v in inferred.value_info}
-        self._constant = {i.name: tuple(i.dims) for i in model.graph.initializer}
-        self._constant |= {
-            n.output[0]: tuple(a.t.dims) for n in model.graph.node if n.op_type == "Constant" for a in n.attribute
-        }
+        shape = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred.value_info}
+        constant = _constants(model.graph)
+        self._rank = {name: len(dims) for name, dims in shape.items()}
+        self._constant = {name: tuple(c.dims) for name, c in constant.items()}
         self._maker = {o: n for n in model.graph.node for o in n.output}
+        self._attentions = Reader(self._maker, constant, shape)
         self._done: dict[str, str] = {}
         self.nodes: list[onnx.NodeProto] = []
+        self.constants = [
+            helper.make_tensor(name, onnx.TensorProto.INT64, [1], [value]) for name, value in ((_STARTS, 0), (_ENDS, 1))
+        ]
 
     def first(self, tensor: str) -> str:
         """The name of the tensor's first token."""
@@ -56,14 +62,18 @@ class _Narrowing:
             node = self._maker[tensor]
             # The block before is computed in full in any case.
             inputs = None if tensor.startswith("block.") and tensor != self._block else self._narrowed_inputs(node)
-            if inputs is None:
-                self.nodes.append(helper.make_node("Slice", [tensor, _STARTS, _ENDS, _ENDS], [made]))
-            else:
+            if inputs is not None:
                 copy = onnx.NodeProto()
                 copy.CopyFrom(node)
                 copy.name = made
                 copy.input[:], copy.output[:] = inputs, [made]
                 self.nodes.append(copy)
+            elif (found := self._attentions.attention(tensor)) is not None:
+                nodes, constants = of_first_token(found, self.first(found.query.tokens), made)
+                self.nodes.extend(nodes)
+                self.constants.extend(constants)
+            else:
+                self.nodes.append(helper.make_node("Slice", [tensor, _STARTS, _ENDS, _ENDS], [made]))
             self._done[tensor] = made
         return self._done[tensor]
 
@@ -85,23 +95,21 @@ class _Narrowing:
                 return [t for t in inputs if t not in self._constant], constants
         if node.op_type == "MatMul" and len(self._constant.get(inputs[1], ())) == 2:
             return inputs[:1], inputs[1:]
-        if node.op_type == "LayerNormalization" and _attribute(node, "axis", -1) in {-1, 2}:
+        if node.op_type == "LayerNormalization" and attribute(node, "axis", -1) in {-1, 2}:
             return inputs[:1], inputs[1:]
-        if node.op_type == "ReduceMean" and len(inputs) == 1 and _attribute(node, "axes", None) in ([-1], [2]):
-            return (inputs, []) if _attribute(node, "keepdims", 1) else ([], [])
+        if node.op_type == "ReduceMean" and len(inputs) == 1 and attribute(node, "axes", None) in ([-1], [2]):
+            return (inputs, []) if attribute(node, "keepdims", 1) else ([], [])
         return [], []
 
 
 def _takes_first(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
     """Does the node gather index 0 of axis 1?"""
-    if node.op_type != "Gather" or _attribute(node, "axis", 0) != 1:
+    if node.op_type != "Gather" or attribute(node, "axis", 0) != 1:
         return False
-    values = {i.name: i for i in graph.initializer}
-    values |= {n.output[0]: a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute}
-    index = values.get(node.input[1])
-    return index is not None and numpy_helper.to_array(index).tolist() == 0
+    index = _constants(graph).get(node.input[1])
+    return index is not None and numpy_helper.to_array(index).tolist() in (0, [0])
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: object) -> object:
-    found = next((a for a in node.attribute if a.name == name), None)
-    return default if found is None else helper.get_attribute_value(found)
+def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    made = {n.output[0]: a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute}
+    return made | {i.name: i for i in graph.initializer}

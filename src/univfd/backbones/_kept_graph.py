@@ -13,7 +13,7 @@ from ..weights import GRAPH
 
 log = logging.getLogger(__name__)
 
-_CUTTING = ("_cut.py", "_first_token.py")  # a change of these cuts anew
+_CUTTING = ("_cut.py", "_first_token.py", "_one_query.py", "_held.py")  # a change of these cuts anew
 _DIGEST = hashlib.sha256().digest_size
 
 

@@ -22,6 +22,7 @@ ENTRY_FILE = "backbone.toml"
 _LARGEST = 65_536  # of blocks, tokens, pixels of a side and values of a vector: far above any encoder's
 _FINITE = 1e30  # an integer of TOML may be too large to become a float at all
 _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")  # it becomes a folder's name in the cache
+_HELD = re.compile(r"cls\.([1-9]\d{0,4})@([1-9]\d{0,4})")
 _SHA256 = re.compile(r"[0-9a-fA-F]{0,64}")
 _KINDS: Mapping[str, type] = {"bytes": int, "path": Path}  # fields of sources that are no text
 _KIND_WORDS: Mapping[type, str] = {int: "a whole number", Path: "a path", str: "text"}
@@ -128,9 +129,17 @@ class Entry:
         Raises:
             UnknownNameError: this backbone has no such tap.
         """
-        if tap not in self.taps:
+        if tap not in self.taps and not self._holds(tap):
             raise registry.unknown(f"tap of {self.name}", tap, self.taps)
         return self.proj if tap == "proj" else self.width
+
+    def _holds(self, tap: str) -> bool:
+        """Is it `cls.b@k` with k + 1 < b (at k + 1 it would be `cls.b`), of an encoder whose graph we have?"""
+        found = _HELD.fullmatch(tap)
+        if found is None or not self.prefix or self.engine != "onnx":
+            return False
+        block, held = map(int, found.groups())
+        return held + 1 < block <= self.blocks
 
 
 def names() -> list[str]:

@@ -1,0 +1,155 @@
+"""Taps `cls.b@k`: the class token goes on, the patch tokens stand still."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from safetensors.numpy import save_file
+
+from univfd.backbones import onnx as engine
+from univfd.backbones import open_backbone
+from univfd.backbones._cut import cut
+from univfd.catalogue import Entry, entry
+from univfd.errors import UnknownNameError
+from univfd.recipes.clip_safetensors import clip_safetensors
+from univfd.types import FloatArray
+from univfd.views import PreprocessSpec
+from univfd.weights import GRAPH
+
+WIDTH, HEADS, BLOCKS, PATCH, GRID = 32, 4, 6, 14, 2
+SIDE = PATCH * GRID
+Tensors = dict[str, FloatArray]
+Embed = Callable[..., FloatArray]
+
+
+@pytest.fixture(scope="module")
+def tensors() -> Tensors:
+    """A CLIP of six blocks with random weights, by the names of the published file."""
+    rng = np.random.default_rng(0)
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.class_embedding": (WIDTH,),
+        "embeddings.patch_embedding.weight": (WIDTH, 3, PATCH, PATCH),
+        "embeddings.position_embedding.weight": (GRID * GRID + 1, WIDTH),
+    }
+    parts = {"mlp.fc1": (4 * WIDTH, WIDTH), "mlp.fc2": (WIDTH, 4 * WIDTH)}
+    parts |= {f"self_attn.{x}_proj": (WIDTH, WIDTH) for x in ("q", "k", "v", "out")}
+    for i in range(BLOCKS):
+        for name, shape in parts.items():
+            shapes |= {f"encoder.layers.{i}.{name}.weight": shape, f"encoder.layers.{i}.{name}.bias": shape[:1]}
+    values = {f"vision_model.{n}": rng.standard_normal(s, np.float32) / np.sqrt(WIDTH) for n, s in shapes.items()}
+    norms = ["pre_layrnorm", "post_layernorm"]
+    norms += [f"encoder.layers.{i}.layer_norm{j}" for i in range(BLOCKS) for j in (1, 2)]
+    for name in norms:
+        values[f"vision_model.{name}.weight"] = 1 + rng.standard_normal(WIDTH).astype(np.float32) / 5
+        values[f"vision_model.{name}.bias"] = rng.standard_normal(WIDTH).astype(np.float32) / 5
+    values["visual_projection.weight"] = rng.standard_normal((24, WIDTH), np.float32)
+    return values
+
+
+@pytest.fixture
+def described() -> Entry:
+    return Entry(
+        name="six",
+        title="six",
+        engine="onnx",
+        recipe="clip-safetensors",
+        sha256="0" * 64,
+        sources=(),
+        licence="",
+        blocks=BLOCKS,
+        width=WIDTH,
+        prefix=1,
+        proj=24,
+        preprocess=PreprocessSpec(SIDE, (0.5,) * 3, (0.5,) * 3),
+        recipe_options={"heads": HEADS, "patch": PATCH, "activation": "quick_gelu"},
+    )
+
+
+@pytest.fixture
+def prepared(tensors: Tensors, described: Entry, tmp_path: Path) -> Path:
+    save_file(tensors, tmp_path / "six.safetensors")
+    clip_safetensors(tmp_path / "six.safetensors", described, tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def embed(described: Entry, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Embed:
+    monkeypatch.setattr(engine, "ensure", lambda entry, progress: prepared)
+    pixels = np.random.default_rng(1).standard_normal((3, 3, SIDE, SIDE), dtype=np.float32)
+    return lambda *taps: engine.OnnxBackbone(described, taps, 1, None).embed_normalised(pixels)
+
+
+def after_block(tensors: Tensors, i: int, tokens: FloatArray) -> FloatArray:
+    """Block i, counted from 0, in float64, `(N, T, W)` -> `(N, T, W)`: written for this test, from the paper of ViT."""
+    at = f"vision_model.encoder.layers.{i}"
+
+    def norm(x: FloatArray, name: str) -> FloatArray:
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+        return np.asarray(x * tensors[f"{at}.{name}.weight"] + tensors[f"{at}.{name}.bias"])
+
+    def linear(x: FloatArray, name: str) -> FloatArray:
+        return np.asarray(x @ tensors[f"{at}.{name}.weight"].T.astype(np.float64) + tensors[f"{at}.{name}.bias"])
+
+    x = norm(tokens, "layer_norm1")
+    q, k, v = (linear(x, f"self_attn.{p}_proj").reshape(*x.shape[:2], HEADS, -1) for p in "qkv")
+    scores = np.exp(np.einsum("nqhc,nkhc->nhqk", q, k) / np.sqrt(WIDTH // HEADS))
+    mixed = np.einsum("nhqk,nkhc->nqhc", scores / scores.sum(-1, keepdims=True), v).reshape(x.shape)
+    tokens = tokens + linear(mixed, "self_attn.out_proj")
+    inner = linear(norm(tokens, "layer_norm2"), "mlp.fc1")
+    return np.asarray(tokens + linear(inner / (1 + np.exp(-1.702 * inner)), "mlp.fc2"))
+
+
+def test_the_class_token_goes_on_over_held_patches(tensors: Tensors, prepared: Path, embed: Embed) -> None:
+    session_taps = ("cls.2", "patches.2")
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(prepared))
+    session = onnxruntime.InferenceSession(cut(prepared / GRAPH, session_taps, 1), options)
+    pixels = np.random.default_rng(1).standard_normal((3, 3, SIDE, SIDE), dtype=np.float32)
+    token, patches = session.run(list(session_taps), {"pixels": pixels})
+    expected, token = [], token.astype(np.float64)
+    for i in range(2, BLOCKS):
+        token = after_block(tensors, i, np.concatenate([token[:, None], patches], axis=1))[:, 0]
+        expected.append(token)
+    got = embed("cls.3", "cls.4@2", "cls.5@2", "cls.6@2")
+    np.testing.assert_allclose(got, np.concatenate(expected, axis=1), atol=2e-5)
+    assert np.abs(got[:, WIDTH : 2 * WIDTH] - embed("cls.4")).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "others", [("cls.3",), ("mean.3", "cls.6"), ("cls.5@3", "cls.6@1", "proj"), ("cls.6", "mean.6")]
+)
+def test_a_held_tap_is_the_same_among_others(others: tuple[str, ...], embed: Embed) -> None:
+    for tap in ("cls.4@2", "cls.6@2"):
+        alone = embed(tap)
+        np.testing.assert_allclose(embed(tap, *others)[:, :WIDTH], alone, atol=1e-5)
+        np.testing.assert_allclose(embed(*others, tap)[:, -WIDTH:], alone, atol=1e-5)
+
+
+def test_held_blocks_cost_neither_keys_nor_values_nor_an_mlp_of_the_patches(prepared: Path) -> None:
+    def large_products(*taps: str) -> int:
+        """Products of all tokens with a weight of the file."""
+        model = onnx.load_from_string(cut(prepared / GRAPH, taps, 1))
+        weights = {i.name for i in model.graph.initializer if len(i.dims) == 2}
+        nodes = [n for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in weights]
+        inferred = onnx.shape_inference.infer_shapes(model).graph.value_info
+        dims = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred}
+        return sum(dims[n.input[0]][1] != 1 for n in nodes)
+
+    assert large_products("mean.2") == 12  # query, key, value, output and two layers, twice
+    assert large_products("cls.3") == 12
+    assert large_products("cls.3", "cls.4@2", "cls.6@2") == 12
+
+
+def test_held_taps_that_are_none(described: Entry) -> None:
+    clip = entry("clip-vit-b-16")
+    assert clip.tap_dim("cls.10@7") == 768
+    for tap in ("cls.8@7", "cls.7@7", "cls.6@7", "cls.13@7", "cls.9@0", "cls.09@7", "mean.9@7", "cls.9@7@6", "cls.9@"):
+        with pytest.raises(UnknownNameError, match="no tap of clip-vit-b-16 is called"):
+            open_backbone("clip-vit-b-16", taps=(tap,))
+    with pytest.raises(UnknownNameError):  # no class token
+        entry("siglip2-vit-b-16").tap_dim("cls.4@2")
