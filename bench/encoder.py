@@ -46,7 +46,9 @@ def cutting() -> dict[str, object]:
 
     In the full graph all tokens go through all blocks, as in the published encoder: the tap `mean.12` reads them.
     """
-    taps = {tap: (tap,) for tap in ("cls.2", "cls.4", "cls.6", "cls.7", "cls.8", "cls.9", "cls.10", "proj")}
+    taps: dict[str, tuple[str, ...]] = {
+        tap: (tap,) for tap in ("cls.2", "cls.4", "cls.6", "cls.7", "cls.8", "cls.9", "cls.10", "proj")
+    }
     taps |= {
         "cls.10@6": ("cls.8@6", "cls.9@6", "cls.10@6"),
         "cls.10@7": ("cls.9@7", "cls.10@7"),
