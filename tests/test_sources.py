@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import tarfile
@@ -143,6 +144,23 @@ def test_a_damaged_header_inside_a_tar_is_said(tmp_path: Path) -> None:
     assert isinstance(second, ImageRef)
     with pytest.raises(TruncatedImageError):
         read_bytes(second)
+    path.write_bytes(data[: 1536 + 100])  # in the second header
+    assert [f.error for f in expand(path) if isinstance(f, Failure)] == ["truncated"]
+    path.write_bytes(data[:100])  # in the first
+    assert [f.error for f in expand(path) if isinstance(f, Failure)] == ["not-an-image"]
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "A.TGZ", "a.tar.bz2", "a.tar.xz", "a.tar.zst"])
+def test_a_compressed_tar_is_a_row_that_says_what_to_do(name: str, tmp_path: Path) -> None:
+    (tmp_path / "0.png").write_bytes(encoded(picture(0, 32, 32), "PNG"))
+    (tmp_path / name).write_bytes(gzip.compress(b"whatever it holds"))
+    (tmp_path / "notes.gz").write_bytes(gzip.compress(b"no tar by name: passed over"))
+    inside, alone = list(expand(tmp_path)), list(expand(tmp_path / name))
+    assert [type(i) for i in inside] == [ImageRef, Failure]
+    assert isinstance(alone[0], Failure)
+    assert alone == inside[1:]
+    assert alone[0].error == "unsupported"
+    assert "gzip -d" in alone[0].message
 
 
 def test_an_empty_path_is_no_folder() -> None:

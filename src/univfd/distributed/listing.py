@@ -29,6 +29,7 @@ from ..sources import (
     explain_os_error,
     failed,
     is_tar,
+    packed_tar,
     sniff,
     tar_entries,
 )
@@ -84,6 +85,8 @@ def _of_store(url: str, image_column: str | None) -> Iterator[Entry]:
             yield from _tar_of_store(system, url, each.path, name)
         elif Path(each.path).suffix.lower() in IMAGE_SUFFIXES or _looks_like_image(system, each):
             yield Entry(display_name(name), "object", url, each.path.encode())
+        elif (packed := packed_tar(each.path, display_name(name))) is not None:
+            yield entry_of(packed)
         else:
             log.info("passed over %s: not an image by name or content", name)
 

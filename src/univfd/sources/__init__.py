@@ -33,7 +33,7 @@ from ._datasets import (
 from ._formats import HEAD, IMAGE_SUFFIXES, sniff
 from ._names import NOT_REGULAR, display_name, error_of, explain_os_error, failed, unreachable, unreachable_ref
 from ._parquet import cell_refs, image_column, is_parquet, read_cell
-from ._tar import TarEntry, TarMember, is_tar, tar_entries, tar_members, tar_ref
+from ._tar import TarEntry, TarMember, is_tar, packed_tar, tar_entries, tar_members, tar_ref
 from ._walk import file_refs, files_below, image_files, walk
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ __all__ = [
     "is_single",
     "is_tar",
     "one_each",
+    "packed_tar",
     "place_of",
     "random_access",
     "read_bytes",

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from ..errors import FileAccessError, NotAnImageError, TruncatedImageError
+from ..errors import FileAccessError, NotAnImageError, TruncatedImageError, UnsupportedImageError
 from ..types import Failure, ImageRef, TarSpan
 from ._formats import HEAD, IMAGE_SUFFIXES, sniff
 from ._names import NOT_REGULAR, display_name, failed, unreachable
@@ -21,6 +21,7 @@ _LARGEST = 1 << 62  # bytes of a member
 _LONGEST_HEADER = 1 << 20
 _MOST_LINKS = 40  # one after another, as Linux has it
 _DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, IndexError, struct.error)
+_PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
 _DIGITS = re.compile(rb"\d{200}")
 log = logging.getLogger("univfd.sources")
 
@@ -28,6 +29,19 @@ log = logging.getLogger("univfd.sources")
 def is_tar(path: Path) -> bool:
     """Whether the file is taken as a tar shard, by its name."""
     return path.suffix.lower() == ".tar"
+
+
+def packed_tar(path: str, name: str) -> Failure | None:
+    """The row in the place of a compressed tar's images; None where the file is called otherwise.
+
+    Args:
+        path: of the file, or its key in a store.
+        name: for the row.
+    """
+    if not path.lower().endswith(_PACKED):
+        return None
+    problem = "a compressed tar: its images cannot be read by place. Unpack it, or make a plain .tar of it (gzip -d)"
+    return failed(name, UnsupportedImageError(problem))
 
 
 class TarMember(NamedTuple):
@@ -86,10 +100,12 @@ def tar_entries(file: IO[bytes], name: str) -> Iterator[TarEntry | Failure]:
         file: it can seek; each read is at a place that was sought.
         name: of the tar, for failures.
     """
+    begun = False
     try:
         with tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
             links: _Links | None = None
             while (member := tar.next()) is not None:
+                begun = True
                 if member.islnk() or member.issym():
                     links = links or _Links(file)
                     yield links.entry(member, name)
@@ -103,7 +119,12 @@ def tar_entries(file: IO[bytes], name: str) -> Iterator[TarEntry | Failure]:
             if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
                 yield failed(name, TruncatedImageError(f"the tar is damaged at byte {end}; what follows was not read"))
     except _DAMAGE as error:
-        yield failed(name, NotAnImageError(f"not a readable (uncompressed) tar file: {error}"))
+        if begun:
+            yield failed(
+                name, TruncatedImageError(f"the tar breaks off or is damaged ({error}); the rest was not read")
+            )
+        else:
+            yield failed(name, NotAnImageError(f"not a readable (uncompressed) tar file: {error}"))
 
 
 def _entry(file: IO[bytes], name: str, offset: int, size: int) -> TarEntry:

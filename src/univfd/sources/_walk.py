@@ -14,7 +14,7 @@ from ..types import Failure, ImageRef
 from ._formats import HEAD, IMAGE_SUFFIXES, sniff
 from ._names import NOT_REGULAR, display_name, failed, unreachable
 from ._parquet import image_column, is_parquet, parquet_images
-from ._tar import is_tar, tar_images
+from ._tar import is_tar, packed_tar, tar_images
 
 log = logging.getLogger("univfd.sources")
 
@@ -29,6 +29,8 @@ def walk(top: Path) -> Iterator[ImageRef | Failure]:
             yield found
         elif found.image or _holds_images(found.path):
             yield from file_refs(found.path, found.mode)
+        elif (packed := _packed(found.path)) is not None:
+            yield packed
         elif found.path.name not in _OWN:
             passed_over += 1
             log.info("passed over %s: not an image by name or content", display_name(found.path))
@@ -113,7 +115,11 @@ def file_refs(path: Path, mode: int) -> Iterator[ImageRef | Failure]:
     elif is_parquet(path):
         yield from parquet_images(path)
     else:
-        yield ImageRef(name, path)
+        yield _packed(path) or ImageRef(name, path)
+
+
+def _packed(path: Path) -> Failure | None:
+    return packed_tar(path.name, display_name(path))
 
 
 def _holds_images(path: Path) -> bool:
