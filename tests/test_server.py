@@ -21,6 +21,7 @@ import pytest
 from conftest import encoded, picture, toy_samples
 from serving import Server, form, serving
 from univfd.detector import Detector
+from univfd.server.keys import generate
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +236,35 @@ def test_keys(toy_folder: Path, images: list[bytes], tmp_path: Path) -> None:
         assert server.ask("GET", "/healthz")[0] == 200
         file.write_text("# taken back\n")
         assert status(f"Bearer {key}") == (401, "unauthorized")
+
+
+def test_a_line_for_each_request_with_the_key_s_name(toy_folder: Path, images: list[bytes], tmp_path: Path) -> None:
+    file, lines = tmp_path / "keys", tmp_path / "requests.jsonl"
+    key = {"Authorization": f"Bearer {generate(file, 'desk')}"}
+    with serving("--detector", toy_folder, "--key-file", file, "--request-log", lines, "--processes", 2) as server:
+        body, headers = form([("secret name.png", image) for image in images[:3]])
+        for _ in range(4):
+            assert server.ask("POST", "/v1/detect?name=secret", images[0], key)[0] == 200
+        assert server.ask("POST", "/v1/batch", body, headers | key)[0] == 200
+        lines.rename(tmp_path / "older.jsonl")  # as logrotate does it
+        assert server.ask("POST", "/v1/detect", images[0], {"Authorization": "Bearer wrong"})[0] == 401
+        assert server.ask("GET", "/secret")[0] == 404
+        assert server.stop() == 0
+    rows = [json.loads(line) for name in ("older.jsonl", lines.name) for line in (tmp_path / name).open()]
+    asked = [(row["key"], row["path"], row["status"], row["images"]) for row in rows if row["path"] != "/readyz"]
+    judged = [("desk", "/v1/detect", 200, 1)] * 4 + [("desk", "/v1/batch", 200, 3)]
+    refused = [("", "/v1/detect", 401, 0), ("", "other", 404, 0)]
+    assert sorted(asked) == sorted(judged + refused)  # a line is written behind the answer, in either process
+    assert all(row["time"].endswith("+00:00") and 0 <= row["seconds"] < 60 for row in rows)
+    assert "secret" not in "".join(map(json.dumps, rows))
+
+
+def test_a_request_log_that_cannot_be_written(toy_folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "univfd", "serve", "--detector", str(toy_folder), "--request-log", str(tmp_path)]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert refused.returncode == 2
+    assert str(tmp_path) in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 def test_strangers_are_not_served_without_a_key(toy_folder: Path) -> None:

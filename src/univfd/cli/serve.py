@@ -48,6 +48,12 @@ _limits_options = option_group(
     help="Serve under this host name only; repeatable. On loopback without keys: beside localhost.  [default: any]",
 )
 @click.option("--feedback", type=PATH, metavar="DIR", help="Keep images that callers report as judged wrongly in DIR.")
+@click.option(
+    "--request-log",
+    type=PATH,
+    metavar="FILE",
+    help="Add a line of JSON to FILE for each request: time, name of the key, status, number of images.",
+)
 @_limits_options
 @click.option("--batch-size", type=click.IntRange(1), help="Images a batch of the encoder.  [default: four per CPU]")
 @click.option("--workers", type=click.IntRange(1), help="Decoding threads of a process.  [default: one per CPU]")
@@ -56,9 +62,9 @@ _limits_options = option_group(
 @click.pass_context
 def command(
     ctx: click.Context, host: str, port: int, detector: str, bank: str | None, processes: int, key_file: Path | None,
-    allow_anonymous: bool, hosts: tuple[str, ...], feedback: Path | None, queue: int, deadline: float, max_bytes: float,
-    max_pixels: float, max_batch: int, connections: int, rate: int, heatmaps: bool, batch_size: int | None,
-    workers: int | None, threads: int | None, engine: str | None,
+    allow_anonymous: bool, hosts: tuple[str, ...], feedback: Path | None, request_log: Path | None, queue: int,
+    deadline: float, max_bytes: float, max_pixels: float, max_batch: int, connections: int, rate: int, heatmaps: bool,
+    batch_size: int | None, workers: int | None, threads: int | None, engine: str | None,
 ) -> int:  # fmt: skip
     """Answer over HTTP what `univfd detect` answers, for other programs and machines.
 
@@ -88,6 +94,7 @@ def command(
         create_app, partial(_opened, detector, bank, threads, engine), limits=limits, key_file=key_file,
         feedback=feedback,
         hosts=hosts_of(host, hosts, keys=key_file is not None), workers=workers, batch_size=batch_size,
+        request_log=request_log,
     )  # fmt: skip
     application()  # what is wrong with the options is said here, once
     if not ctx.obj["quiet"]:

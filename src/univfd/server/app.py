@@ -16,6 +16,7 @@ from .keys import Keys
 from .limits import Limits, RateLimiter
 from .monitoring import Counting, Monitor
 from .problems import install
+from .request_log import RequestLog
 from .routes import State, open_routes, routes
 from .service import Service
 
@@ -35,6 +36,7 @@ def create_app(
     feedback: Path | None = None,
     workers: int | None = None,
     batch_size: int | None = None,
+    request_log: Path | None = None,
 ) -> FastAPI:
     """The application; its detector is opened when it starts.
 
@@ -46,9 +48,11 @@ def create_app(
         feedback: folder that reported verdicts are filed in; None: none are.
         workers: decoding threads.
         batch_size: images a batch of the encoder.
+        request_log: file that a line of JSON is added to for each request; None: none.
 
     Raises:
         UsageError, FormatError: the file of keys cannot be read.
+        UnivFDError: the request log cannot be written.
     """
     limits, monitor = limits or Limits(), Monitor()
     let_in = guard(Keys(key_file) if key_file else None, hosts)
@@ -69,5 +73,5 @@ def create_app(
     app.include_router(open_routes)
     app.include_router(routes(let_in))
 
-    app.add_middleware(Counting, monitor=monitor)
+    app.add_middleware(Counting, monitor=monitor, requests=RequestLog(request_log) if request_log else None)
     return app

@@ -23,7 +23,7 @@ def is_loopback(host: str) -> bool:
 
 
 def guard(keys: Keys | None, hosts: tuple[str, ...]) -> Callable[[Request], Awaitable[None]]:
-    """What lets a request in or raises; notes whose it is in `request.state.caller`.
+    """What lets a request in or raises; notes whose it is in `request.state.caller`, and a key's name in `.key`.
 
     Args:
         keys: None: no key is asked for.
@@ -43,7 +43,7 @@ def guard(keys: Keys | None, hosts: tuple[str, ...]) -> Callable[[Request], Awai
         if origin is not None and not _is_of(origin, request.headers.get("host")):
             raise ForbiddenError("asked by a page of another site")
         if keys is not None:
-            request.state.caller = keys.check(request.headers.get("authorization"))
+            request.state.caller = request.state.key = keys.check(request.headers.get("authorization"))
         else:
             request.state.caller = request.client.host if request.client else ""
 

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .problems import KEPT_NOWHERE
+from .request_log import RequestLog
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 """Set before the first process of several starts; then each answers for all."""
@@ -77,12 +78,12 @@ class Monitor:
 
 
 class Counting:
-    """ASGI middleware: counts requests, and tells browsers to keep and guess nothing."""
+    """ASGI middleware: counts requests, logs them where that is asked for, tells browsers to keep and guess nothing."""
 
     _HEADERS = tuple((name.encode(), value.encode()) for name, value in KEPT_NOWHERE.items())
 
-    def __init__(self, app: ASGIApp, monitor: Monitor) -> None:
-        self._app, self._monitor = app, monitor
+    def __init__(self, app: ASGIApp, monitor: Monitor, requests: RequestLog | None) -> None:
+        self._app, self._monitor, self._requests = app, monitor, requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on a request."""
@@ -102,8 +103,13 @@ class Counting:
         try:
             await self._app(scope, receive, counted)
         finally:
-            path = getattr(scope.get("route"), "path", "other")
-            self._monitor.on_request(path, status, time.perf_counter() - start)
+            path, seconds = getattr(scope.get("route"), "path", "other"), time.perf_counter() - start
+            self._monitor.on_request(path, status, seconds)
+            if self._requests is not None:
+                noted = scope.get("state", {})  # by `guard` and the routes
+                self._requests.add(
+                    key=noted.get("key", ""), path=path, status=status, images=noted.get("images", 0), seconds=seconds
+                )
 
 
 def _forget_the_dead(folder: Path) -> None:

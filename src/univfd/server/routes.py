@@ -72,6 +72,16 @@ def _only_known(request: Request) -> None:
             raise RequestError(f"no option is called {name[:50]!r}. {hint}")
 
 
+def _count_image(request: Request) -> None:
+    """Count one image of the caller.
+
+    Raises:
+        RateLimitedError: too many a minute.
+    """
+    _state(request).rate.take(request.state.caller)
+    request.state.images = getattr(request.state, "images", 0) + 1
+
+
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Documentation of the errors of a route."""
     words = {
@@ -130,7 +140,7 @@ async def detect(
     """Judge one image: the bytes as the body, or a form with one file."""
     state = _state(request)
     state.service.admit(heatmap=heatmap)
-    state.rate.take(request.state.caller)
+    _count_image(request)
     upload = await one_file(request, state.service.limits, state.service.memory)
     upload.rename(name or upload.name)
     try:
@@ -152,7 +162,7 @@ async def batch(request: Request, neighbors: Neighbors = 1, provenance: Origin =
         async with aclosing(many_files(request, state.service.limits, state.service.memory)) as uploads:
             async for upload in uploads:
                 try:
-                    state.rate.take(request.state.caller)
+                    _count_image(request)
                 except BaseException:
                     upload.release()
                     raise
@@ -171,7 +181,7 @@ async def feedback(
     if state.feedback is None:
         raise ForbiddenError("feedback is not switched on here")
     state.service.admit()
-    state.rate.take(request.state.caller)
+    _count_image(request)
     upload = await one_file(request, state.service.limits, state.service.memory)
     upload.rename(name or upload.name)
     facts = {"generator": generator, "source": source, "note": note}
