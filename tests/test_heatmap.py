@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -339,6 +341,29 @@ def test_the_command_writes_a_map_an_image_and_overwrites_none(toy_mapped: Detec
     assert (again.returncode, output.exists()) == (0, True)
     assert {p.name for p in maps.iterdir()} - set(first) == {f"c-{rows[2]['sha256'][:8]}-2.png"}
     assert all((maps / name).read_bytes() == data for name, data in first.items())
+
+
+def test_the_page_of_evidence_has_the_maps(toy_mapped: Detector, tmp_path: Path) -> None:
+    toy_mapped.save(tmp_path / "d")
+    (tmp_path / "in").mkdir()
+    pictures = {"a.png": picture(0), "b.png": picture(1), "copy of b.png": picture(1)}
+    for name, pixels in pictures.items():
+        (tmp_path / "in" / name).write_bytes(encoded(pixels, "PNG"))
+    (tmp_path / "in" / "broken.png").write_bytes(b"x")
+    command = ("detect", tmp_path / "in", "--detector", tmp_path / "d", "--explain-html")
+    univfd(*command, tmp_path / "page.html", "--heatmap", tmp_path / "maps")
+    univfd(*command, tmp_path / "without.html")
+    shown = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)" alt="heat map', (tmp_path / "page.html").read_text())
+    maps = {path.name[0]: path for path in (tmp_path / "maps").iterdir()}
+    assert len(shown) == 3
+    for name, address in zip("abc", shown, strict=True):
+        small = Image.open(io.BytesIO(base64.b64decode(address)))
+        whole = Image.open(maps[name]).convert("RGB").resize(small.size)
+        assert max(small.size) <= 320
+        assert np.abs(np.asarray(small, int) - np.asarray(whole, int)).mean() < 6
+    assert shown[1] == shown[2] != shown[0]
+    assert "not what was edited" in (tmp_path / "page.html").read_text()
+    assert "heat map" not in (tmp_path / "without.html").read_text()
 
 
 def test_the_command_says_what_stands_in_the_way(

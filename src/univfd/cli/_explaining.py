@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..embedding import OnPixels
-from ..report.evidence import EvidencePage, Pictures, through
-from ..report.pictures import thumbnail
+from ..report.evidence import Beside, EvidencePage, Pictures, through
+from ..report.pictures import small_map, thumbnail
 from ..types import Failure, ImageRef, Pixels, Verdict
 from ..writers import Row
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Judged = partial[Iterator[Verdict | Failure]]
 """`Detector.detect` with its options bound."""
+_Key = tuple[str, str]
 
 
 class Explaining:
@@ -35,11 +36,16 @@ class Explaining:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._kept: dict[int, str] = {}
-        self._small: defaultdict[tuple[str, str], deque[str]] = defaultdict(deque)
+        self._small: defaultdict[_Key, deque[str]] = defaultdict(deque)
+        self._maps: defaultdict[_Key, deque[str]] = defaultdict(deque)
 
     def beside(self, line: Judged) -> Judged:
         """The line, with a small copy of each image kept until its row comes."""
         return partial(self._watching, line)
+
+    def keep_map(self, image: str, sha256: str, png: bytes) -> None:
+        """Keep a small copy of an image's heat map until its row comes."""
+        self._maps[image, sha256].append(small_map(png))
 
     @staticmethod
     def thumbnails_of(store: BankStore, ids: Ids) -> Pictures:
@@ -92,11 +98,16 @@ class Explaining:
                 self._small[item.image, item.sha256].append(small)
             yield item
 
-    def _of(self, row: Row) -> str:
+    def _of(self, row: Row) -> Beside:
         key = (row["image"], row.get("sha256", ""))
-        if key not in self._small:  # of an earlier run, or from a service
-            return ""
-        small = self._small[key].popleft()
-        if not self._small[key]:
-            del self._small[key]
-        return small
+        return Beside(_taken(self._small, key), _taken(self._maps, key))
+
+
+def _taken(kept: dict[_Key, deque[str]], key: _Key) -> str:
+    """The first that is kept under a key; empty for a row of an earlier run."""
+    if key not in kept:
+        return ""
+    first = kept[key].popleft()
+    if not kept[key]:
+        del kept[key]
+    return first

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +20,10 @@ from ..writers import printable
 _NAME_LENGTH = 50  # characters, of up to 4 bytes each: file systems take 255 bytes
 
 
+Also = Callable[[str, str, bytes], None]
+"""Takes an image's name, its sha256 and its map as PNG."""
+
+
 class Maps:
     """A folder of heat maps.
 
@@ -27,8 +31,12 @@ class Maps:
         failed: how many could not be drawn or written; each was named on stderr.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, also: Also | None = None) -> None:
         """Make the folder.
+
+        Args:
+            folder: where they go.
+            also: is given each map too.
 
         Raises:
             UnivFDError: it cannot be made.
@@ -38,10 +46,12 @@ class Maps:
         except OSError as error:
             raise cannot_write(folder, error) from error
         self.failed = 0
-        self._folder = folder
+        self._folder, self._also = folder, also
 
     def save(self, image: str, sha256: str, png: bytes) -> None:
         """Write the map of an image, or say that it cannot be written."""
+        if self._also is not None:
+            self._also(image, sha256, png)
         try:
             _write_new(self._folder, _stem(image, sha256), png)
         except OSError as error:
@@ -56,15 +66,15 @@ class Maps:
 class HeatMaps(Maps):
     """Draws a map of each judged image into a folder, one image at a time."""
 
-    def __init__(self, detector: Detector, folder: Path) -> None:
-        """Make the folder.
+    def __init__(self, detector: Detector, folder: Path, also: Also | None = None) -> None:
+        """Make the folder, see `Maps`.
 
         Raises:
             UsageError: the detector cannot draw maps.
             UnivFDError: the folder cannot be made.
         """
         _, backbone = require_probe(detector)
-        super().__init__(folder)
+        super().__init__(folder, also)
         self._detector, self._spec = detector, backbone.entry.preprocess
         self._kept: dict[int, Reduced] = {}
 

@@ -16,7 +16,7 @@ from ..calibration import Calibration
 from ..errors import UsageError
 from ..runner import Line
 from ..types import Failure, FeatureSpace, ImageRef
-from ._heatmaps import HeatMaps, Maps
+from ._heatmaps import Also, HeatMaps, Maps
 from ._shared import download_progress
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def here(
     )  # fmt: skip
     if explaining is not None:
         judging = explaining.beside(judging)
-    maps = None if heatmap is None else HeatMaps(found, heatmap)
+    maps = None if heatmap is None else HeatMaps(found, heatmap, _kept_by(explaining))
     line: Line = maps.beside(judging) if maps else judging
     if provenance:
         from ..provenance import ProvenanceReader
@@ -82,6 +82,10 @@ def here(
 
         line = beside(line, ProvenanceReader(trust=trust))
     return Judging(line, found.identity, found.calibration, maps, name, pictures)
+
+
+def _kept_by(explaining: Explaining | None) -> Also | None:
+    return None if explaining is None else explaining.keep_map
 
 
 def opened(
@@ -100,8 +104,8 @@ def opened(
 
 
 def there(
-    ctx: click.Context, url: str, *, key_env: str | None, neighbors: int, heatmap: Path | None, provenance: bool,
-    workers: int | None,
+    ctx: click.Context, url: str, *, key_env: str | None, neighbors: int, explaining: Explaining | None,
+    heatmap: Path | None, provenance: bool, workers: int | None,
 ) -> Judging:  # fmt: skip
     """The detector of a service.
 
@@ -119,7 +123,7 @@ def there(
         raise UsageError(f"--key-env {key_env}: there is no such variable in the environment, or it is empty")
     remote = RemoteDetector(url, key=os.environ[key_env] if key_env else "")
     about = remote.about()
-    maps = None if heatmap is None else Maps(heatmap)
+    maps = None if heatmap is None else Maps(heatmap, _kept_by(explaining))
     requests = workers or (MAP_REQUESTS if maps else REQUESTS)
 
     def line(refs: Iterable[ImageRef | Failure]) -> Iterator[RemoteRow]:

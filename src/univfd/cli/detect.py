@@ -113,8 +113,9 @@ def command(
     explaining = _explaining(explain_html)
     if server is not None:
         judging = there(
-            ctx, server, key_env=key_env, neighbors=neighbors, heatmap=heatmap, provenance=provenance, workers=workers
-        )
+            ctx, server, key_env=key_env, neighbors=neighbors, explaining=explaining, heatmap=heatmap,
+            provenance=provenance, workers=workers,
+        )  # fmt: skip
     else:
         judging = here(
             ctx, detector=detector, bank=bank, neighbors=neighbors, explaining=explaining, heatmap=heatmap,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from .._version import __version__
 from ..calibration import Calibration
@@ -25,6 +25,17 @@ Pictures = Callable[[Iterable[int]], Mapping[int, bytes]]
 PAGE = "evidence.html.j2"
 """The template, see `univfd.report.template.template`."""
 _SIDES = (("nearest_fake", Label.FAKE), ("nearest_real", Label.REAL))
+
+
+class Beside(NamedTuple):
+    """What a page shows of an image beside its row, as `data:` addresses; empty: nothing."""
+
+    small: str = ""
+    """A small copy of it."""
+    heat_map: str = ""
+
+
+NOTHING = Beside()
 
 
 class EvidencePage:
@@ -89,12 +100,12 @@ class EvidencePage:
         with suppress(FileNotFoundError):
             self._scratch.unlink()
 
-    def add(self, row: Row, small: str = "") -> None:
+    def add(self, row: Row, beside: Beside = NOTHING) -> None:
         """Write what is known of an image.
 
         Args:
             row: from `Verdict.to_dict` or `Failure.to_dict`.
-            small: a small copy of the image, as a `data:` address; empty: none.
+            beside: what else is shown.
         """
         self._counts[row.get("verdict") or "failed"] += 1
         number = self._counts.total()
@@ -105,7 +116,7 @@ class EvidencePage:
         numbers = {n["row"] for _, of in sides for n in of or ()}
         shown = {i: address("image/jpeg", jpeg) for i, jpeg in self._pictures(numbers).items()} if numbers else {}
         self._write(
-            self._macros.verdict(row=row, number=number, sides=sides, small=small, shown=shown, bank=self._bank)
+            self._macros.verdict(row=row, number=number, sides=sides, beside=beside, shown=shown, bank=self._bank)
         )
 
     def _write(self, part: str) -> None:
@@ -115,11 +126,11 @@ class EvidencePage:
             raise cannot_write(self._path, error) from error
 
 
-def through(page: EvidencePage, rows: Iterable[Row], small: Callable[[Row], str]) -> Iterator[Row]:
+def through(page: EvidencePage, rows: Iterable[Row], beside: Callable[[Row], Beside]) -> Iterator[Row]:
     """Rows on their way, each put on the page, which is finished behind the last one."""
     with page:
         for row in rows:
-            page.add(row, small(row))
+            page.add(row, beside(row))
             yield row
 
 

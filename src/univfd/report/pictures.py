@@ -110,12 +110,20 @@ def thumbnails(rows: Iterable[int], images: Images, places: Mapping[int, ImageRe
     return made
 
 
-def thumbnail(pixels: Pixels) -> str:
+def small_map(png: bytes) -> str:
+    """A heat map, twice as large as the picture's small copy beside it; as a `data:` address."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(png)) as image:
+        return thumbnail(np.asarray(image.convert("RGB")), 2 * THUMBNAIL)
+
+
+def thumbnail(pixels: Pixels, side: int = THUMBNAIL) -> str:
     """A small JPEG copy without any metadata, as a `data:` address."""
     from PIL import Image
 
     image = Image.fromarray(pixels)
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     image.save(out, "JPEG", quality=75)
     return address("image/jpeg", out.getvalue())
