@@ -9,13 +9,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
 from univfd.backbones import onnx as engine
 from univfd.backbones import open_backbone
 from univfd.backbones._cut import cut
 from univfd.catalogue import Entry, entry
-from univfd.errors import UnknownNameError
+from univfd.errors import FormatError, UnknownNameError
 from univfd.recipes.clip_safetensors import clip_safetensors
 from univfd.types import FloatArray
 from univfd.views import PreprocessSpec
@@ -145,10 +146,72 @@ def test_held_blocks_cost_neither_keys_nor_values_nor_an_mlp_of_the_patches(prep
     assert large_products("cls.3", "cls.4@2", "cls.6@2") == 12
 
 
+def edited(prepared: Path, change: Callable[[onnx.GraphProto], None]) -> None:
+    model = onnx.load(str(prepared / GRAPH), load_external_data=False)
+    change(model.graph)
+    (prepared / GRAPH).write_bytes(model.SerializeToString())
+
+
+def test_a_block_that_reads_more_than_the_one_before_it_is_refused(prepared: Path, embed: Embed) -> None:
+    def beside(graph: onnx.GraphProto) -> None:
+        (end,) = (n for n in graph.node if "block.5" in n.output)
+        end.input[0] = "block.2"  # a residual of three blocks
+
+    edited(prepared, beside)
+    with pytest.raises(FormatError, match=r"block\.5 is not made of block\.4 alone. Take taps without @"):
+        embed("cls.5@3")
+    assert embed("cls.5", "cls.4@2").shape == (3, 2 * WIDTH)
+
+
+def test_graphs_inside_of_nodes_are_refused(prepared: Path, embed: Embed) -> None:
+    def chosen(graph: onnx.GraphProto) -> None:
+        (end,) = (n for n in graph.node if "block.5" in n.output)
+        inner = [
+            helper.make_graph(
+                [helper.make_node("Add", list(end.input), [f"{word}.out"])], word, [],
+                [helper.make_tensor_value_info(f"{word}.out", TensorProto.FLOAT, None)],
+            )
+            for word in ("yes", "no")
+        ]  # fmt: skip
+        graph.initializer.append(helper.make_tensor("always", TensorProto.BOOL, [], [True]))
+        end.CopyFrom(helper.make_node("If", ["always"], ["block.5"], then_branch=inner[0], else_branch=inner[1]))
+
+    plain = embed("cls.5")
+    edited(prepared, chosen)
+    np.testing.assert_allclose(embed("cls.5"), plain, atol=1e-5)
+    with pytest.raises(FormatError, match="patch tokens cannot stand still"):
+        embed("cls.5@3")
+
+
+def test_outputs_and_inputs_that_are_left_out_stay_out(prepared: Path, embed: Embed) -> None:
+    def clipped(graph: onnx.GraphProto) -> None:
+        at, end = next((i, n) for i, n in enumerate(graph.node) if "block.5" in n.output)
+        end.output[0] = "whole"
+        most = helper.make_tensor("most", TensorProto.FLOAT, [], [1e30])
+        graph.initializer.append(most)
+        graph.node.insert(at + 1, helper.make_node("Clip", ["whole", "", "most"], ["dropped"]))
+        graph.node.insert(at + 2, helper.make_node("Dropout", ["dropped"], ["block.5", ""]))
+
+    plain = embed("cls.5@3", "cls.6@3")
+    edited(prepared, clipped)
+    np.testing.assert_allclose(embed("cls.5@3", "cls.6@3"), plain, atol=1e-5)
+
+
 def test_held_taps_that_are_none(described: Entry) -> None:
     clip = entry("clip-vit-b-16")
     assert clip.tap_dim("cls.10@7") == 768
-    for tap in ("cls.8@7", "cls.7@7", "cls.6@7", "cls.13@7", "cls.9@0", "cls.09@7", "mean.9@7", "cls.9@7@6", "cls.9@"):
+    for tap in (
+        "cls.8@7",
+        "cls.7@7",
+        "cls.6@7",
+        "cls.13@7",
+        "cls.9@0",
+        "cls.09@7",
+        "mean.9@7",
+        "cls.9@7@6",
+        "cls.9@",
+        "cls.1\u0660@7",
+    ):
         with pytest.raises(UnknownNameError, match="no tap of clip-vit-b-16 is called"):
             open_backbone("clip-vit-b-16", taps=(tap,))
     with pytest.raises(UnknownNameError):  # no class token

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from onnx import TensorProto, helper
 
 from ._first_token import only_first_token
 from ._held import hold
+from ._reads import tensors_read
 
 _BLOCK = re.compile(r"block\.\d+(@\d+)?")
 _INT64_MAX = np.iinfo(np.int64).max
@@ -25,6 +25,9 @@ def cut(path: Path, taps: tuple[str, ...], prefix: int) -> bytes:
         path: a prepared graph (see `univfd.recipes`); its weights stay in their own file.
         taps: names as in `univfd.backbones.open_backbone`, or `patches.i`: the patch tokens `(N, T, W)` after block i.
         prefix: tokens before the patch tokens.
+
+    Raises:
+        FormatError: `cls.b@k` of a graph whose blocks do not follow from one another alone.
     """
     model = onnx.load(str(path), load_external_data=False)
     graph = model.graph
@@ -68,22 +71,13 @@ def _ints(graph: onnx.GraphProto, value: int, *, vector: bool = False) -> str:
     return name
 
 
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Tensors that a node needs, those of the branches and loop bodies inside it too."""
-    yield from node.input
-    for attribute in node.attribute:
-        for inner in attribute.g.node:
-            yield from _reads(inner)
-        yield from (o.name for o in attribute.g.output)
-
-
 def _prune(graph: onnx.GraphProto) -> None:
     """Drop what no output needs."""
     needed = {o.name for o in graph.output}
     nodes = []
     for node in reversed(graph.node):  # a graph's nodes stand in topological order
         if needed.intersection(node.output):
-            needed.update(_reads(node))
+            needed.update(tensors_read(node))
             nodes.append(node)
     kept = [i for i in graph.initializer if i.name in needed]
     del graph.node[:], graph.initializer[:], graph.value_info[:]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx
 from onnx import helper, numpy_helper
 
-from ._one_query import Reader, attribute, of_first_token
+from ._one_query import Reader, Shape, attribute, of_first_token
 
 _ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Sigmoid", "Tanh", "Erf", "Relu"}
 _STARTS, _ENDS = "univfd.first.starts", "univfd.first.ends"  # the axis is 1, like the end
@@ -43,7 +43,9 @@ class _Narrowing:
     def __init__(self, model: onnx.ModelProto, block: str) -> None:
         self._block = block
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-        shape = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in inferred.value_info}
+        shape: dict[str, Shape] = {
+            v.name: [d.dim_value or d.dim_param for d in v.type.tensor_type.shape.dim] for v in inferred.value_info
+        }
         constant = _constants(model.graph)
         self._rank = {name: len(dims) for name, dims in shape.items()}
         self._constant = {name: tuple(c.dims) for name, c in constant.items()}
@@ -58,7 +60,7 @@ class _Narrowing:
     def first(self, tensor: str) -> str:
         """The name of the tensor's first token."""
         if tensor not in self._done:
-            made = f"{tensor}.first"
+            made = f"{tensor}.of.{self._block}.first"
             node = self._maker[tensor]
             # The block before is computed in full in any case.
             inputs = None if tensor.startswith("block.") and tensor != self._block else self._narrowed_inputs(node)
@@ -111,5 +113,5 @@ def _takes_first(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
 
 
 def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    made = {n.output[0]: a.t for n in graph.node if n.op_type == "Constant" for a in n.attribute}
+    made = {n.output[0]: a.t for n in graph.node for a in n.attribute if n.op_type == "Constant" and a.name == "value"}
     return made | {i.name: i for i in graph.initializer}

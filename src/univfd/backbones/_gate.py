@@ -18,7 +18,7 @@ import numpy as np
 from .. import registry
 from .._version import __version__
 from ..catalogue import Entry
-from ..downloads import Progress, home
+from ..downloads import Progress, home, sha256_of
 from ..engines import AUTO, CPU, Engine, candidates
 from ..errors import EngineError, FormatError, MissingExtraError
 from ..machine import machine
@@ -27,6 +27,7 @@ from ..storage import new_contents, read_arrays, write_arrays
 from ..types import FloatArray, digest_of
 from ..weights import MANIFEST, folder
 from . import EngineBackbone
+from ._kept_graph import CUTTING
 
 log = logging.getLogger(__name__)
 
@@ -115,8 +116,10 @@ def _circumstances(engine: Engine, taps: Sequence[str], described: Entry) -> dic
             versions[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
             continue
+    cutting = [sha256_of(Path(__file__).with_name(name)) for name in CUTTING]
     prepared = json.loads((folder(described) / MANIFEST).read_text("utf-8"))
     stated = {"machine": machine(), "versions": versions, "graph": prepared["files"], "taps": list(taps)}
+    stated["cutting"] = cutting
     return stated | {"engine": engine.name, "options": dict(engine.options)}
 
 

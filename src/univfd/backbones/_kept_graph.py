@@ -13,7 +13,7 @@ from ..weights import GRAPH
 
 log = logging.getLogger(__name__)
 
-_CUTTING = ("_cut.py", "_first_token.py", "_one_query.py", "_held.py")  # a change of these cuts anew
+CUTTING = ("_cut.py", "_first_token.py", "_one_query.py", "_held.py", "_reads.py")  # a change of these cuts anew
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -25,7 +25,7 @@ def cut_graph(folder: Path, taps: tuple[str, ...], prefix: int) -> bytes:
         taps: as in `univfd.backbones._cut.cut`.
         prefix: tokens before the patch tokens.
     """
-    read = [folder / GRAPH, *(Path(__file__).with_name(name) for name in _CUTTING)]
+    read = [folder / GRAPH, *(Path(__file__).with_name(name) for name in CUTTING)]
     key = {"read": [sha256_of(file) for file in read], "taps": taps, "prefix": prefix}
     place = home() / "graphs" / f"{digest_of(key)[:32]}.graph"
     if (kept := _read(place)) is None:

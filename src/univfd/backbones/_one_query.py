@@ -19,14 +19,19 @@ from onnx import helper, numpy_helper
 _SPLIT, _SPLIT_KEYS = [0, 2, 1, 3], [0, 2, 3, 1]  # `(N, T, H, C)` to `(N, H, T, C)` and `(N, H, C, T)`
 
 
+Shape = list[int | str]
+"""Length of each axis; where it is open, its symbol."""
+
+
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """`scale (tokens weight + bias)`: tokens `(N, T, W)`, weight `(W, H C)`, bias `(H C)` or "" for none."""
+    """`scale (tokens weight + bias)`: tokens `(N, T, W)`, weight `(W, H C)`, bias `(H C)` or ""; split: N, T, H, C."""
 
     tokens: str
     weight: str
     bias: str
     scale: float
+    split: Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +56,14 @@ class Reader:
     Args:
         maker: node by output.
         constant: constants by name; of those that lie in a file of their own, dimensions.
-        shape: of the other tensors; 0 for an open axis.
+        shape: of the other tensors.
     """
 
     def __init__(
         self,
         maker: Mapping[str, onnx.NodeProto],
         constant: Mapping[str, onnx.TensorProto],
-        shape: Mapping[str, list[int]],
+        shape: Mapping[str, Shape],
     ) -> None:
         self._maker, self._constant, self._shape = maker, constant, shape
 
@@ -70,20 +75,28 @@ class Reader:
             return None
 
     def _read(self, output: str) -> Attention:
-        split = self._made(self._made(output, "Reshape").input[0], "Transpose", perm=_SPLIT)
-        mixed = self._made(split.input[0], "MatMul")
+        joined, joined_shape = self._made(output, "Reshape"), self._shape.get(output, [])
+        mixed = self._made(self._made(joined.input[0], "Transpose", perm=_SPLIT).input[0], "MatMul")
         softmax = self._made(mixed.input[0], "Softmax")
         scores = self._made(softmax.input[0], "MatMul")
         query, key = self._projection(scores.input[0], _SPLIT), self._projection(scores.input[1], _SPLIT_KEYS)
         value = self._projection(mixed.input[1], _SPLIT)
-        shape = self._shape.get(mixed.output[0], [])
-        dims = {tuple(self._constant[p.weight].dims) for p in (query, key, value)}
-        if attribute(softmax, "axis", None) not in {-1, 3} or len(shape) != 4 or len(dims) != 1:
+        weights = {tuple(self._dims(p.weight)) for p in (query, key, value)}
+        tokens = self._shape.get(query.tokens, [])
+        if attribute(softmax, "axis", None) not in {-1, 3} or len(weights) != 1 or len(tokens) != 3:
             raise _OtherFormError
-        ((width, across),) = dims
-        if shape[1] * shape[3] != across or len({query.tokens, key.tokens, value.tokens}) != 1:
+        if (
+            len({p.tokens for p in (query, key, value)}) != 1
+            or len({tuple(p.split[2:]) for p in (query, key, value)}) != 1
+        ):
             raise _OtherFormError
-        return Attention(query, key, value, heads=shape[1], size=shape[3], width=width)
+        ((width, across),), (heads, size) = weights, query.split[2:]
+        if not isinstance(heads, int) or not isinstance(size, int) or heads * size != across:
+            raise _OtherFormError
+        # Split and joined, tokens must stay together as they came: else it is attention in windows, or over pictures.
+        if not all(_same_tokens(shape, tokens) for shape in (query.split, key.split, value.split, joined_shape)):
+            raise _OtherFormError
+        return Attention(query, key, value, heads=heads, size=size, width=width)
 
     def _made(self, tensor: str, operator: str, **attributes: object) -> onnx.NodeProto:
         node = self._maker.get(tensor)
@@ -94,23 +107,36 @@ class Reader:
         return node
 
     def _projection(self, tensor: str, perm: list[int]) -> Projection:
-        scale, bias, layout = 1.0, "", []
-        while (node := self._maker.get(tensor)) is not None and node.op_type != "MatMul":
-            fixed = [t for t in node.input if t in self._constant]
-            others = [t for t in node.input if t not in self._constant]
-            if node.op_type == "Mul" and len(fixed) == 1 and not bias:  # what scales behind the bias scales it too
-                scale *= self._scalar(fixed[0])
-            elif node.op_type == "Add" and len(fixed) == 1 and not bias and len(self._constant[fixed[0]].dims) == 1:
-                bias = fixed[0]
-            elif node.op_type in {"Transpose", "Reshape"}:
-                layout.append(node.op_type if node.op_type == "Reshape" else attribute(node, "perm", None))
-                others = others[:1]
-            else:
-                raise _OtherFormError
-            (tensor,) = others
-        if node is None or layout != [perm, "Reshape"] or len(self._dims(node.input[1])) != 2:
+        tensor, before = self._scaled(tensor)
+        transposed = self._made(tensor, "Transpose", perm=perm).input[0]
+        split = self._shape.get(transposed, [])
+        if len(split) != len(perm):
             raise _OtherFormError
-        return Projection(node.input[0], node.input[1], bias, scale)
+        tensor, behind = self._scaled(self._made(transposed, "Reshape").input[0])
+        bias = ""
+        added = self._maker.get(tensor)
+        if added is not None and added.op_type == "Add":
+            bias, tensor = self._constant_and_other(added)
+        product = self._made(tensor, "MatMul")
+        tokens, weight = product.input
+        if len(self._dims(weight)) != 2 or (bias and self._dims(bias) != self._dims(weight)[1:]):
+            raise _OtherFormError
+        return Projection(tokens, weight, bias, before * behind, split)
+
+    def _scaled(self, tensor: str) -> tuple[str, float]:
+        """What is multiplied by constant numbers, and their product."""
+        scale = 1.0
+        while (node := self._maker.get(tensor)) is not None and node.op_type == "Mul":
+            factor, tensor = self._constant_and_other(node)
+            scale *= self._scalar(factor)
+        return tensor, scale
+
+    def _constant_and_other(self, node: onnx.NodeProto) -> tuple[str, str]:
+        fixed = [t for t in node.input if t in self._constant]
+        others = [t for t in node.input if t not in self._constant]
+        if len(fixed) != 1 or len(others) != 1:
+            raise _OtherFormError
+        return fixed[0], others[0]
 
     def _dims(self, tensor: str) -> list[int]:
         return list(self._constant[tensor].dims) if tensor in self._constant else []
@@ -120,6 +146,17 @@ class Reader:
         if constant.data_location == onnx.TensorProto.EXTERNAL or numpy_helper.to_array(constant).size != 1:
             raise _OtherFormError
         return float(numpy_helper.to_array(constant).reshape(()))
+
+
+def _same_tokens(shape: Shape, tokens: Shape) -> bool:
+    """Whether a tensor of as many values has the same pictures on its first axis and the same tokens on its second.
+
+    One of both is enough, since the other axes are known.
+    """
+    if len(shape) < 3:
+        return False
+    count, pictures = tokens[1], tokens[0]
+    return (isinstance(count, int) and count > 0 and shape[1] == count) or (pictures != "" and shape[0] == pictures)
 
 
 def of_first_token(found: Attention, first: str, made: str) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
@@ -138,8 +175,9 @@ def of_first_token(found: Attention, first: str, made: str) -> tuple[list[onnx.N
     query = write("Reshape", [query, write.ints(-1, *by_head[1:])])
     query = write("Transpose", [query], perm=[1, 0, 2])  # (H, N, C)
     asked = write("Transpose", [write("MatMul", [query, keys])], perm=[1, 2, 0])  # (N, W, H)
-    weights = write("Softmax", [write("MatMul", [found.query.tokens, asked])], axis=1)  # (N, T, H)
-    mean = write("MatMul", [write("Transpose", [weights], perm=[0, 2, 1]), found.query.tokens])  # (N, H, W)
+    scores = write("Transpose", [write("MatMul", [found.query.tokens, asked])], perm=[0, 2, 1])  # (N, H, T)
+    weights = write("Softmax", [scores], axis=-1)  # the last axis: before opset 13 those behind it were flattened
+    mean = write("MatMul", [weights, found.query.tokens])  # (N, H, W)
     mixed = write("MatMul", [write("Transpose", [mean], perm=[1, 0, 2]), values])  # (H, N, C)
     mixed = write("Transpose", [mixed], perm=[1, 0, 2])
     joined = write("Reshape", [mixed, write.ints(-1, 1, found.heads * found.size)])

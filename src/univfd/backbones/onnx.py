@@ -11,7 +11,7 @@ import onnxruntime
 from ..catalogue import Entry
 from ..downloads import Progress, home
 from ..engines import CPU, Engine, provider_list
-from ..errors import ChecksumError, EngineError
+from ..errors import ChecksumError, EngineError, FormatError
 from ..parity import Parity
 from ..types import FloatArray, Pixels
 from ..weights import ensure
@@ -54,6 +54,8 @@ class OnnxBackbone:
             session = onnxruntime.InferenceSession(
                 graph, options, providers=provider_list(self._engine, home() / "engines")
             )
+        except FormatError:  # the graph is whole, and not made for these taps
+            raise
         except Exception as error:
             # Protobuf and ONNX Runtime raise types of their own on a damaged file.
             if self._engine is not CPU:
