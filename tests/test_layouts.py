@@ -220,6 +220,10 @@ def test_shards_are_read_by_offset_and_damage_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"beside\.png lies beside tar shards"):
         list(open_dataset(tmp_path / "d"))
     (tmp_path / "d" / "beside.png").unlink()
+    write(tmp_path / "d" / "t.tar.gz", b"packed")
+    with pytest.raises(DataError, match=r"t\.tar\.gz: a compressed tar"):
+        list(open_dataset(tmp_path / "d"))
+    (tmp_path / "d" / "t.tar.gz").unlink()
     data = bytearray(whole.read_bytes())
     data[1024 + 512 * (len(PNG) // 512) + 100] ^= 255  # the header of the second member
     whole.write_bytes(data)

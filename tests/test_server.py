@@ -22,6 +22,7 @@ from conftest import encoded, picture, toy_samples
 from serving import Server, form, serving
 from univfd.detector import Detector
 from univfd.server.keys import generate
+from univfd.server.request_log import RequestLog
 
 
 @pytest.fixture(scope="module")
@@ -257,6 +258,39 @@ def test_a_line_for_each_request_with_the_key_s_name(toy_folder: Path, images: l
     assert sorted(asked) == sorted(judged + refused)  # a line is written behind the answer, in either process
     assert all(row["time"].endswith("+00:00") and 0 <= row["seconds"] < 60 for row in rows)
     assert "secret" not in "".join(map(json.dumps, rows))
+    assert lines.stat().st_mode & 0o077 == 0
+
+
+def test_requests_are_answered_where_they_cannot_be_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines = tmp_path / "log" / "requests.jsonl"
+    lines.parent.mkdir()
+    log = RequestLog(lines)
+    told = {"key": "desk", "path": "/v1/detect", "status": 200, "images": 1, "seconds": 0.1}
+    log.add(**told)
+    lines.parent.rename(tmp_path / "gone")
+    for _ in range(3):
+        log.add(**told)
+    assert caplog.text.count("requests are not logged") == 1
+    assert str(lines) in caplog.text
+    (tmp_path / "gone").rename(lines.parent)
+    log.add(**told)
+    assert len(lines.read_text().splitlines()) == 2
+
+
+def test_a_full_disk_leaves_whole_lines_in_the_request_log(tmp_path: Path) -> None:
+    lines = tmp_path / "requests.jsonl"
+    code = (
+        "import resource, signal, sys, pathlib; from univfd.server.request_log import RequestLog\n"
+        "log = RequestLog(pathlib.Path(sys.argv[1])); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "add = lambda: log.add(key='desk', path='/v1/detect', status=200, images=1, seconds=0.1)\n"
+        "add(); resource.setrlimit(resource.RLIMIT_FSIZE, (200, -1)); add(); add()\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1)); add()"
+    )
+    subprocess.run([sys.executable, "-c", code, str(lines)], check=True)
+    found = lines.read_text().splitlines()
+    whole = [line for line in found if line.endswith("}")]
+    assert [json.loads(line)["key"] for line in whole] == ["desk"] * 2
+    assert len(found) == 3
 
 
 def test_a_request_log_that_cannot_be_written(toy_folder: Path, tmp_path: Path) -> None:

@@ -15,7 +15,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import DataError
-from ..sources import TarMember, image_files, is_tar, read_bytes, tar_members, tar_ref
+from ..sources import (
+    PACKED_TAR,
+    TarMember,
+    files_below,
+    image_files,
+    is_packed_tar,
+    is_tar,
+    read_bytes,
+    tar_members,
+    tar_ref,
+)
 from ..storage import parsed
 from ..types import Failure, Sample
 from ._rows import SPLITS, sample_of
@@ -25,10 +35,13 @@ def read_webdataset(path: Path) -> Iterator[Sample]:
     """Samples of a shard or of a folder of shards, shards sorted by path, members in their order.
 
     Raises:
-        DataError: no shards; a damaged shard (what it held has no label any more); an image without label; images
-            beside the shards.
+        DataError: no shards; a compressed shard; a damaged one (what it held has no label any more); an image without
+            label; images beside the shards.
     """
     found = False
+    for file in files_below(path) if path.is_dir() else [path]:
+        if isinstance(file, Path) and is_packed_tar(file.name):
+            raise DataError(f"{file}: {PACKED_TAR}")
     for shard in image_files(path) if path.is_dir() else [path]:
         if isinstance(shard, Failure):
             raise DataError(f"{shard.image}: {shard.message}")

@@ -23,13 +23,14 @@ from ..pipeline import batched, ordered_map
 from ..sources import (
     HEAD,
     IMAGE_SUFFIXES,
+    PACKED_TAR,
     Source,
     display_name,
     expand,
     explain_os_error,
     failed,
+    is_packed_tar,
     is_tar,
-    packed_tar,
     sniff,
     tar_entries,
 )
@@ -85,8 +86,8 @@ def _of_store(url: str, image_column: str | None) -> Iterator[Entry]:
             yield from _tar_of_store(system, url, each.path, name)
         elif Path(each.path).suffix.lower() in IMAGE_SUFFIXES or _looks_like_image(system, each):
             yield Entry(display_name(name), "object", url, each.path.encode())
-        elif (packed := packed_tar(each.path, display_name(name))) is not None:
-            yield entry_of(packed)
+        elif is_packed_tar(each.path):
+            log.warning("%s was passed over: %s", display_name(name), PACKED_TAR)
         else:
             log.info("passed over %s: not an image by name or content", name)
 

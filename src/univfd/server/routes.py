@@ -72,13 +72,8 @@ def _only_known(request: Request) -> None:
             raise RequestError(f"no option is called {name[:50]!r}. {hint}")
 
 
-def _count_image(request: Request) -> None:
-    """Count one image of the caller.
-
-    Raises:
-        RateLimitedError: too many a minute.
-    """
-    _state(request).rate.take(request.state.caller)
+def _taken_in(request: Request) -> None:
+    """Note one more image, for the request log."""
     request.state.images = getattr(request.state, "images", 0) + 1
 
 
@@ -140,8 +135,9 @@ async def detect(
     """Judge one image: the bytes as the body, or a form with one file."""
     state = _state(request)
     state.service.admit(heatmap=heatmap)
-    _count_image(request)
+    state.rate.take(request.state.caller)
     upload = await one_file(request, state.service.limits, state.service.memory)
+    _taken_in(request)
     upload.rename(name or upload.name)
     try:
         judged = await state.service.single(upload, Options(neighbors, heatmap, provenance))
@@ -162,10 +158,11 @@ async def batch(request: Request, neighbors: Neighbors = 1, provenance: Origin =
         async with aclosing(many_files(request, state.service.limits, state.service.memory)) as uploads:
             async for upload in uploads:
                 try:
-                    _count_image(request)
+                    state.rate.take(request.state.caller)
                 except BaseException:
                     upload.release()
                     raise
+                _taken_in(request)
                 tasks.append(await state.service.begin(upload, options))
     except BaseException:
         _cancel(tasks)
@@ -181,8 +178,9 @@ async def feedback(
     if state.feedback is None:
         raise ForbiddenError("feedback is not switched on here")
     state.service.admit()
-    _count_image(request)
+    state.rate.take(request.state.caller)
     upload = await one_file(request, state.service.limits, state.service.memory)
+    _taken_in(request)
     upload.rename(name or upload.name)
     facts = {"generator": generator, "source": source, "note": note}
     try:

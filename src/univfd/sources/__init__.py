@@ -33,7 +33,7 @@ from ._datasets import (
 from ._formats import HEAD, IMAGE_SUFFIXES, sniff
 from ._names import NOT_REGULAR, display_name, error_of, explain_os_error, failed, unreachable, unreachable_ref
 from ._parquet import cell_refs, image_column, is_parquet, read_cell
-from ._tar import TarEntry, TarMember, is_tar, packed_tar, tar_entries, tar_members, tar_ref
+from ._tar import PACKED_TAR, TarEntry, TarMember, is_packed_tar, is_tar, tar_entries, tar_members, tar_ref
 from ._walk import file_refs, files_below, image_files, walk
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ __all__ = [
     "HEAD",
     "IMAGE_SUFFIXES",
     "NOT_REGULAR",
+    "PACKED_TAR",
     "Source",
     "TarEntry",
     "TarMember",
@@ -58,11 +59,11 @@ __all__ = [
     "image_column",
     "image_files",
     "is_dataset",
+    "is_packed_tar",
     "is_parquet",
     "is_single",
     "is_tar",
     "one_each",
-    "packed_tar",
     "place_of",
     "random_access",
     "read_bytes",

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from ..errors import FileAccessError, NotAnImageError, TruncatedImageError, UnsupportedImageError
+from ..errors import FileAccessError, NotAnImageError, TruncatedImageError
 from ..types import Failure, ImageRef, TarSpan
 from ._formats import HEAD, IMAGE_SUFFIXES, sniff
 from ._names import NOT_REGULAR, display_name, failed, unreachable
@@ -21,7 +21,7 @@ _LARGEST = 1 << 62  # bytes of a member
 _LONGEST_HEADER = 1 << 20
 _MOST_LINKS = 40  # one after another, as Linux has it
 _DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, IndexError, struct.error)
-_PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
+_PACKED = re.compile(r"\.(tgz|tbz2?|txz|tzst|taz|tar\.[a-z0-9]{1,5})$", re.IGNORECASE)
 _DIGITS = re.compile(rb"\d{200}")
 log = logging.getLogger("univfd.sources")
 
@@ -31,17 +31,13 @@ def is_tar(path: Path) -> bool:
     return path.suffix.lower() == ".tar"
 
 
-def packed_tar(path: str, name: str) -> Failure | None:
-    """The row in the place of a compressed tar's images; None where the file is called otherwise.
+PACKED_TAR = "a compressed tar, whose images cannot be read by place: unpack it, or decompress it to a plain .tar"
+"""Why the images of such a file are left out, and what to do."""
 
-    Args:
-        path: of the file, or its key in a store.
-        name: for the row.
-    """
-    if not path.lower().endswith(_PACKED):
-        return None
-    problem = "a compressed tar: its images cannot be read by place. Unpack it, or make a plain .tar of it (gzip -d)"
-    return failed(name, UnsupportedImageError(problem))
+
+def is_packed_tar(name: str) -> bool:
+    """Whether a file is a compressed tar, by its name."""
+    return _PACKED.search(name) is not None
 
 
 class TarMember(NamedTuple):

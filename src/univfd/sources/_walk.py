@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import FileAccessError, InputError, MissingExtraError
+from ..errors import FileAccessError, InputError, MissingExtraError, UnsupportedImageError
 from ..types import Failure, ImageRef
 from ._formats import HEAD, IMAGE_SUFFIXES, sniff
 from ._names import NOT_REGULAR, display_name, failed, unreachable
 from ._parquet import image_column, is_parquet, parquet_images
-from ._tar import is_tar, packed_tar, tar_images
+from ._tar import PACKED_TAR, is_packed_tar, is_tar, tar_images
 
 log = logging.getLogger("univfd.sources")
 
@@ -29,8 +29,8 @@ def walk(top: Path) -> Iterator[ImageRef | Failure]:
             yield found
         elif found.image or _holds_images(found.path):
             yield from file_refs(found.path, found.mode)
-        elif (packed := _packed(found.path)) is not None:
-            yield packed
+        elif is_packed_tar(found.path.name):
+            log.warning("%s was passed over: %s", display_name(found.path), PACKED_TAR)
         elif found.path.name not in _OWN:
             passed_over += 1
             log.info("passed over %s: not an image by name or content", display_name(found.path))
@@ -114,12 +114,10 @@ def file_refs(path: Path, mode: int) -> Iterator[ImageRef | Failure]:
         yield from tar_images(path)
     elif is_parquet(path):
         yield from parquet_images(path)
+    elif is_packed_tar(path.name) and not _looks_like_image(path, mode):
+        yield failed(name, UnsupportedImageError(PACKED_TAR))
     else:
-        yield _packed(path) or ImageRef(name, path)
-
-
-def _packed(path: Path) -> Failure | None:
-    return packed_tar(path.name, display_name(path))
+        yield ImageRef(name, path)
 
 
 def _holds_images(path: Path) -> bool:
