@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
+from univfd.backbones import _first_token, open_backbone
 from univfd.backbones import onnx as engine
-from univfd.backbones import open_backbone
 from univfd.backbones._cut import cut
+from univfd.backbones._one_query import Attention
 from univfd.catalogue import Entry, entry
 from univfd.errors import FormatError, UnknownNameError
 from univfd.recipes.clip_safetensors import clip_safetensors
@@ -195,6 +197,25 @@ def test_outputs_and_inputs_that_are_left_out_stay_out(prepared: Path, embed: Em
     plain = embed("cls.5@3", "cls.6@3")
     edited(prepared, clipped)
     np.testing.assert_allclose(embed("cls.5@3", "cls.6@3"), plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrong", ["values", "graph"])
+def test_a_narrowed_graph_that_gives_other_values_is_not_used(
+    wrong: str, embed: Embed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("UNIVFD_HOME", str(tmp_path / "good"))
+    expected = embed("cls.3", "cls.5@2")
+    assert not caplog.text
+    really = _first_token.of_first_token
+
+    def broken(found: Attention, first: str, made: str) -> object:
+        changed = replace(found.query, scale=2 * found.query.scale)
+        return really(replace(found, query=changed), first if wrong == "values" else "nothing", made)
+
+    monkeypatch.setenv("UNIVFD_HOME", str(tmp_path / "bad"))
+    monkeypatch.setattr(_first_token, "of_first_token", broken)
+    np.testing.assert_allclose(embed("cls.3", "cls.5@2"), expected, atol=1e-5)
+    assert "the class token cannot be computed alone" in caplog.text
 
 
 def test_held_taps_that_are_none(described: Entry) -> None:

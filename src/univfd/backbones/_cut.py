@@ -18,13 +18,14 @@ _INT64_MAX = np.iinfo(np.int64).max
 _AXES_ARE_INPUTS = 18  # opset from which ReduceMean takes its axes as a tensor
 
 
-def cut(path: Path, taps: tuple[str, ...], prefix: int) -> bytes:
+def cut(path: Path, taps: tuple[str, ...], prefix: int, *, narrow: bool = True) -> bytes:
     """The serialised graph that computes the taps and nothing after the last of them.
 
     Args:
         path: a prepared graph (see `univfd.recipes`); its weights stay in their own file.
         taps: names as in `univfd.backbones.open_backbone`, or `patches.i`: the patch tokens `(N, T, W)` after block i.
         prefix: tokens before the patch tokens.
+        narrow: compute for the class token alone what nobody reads of the others, see `only_first_token`.
 
     Raises:
         FormatError: `cls.b@k` of a graph whose blocks do not follow from one another alone.
@@ -47,7 +48,7 @@ def cut(path: Path, taps: tuple[str, ...], prefix: int) -> bytes:
     del graph.output[:]
     graph.output.extend(helper.make_tensor_value_info(t, TensorProto.FLOAT, None) for t in dict.fromkeys(taps))
     _prune(graph)
-    for block in [o for n in graph.node for o in n.output if _BLOCK.fullmatch(o)]:
+    for block in [o for n in graph.node for o in n.output if narrow and _BLOCK.fullmatch(o)]:
         only_first_token(model, block)
     _prune(graph)
     return bytes(model.SerializeToString())
