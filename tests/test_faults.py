@@ -36,7 +36,7 @@ from univfd.embedding_cache import EmbeddingCache
 from univfd.embeddings_file import write_embeddings
 from univfd.errors import CacheError, UnivFDError
 from univfd.misses import file_miss
-from univfd.report.evidence import EvidencePage, through
+from univfd.report.evidence import NOTHING, EvidencePage, through
 from univfd.server import keys
 from univfd.sources import expand
 from univfd.storage import locked
@@ -155,7 +155,7 @@ def test_a_disk_that_is_full_says_how_to_go_on(toy_folder: Path, folder: Path, t
 def test_a_disk_that_is_full_at_any_write_of_a_page(verdicts: list[Verdict], tmp_path: Path) -> None:
     def work(here: Path) -> None:
         page = EvidencePage(here / "p.html", detector="toy", calibration=UNCALIBRATED, bank="b")
-        assert len(list(through(page, [v.to_dict() for v in verdicts * 10], lambda row: ""))) == 30
+        assert len(list(through(page, [v.to_dict() for v in verdicts * 10], lambda row: NOTHING))) == 30
 
     whole = 0
     for here in each_refusal(work, tmp_path):
@@ -169,7 +169,7 @@ def test_a_disk_that_is_full_at_any_write_of_a_page(verdicts: list[Verdict], tmp
 def test_a_page_that_fails_lets_the_run_go(
     toy_folder: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refused(self: EvidencePage, row: object, small: str = "") -> None:
+    def refused(self: EvidencePage, row: object, beside: object) -> None:
         raise UnivFDError(FULL)
 
     monkeypatch.setattr(EvidencePage, "add", refused)
