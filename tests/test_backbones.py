@@ -272,20 +272,20 @@ def test_a_cut_graph_is_kept_and_a_damaged_or_other_one_is_not_used(
     clip_safetensors(GOLDEN / "tiny_clip.safetensors", tiny(), tmp_path)
     monkeypatch.setenv("UNIVFD_HOME", str(tmp_path / "home"))
     expected = cut(tmp_path / GRAPH, ("cls.2",), 1)
-    assert cut_graph(tmp_path, ("cls.2",), 1) == expected
+    assert cut_graph(tmp_path, ("cls.2",), 1, 28) == expected
     (kept,) = (tmp_path / "home" / "graphs").iterdir()
     with monkeypatch.context() as patch:  # the second time nothing is cut
         patch.setattr("univfd.backbones._cut.cut", lambda *_: pytest.fail("cut again"))
-        assert cut_graph(tmp_path, ("cls.2",), 1) == expected
+        assert cut_graph(tmp_path, ("cls.2",), 1, 28) == expected
     stored = kept.read_bytes()
     for damaged in (b"", stored[:-1], stored[:-1] + bytes([stored[-1] ^ 1])):
         kept.write_bytes(damaged)
-        assert cut_graph(tmp_path, ("cls.2",), 1) == expected
+        assert cut_graph(tmp_path, ("cls.2",), 1, 28) == expected
         assert kept.read_bytes() == stored
-    assert cut_graph(tmp_path, ("cls.1",), 1) != expected
+    assert cut_graph(tmp_path, ("cls.1",), 1, 28) != expected
     graph = (tmp_path / GRAPH).read_bytes()
     (tmp_path / GRAPH).write_bytes(graph + b"\x12\x00")  # another file with the same meaning: cut anew
-    cut_graph(tmp_path, ("cls.2",), 1)
+    cut_graph(tmp_path, ("cls.2",), 1, 28)
     assert len(list(kept.parent.iterdir())) == 3
 
 

@@ -185,6 +185,21 @@ def test_graphs_inside_of_nodes_are_refused(prepared: Path, embed: Embed) -> Non
         embed("cls.5@3")
 
 
+def test_an_export_of_open_size_that_lists_constants_among_its_inputs(prepared: Path, embed: Embed) -> None:
+    def old(graph: onnx.GraphProto) -> None:
+        for axis in graph.input[0].type.tensor_type.shape.dim[2:]:
+            axis.ClearField("dim_value")
+        listed = [helper.make_tensor_value_info(i.name, i.data_type, i.dims) for i in graph.initializer]
+        pixels = onnx.ValueInfoProto()
+        pixels.CopyFrom(graph.input[0])
+        del graph.input[:]
+        graph.input.extend([*listed, pixels])
+
+    plain = embed("cls.3", "cls.5@3")
+    edited(prepared, old)
+    np.testing.assert_allclose(embed("cls.3", "cls.5@3"), plain, atol=1e-5)
+
+
 def test_outputs_and_inputs_that_are_left_out_stay_out(prepared: Path, embed: Embed) -> None:
     def clipped(graph: onnx.GraphProto) -> None:
         at, end = next((i, n) for i, n in enumerate(graph.node) if "block.5" in n.output)
@@ -233,7 +248,9 @@ def test_held_taps_that_are_none(described: Entry) -> None:
         "cls.9@",
         "cls.1\u0660@7",
     ):
-        with pytest.raises(UnknownNameError, match="no tap of clip-vit-b-16 is called"):
+        with pytest.raises(
+            UnknownNameError, match=r"no tap of clip-vit-b-16 is called .* expected cls\.B@K, K \+ 1 < B"
+        ):
             open_backbone("clip-vit-b-16", taps=(tap,))
     with pytest.raises(UnknownNameError):  # no class token
         entry("siglip2-vit-b-16").tap_dim("cls.4@2")

@@ -32,6 +32,10 @@ def cut(path: Path, taps: tuple[str, ...], prefix: int, *, narrow: bool = True) 
     """
     model = onnx.load(str(path), load_external_data=False)
     graph = model.graph
+    constants = {i.name for i in graph.initializer}
+    pixels = [i for i in graph.input if i.name not in constants]  # old exports list constants among the inputs
+    del graph.input[:]
+    graph.input.extend(pixels)
     opset = next(o.version for o in model.opset_import if o.domain in {"", "ai.onnx"})
     for name in dict.fromkeys(taps):
         kind, _, block = name.partition(".")

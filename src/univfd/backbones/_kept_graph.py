@@ -27,33 +27,37 @@ _SAME = 1e-4  # of the largest value: rounding stays far below
 _DIGEST = hashlib.sha256().digest_size
 
 
-def cut_graph(folder: Path, taps: tuple[str, ...], prefix: int) -> bytes:
+def cut_graph(folder: Path, taps: tuple[str, ...], prefix: int, size: int) -> bytes:
     """What `univfd.backbones._cut.cut` makes of a prepared graph, from the user cache where it is there and whole.
 
     Args:
         folder: of the prepared graph; its weights stay there.
         taps: as in `univfd.backbones._cut.cut`.
         prefix: tokens before the patch tokens.
+        size: pixels of a side that the encoder takes; the file may leave it open.
+
+    Raises:
+        FormatError: see `univfd.backbones._cut.cut`.
     """
     read = [folder / GRAPH, *(Path(__file__).with_name(name) for name in CUTTING)]
     key = {"read": [sha256_of(file) for file in read], "taps": taps, "prefix": prefix}
     place = home() / "graphs" / f"{digest_of(key)[:32]}.graph"
     if (kept := _read(place)) is None:
-        kept = _checked(folder, taps, prefix)
+        kept = _checked(folder, taps, prefix, size)
         _keep(place, kept)
     return kept
 
 
-def _checked(folder: Path, taps: tuple[str, ...], prefix: int) -> bytes:
+def _checked(folder: Path, taps: tuple[str, ...], prefix: int, size: int) -> bytes:
     """The graph, narrowed to the class token where that gives the same: who wrote it may have meant other things."""
     from ._cut import cut
 
     narrowed, whole = (cut(folder / GRAPH, taps, prefix, narrow=narrow) for narrow in (True, False))
     if narrowed == whole:
         return whole
-    expected = _of_two_crops(whole, folder, taps)
+    expected = _of_two_crops(whole, folder, taps, size)
     try:
-        got = _of_two_crops(narrowed, folder, taps)
+        got = _of_two_crops(narrowed, folder, taps, size)
         same = np.abs(got - expected).max() <= _SAME * np.abs(expected).max()
     except Exception as error:  # ONNX Runtime raises types of its own
         log.info("narrowed to the class token, the graph fails: %s", error)
@@ -63,12 +67,10 @@ def _checked(folder: Path, taps: tuple[str, ...], prefix: int) -> bytes:
     return narrowed if same else whole
 
 
-def _of_two_crops(graph: bytes, folder: Path, taps: tuple[str, ...]) -> FloatArray:
+def _of_two_crops(graph: bytes, folder: Path, taps: tuple[str, ...], size: int) -> FloatArray:
     """`(2, D)`: what the taps give for noise."""
-    import onnx
     import onnxruntime
 
-    size = onnx.load_from_string(graph).graph.input[0].type.tensor_type.shape.dim[-1].dim_value
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.add_session_config_entry("session.disable_prepacking", "1")  # it costs as much as a pass

@@ -50,7 +50,7 @@ class OnnxBackbone:
         options.add_session_config_entry("session.disable_prepacking", "0" if packed else "1")
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self._folder))
         try:
-            graph = cut_graph(self._folder, taps, self.entry.prefix)
+            graph = cut_graph(self._folder, taps, self.entry.prefix, self.entry.preprocess.size)
             session = onnxruntime.InferenceSession(
                 graph, options, providers=provider_list(self._engine, home() / "engines")
             )

@@ -49,7 +49,7 @@ class OpenVinoBackbone:
     def _open(self, taps: tuple[str, ...]) -> Any:
         """A request of the graph that ends behind the taps. OpenVINO finds weights only beside a graph on disk."""
         try:
-            graph = cut_graph(self._folder, taps, self.entry.prefix)
+            graph = cut_graph(self._folder, taps, self.entry.prefix, self.entry.preprocess.size)
             with _beside(self._folder / WEIGHTS) as scratch:
                 (scratch / GRAPH).write_bytes(graph)
                 core = openvino.Core()

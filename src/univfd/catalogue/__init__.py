@@ -13,7 +13,7 @@ from typing import Any
 
 from .. import registry
 from ..downloads import sha256_of
-from ..errors import FormatError
+from ..errors import FormatError, UnknownNameError
 from ..storage import parsed_toml, within
 from ..types import digest_of
 from ..views import PreprocessSpec
@@ -105,7 +105,7 @@ class Entry:
 
     @property
     def taps(self) -> tuple[str, ...]:
-        """Every tap that this backbone has; without prefix tokens there is no `cls`."""
+        """Every tap that this backbone has, but `cls.b@k`; without prefix tokens there is no `cls`."""
         kinds = ("cls", "mean") if self.prefix else ("mean",)
         per_block = (f"{kind}.{i}" for i in range(1, self.blocks + 1) for kind in kinds)
         return ("proj", *per_block)
@@ -126,9 +126,17 @@ class Entry:
     def tap_dim(self, tap: str) -> int:
         """Values that a tap gives.
 
+        Args:
+            tap: one of `taps`, or `cls.b@k` (see `univfd.backbones.open_backbone`).
+
         Raises:
             UnknownNameError: this backbone has no such tap.
         """
+        if "@" in tap and not self._holds(tap):
+            wanted = (
+                f"expected cls.B@K, K + 1 < B, B at most {self.blocks}, of an encoder with a graph and a class token"
+            )
+            raise UnknownNameError(f"no tap of {self.name} is called {tap!r}; {wanted}")
         if tap not in self.taps and not self._holds(tap):
             raise registry.unknown(f"tap of {self.name}", tap, self.taps)
         return self.proj if tap == "proj" else self.width
