@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 from conftest import encoded, picture
 from univfd import heatmap, samples
 from univfd.backbones import Backbone, PatchBackbone, feature_space, open_backbone
+from univfd.cli._explaining import Explaining
 from univfd.detector import Detector, load
 from univfd.errors import (
     DataError,
@@ -364,6 +365,16 @@ def test_the_page_of_evidence_has_the_maps(toy_mapped: Detector, tmp_path: Path)
     assert shown[1] == shown[2] != shown[0]
     assert "not what was edited" in (tmp_path / "page.html").read_text()
     assert "heat map" not in (tmp_path / "without.html").read_text()
+
+
+def test_what_a_service_sends_in_place_of_a_map_is_not_shown(tmp_path: Path) -> None:
+    page = Explaining(tmp_path / "p.html")
+    for png in (b"", b"<svg onload=alert(1)>", b"\x89PNG\r\n\x1a\n" + b"x" * 100):
+        page.keep_map("a", "b", png)
+        assert page._of({"image": "a", "sha256": "b"}).heat_map == ""
+    page.keep_map("a", "b", encoded(picture(0), "PNG"))
+    assert page._of({"image": "a", "sha256": "b"}).heat_map.startswith("data:image/jpeg;base64,")
+    assert page._of({"image": "a", "sha256": "b"}).heat_map == ""
 
 
 def test_the_command_says_what_stands_in_the_way(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..embedding import OnPixels
+from ..errors import InputError
 from ..report.evidence import Beside, EvidencePage, Pictures, through
 from ..report.pictures import small_map, thumbnail
 from ..types import Failure, ImageRef, Pixels, Verdict
@@ -44,8 +45,12 @@ class Explaining:
         return partial(self._watching, line)
 
     def keep_map(self, image: str, sha256: str, png: bytes) -> None:
-        """Keep a small copy of an image's heat map until its row comes."""
-        self._maps[image, sha256].append(small_map(png))
+        """Keep a small copy of an image's heat map until its row comes; none of what is no picture."""
+        try:
+            small = small_map(png)
+        except InputError:
+            small = ""
+        self._maps[image, sha256].append(small)
 
     @staticmethod
     def thumbnails_of(store: BankStore, ids: Ids) -> Pictures:

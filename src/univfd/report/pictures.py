@@ -111,11 +111,12 @@ def thumbnails(rows: Iterable[int], images: Images, places: Mapping[int, ImageRe
 
 
 def small_map(png: bytes) -> str:
-    """A heat map, twice as large as the picture's small copy beside it; as a `data:` address."""
-    from PIL import Image
+    """A heat map, twice as large as the picture's small copy beside it; as a `data:` address.
 
-    with Image.open(io.BytesIO(png)) as image:
-        return thumbnail(np.asarray(image.convert("RGB")), 2 * THUMBNAIL)
+    Raises:
+        InputError: no picture; a map may come from a service.
+    """
+    return thumbnail(decode(ImageRef("heat map", png)).pixels, 2 * THUMBNAIL)
 
 
 def thumbnail(pixels: Pixels, side: int = THUMBNAIL) -> str:
