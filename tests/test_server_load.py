@@ -136,5 +136,5 @@ def test_a_killed_process_is_replaced_and_the_others_go_on(toy_folder: Path, ima
         until = time.monotonic() + 30
         while server.figure("univfd_ready_processes") < 2:
             assert time.monotonic() < until
-            time.sleep(0.1)
+            assert server.ask("GET", "/readyz")[0] == 200
         assert server.stop() == 0

@@ -20,6 +20,8 @@ from .request_log import RequestLog
 from .routes import State, open_routes, routes
 from .service import Service
 
+_PATIENCE_SECONDS = 15  # then probes are to hear why it is not ready
+
 DESCRIPTION = (
     "Says of images whether they are AI-generated, with the evidence and the promised error rates. A verdict is a "
     "signal, not proof. Images are neither stored nor logged, except those reported to /v1/feedback where the operator "
@@ -62,6 +64,8 @@ def create_app(
         service = Service(opening, limits, monitor, workers=workers, batch_size=batch_size)
         app.state.service = State(service, RateLimiter(limits.rate), feedback)
         service.start()
+        if monitor.shared:  # connections go to any process that takes some: to this one once it can answer them
+            await service.tried(_PATIENCE_SECONDS)
         yield
         monitor.ready.set(0)
         await asyncio.to_thread(service.close)

@@ -49,6 +49,11 @@ class Monitor:
             "univfd_ready_processes", "Processes that are ready.", registry=own, multiprocess_mode="livesum"
         )
 
+    @property
+    def shared(self) -> bool:
+        """Whether other processes serve the same address."""
+        return FOLDER in os.environ
+
     def on_batch(self, images: int, seconds: float) -> None:
         """Count a batch of the encoder."""
         self.batch_images.observe(images)
@@ -67,9 +72,9 @@ class Monitor:
 
     def page(self) -> bytes:
         """The text that Prometheus reads; of all processes, where there are several."""
-        folder = os.environ.get(FOLDER)
-        if not folder:
+        if not self.shared:
             return generate_latest(self._registry)
+        folder = os.environ[FOLDER]
         _forget_the_dead(Path(folder))
         together = CollectorRegistry()
         collector: Any = multiprocess.MultiProcessCollector

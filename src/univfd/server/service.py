@@ -144,8 +144,12 @@ class Service:
         Raises:
             NotReadyError, WeightsError: see `detector`.
         """
-        await asyncio.to_thread(self._tried.wait)
+        await self.tried()
         self._ready()
+
+    async def tried(self, seconds: float | None = None) -> None:
+        """Wait for the end of the first try to open it, at most so many seconds."""
+        await asyncio.to_thread(self._tried.wait, seconds)
 
     def admit(self, *, heatmap: bool = False) -> None:
         """Refuse early, before a body is read.
