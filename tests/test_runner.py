@@ -81,6 +81,21 @@ def test_a_retry_loses_no_row_that_it_does_not_replace(suffix: str, tmp_path: Pa
     ]
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_folder_that_opens_since_has_no_failed_row_left(suffix: str, tmp_path: Path) -> None:
+    out = tmp_path / f"x.{suffix}"
+    gone = [Failure(name, "file-access", "not mounted") for name in ("in/b", "in", "in.tar", "http://a/b", "other")]
+    list(runner.run(line, [*refs("a"), *gone], out, suffix, detector="d@1"))
+    inside = ["in/b/c.png", "in/b/d.png", "http://a/b/e.png"]
+    assert run(out, refs("a", *inside), resume=True, retry=True) == ["a", *inside, "in.tar", "http://a/b", "other"]
+    rows = {r["image"]: r["status"] for r in runner.writer(suffix).read(out)}
+    assert rows == dict.fromkeys(["a", *inside], "ok") | dict.fromkeys(["in.tar", "http://a/b", "other"], "failed")
+    broken = Failure("in.tar", "truncated", "it ends in the middle")
+    found = run(out, [*refs("a", "in.tar/1"), broken], resume=True, retry=True)  # type: ignore[list-item]
+    assert found[-4:] == ["in.tar/1", "in.tar", "http://a/b", "other"]
+    assert [r["image"] for r in runner.writer(suffix).read(out)][-2:] == ["in.tar/1", "in.tar"]
+
+
 @pytest.mark.parametrize(
     "line",
     [

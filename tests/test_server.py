@@ -180,10 +180,15 @@ def test_the_pages_are_whole_and_ask_nobody_else(server: Server) -> None:
 def test_feedback_files_wrong_verdicts_only(server: Server, images: list[bytes]) -> None:
     folder: Path = server.feedback  # type: ignore[attr-defined]
     path = "/v1/feedback?name=a.png&note=seen&truth="
+    before = server.figure("univfd_images_total")
     assert server.json("POST", path + "fake", images[1])[1]["status"] == "right"
     assert not folder.exists()
     assert server.json("POST", path + "real", images[1])[1]["status"] == "filed"
     assert server.json("POST", path + "real", images[1])[1]["status"] == "known"
+    assert server.json("POST", path + "real", b"no image")[0] == 415
+    assert server.figure("univfd_images_total") == before  # the share of fakes is that of what was asked
+    assert server.figure('univfd_feedback_total{status="right"}') == 1
+    assert server.figure('univfd_feedback_total{status="filed"}') == 1
     (line,) = (folder / "manifest.jsonl").read_text().splitlines()
     row = json.loads(line)
     assert (row["label"], row["verdict"], row["note"], row["name"]) == ("real", "fake", "seen", "a.png")

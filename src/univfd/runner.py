@@ -6,8 +6,9 @@ When the last row is there the output is written in its own format and moved int
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -26,6 +27,7 @@ _JOURNAL = "jsonl"
 _STATES = ("ok", "failed")
 _VOID = "void"  # of a line of the journal: the failed row of this name above it counts no more
 _VOID_MARK = b'"void"'
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)  # where a slash says nothing of what is inside what
 _T = TypeVar("_T")
 
 Line = Callable[[Iterable[ImageRef | Failure]], Iterator[Any]]
@@ -85,7 +87,8 @@ def run(
         resume: go on where an earlier run of the same output stopped (or take up what has come since it ended). What
             failed then keeps its row: most failures are of the file itself.
         retry: with `resume`: what failed then, and is among the inputs, is judged again; the new row comes behind
-            those that are kept. A name that has several rows keeps them.
+            those that are kept, that of a folder or tar is dropped for the first new row from inside. A name that has
+            several rows keeps them.
 
     Raises:
         OutputExistsError: the output, or the journal of an unfinished run, is there and `resume` was not asked for.
@@ -113,8 +116,9 @@ def run(
             keeper = writer(_JOURNAL)(file)
             for item in _noting(line(_remaining(expand(images), named, again)), elsewhere):
                 row = item.to_dict()
-                if waiting.pop(row["image"], None) is not None:
-                    keeper.write({"image": row["image"], "status": _VOID})  # first: at worst it is judged once more
+                for name in _answered(row["image"], waiting):
+                    del waiting[name]
+                    keeper.write({"image": name, "status": _VOID})  # first: at worst it is judged once more
                 keeper.write(row)
                 yield row
             yield from waiting.values()
@@ -225,6 +229,12 @@ def _earlier(journal: Path, named: Counter[str], waiting: dict[str, Row], retry:
             waiting[name] = row
         else:
             yield row
+
+
+def _answered(name: str, waiting: Mapping[str, Row]) -> list[str]:
+    """The failed rows that a new row replaces: the image's own, and those of folders and tars around it."""
+    around = [] if _ADDRESS.match(name) else [name[: m.start()] for m in re.finditer("/", name)]
+    return [n for n in (name, *around) if n in waiting]
 
 
 def _standing(journal: Path) -> Iterator[Row]:

@@ -28,6 +28,9 @@ class Monitor:
             "univfd_requests", "Requests by address and HTTP status.", ["path", "status"], registry=own
         )
         self.images = Counter("univfd_images", "Images by outcome: verdict or error code.", ["outcome"], registry=own)
+        self.feedback = Counter(
+            "univfd_feedback", "Reports of wrong verdicts by what came of them.", ["status"], registry=own
+        )
         self.seconds = Histogram(
             "univfd_request_seconds", "Seconds from the first byte to the answer.", ["path"], buckets=_SECONDS,
             registry=own,

@@ -184,10 +184,11 @@ async def feedback(
     upload.rename(name or upload.name)
     facts = {"generator": generator, "source": source, "note": note}
     try:
-        verdict, _ = await state.service.single(upload, Options(), keep=True)
+        verdict, _ = await state.service.single(upload, Options(), reported=True)
         if isinstance(verdict, Failure):
             return _refused(request, verdict)
         status = await asyncio.to_thread(file_wrong, state.feedback, upload.whole(), verdict, Label.parse(truth), facts)
+        state.service.monitor.feedback.labels(status).inc()
     finally:
         upload.release()
     return Json({"status": status, "verdict": verdict.verdict, "sha256": verdict.sha256})

@@ -169,20 +169,21 @@ class Service:
         if heatmap and self._maps.locked():
             raise self._full(f"{self.limits.maps} heat maps are being drawn, and no more at a time")
 
-    async def single(self, upload: Upload, options: Options, *, keep: bool = False) -> Judged:
+    async def single(self, upload: Upload, options: Options, *, reported: bool = False) -> Judged:
         """Judge the image of a request of its own; see `_judge`.
 
         Args:
             upload: the image.
             options: what is asked for.
-            keep: its bytes are still needed; else they are let go as soon as they are read.
+            reported: it was judged before: its bytes are still needed (else they are let go as soon as they are read),
+                and it does not count among the images.
 
         Raises:
             BusyError, ForbiddenError: see `admit`.
         """
         self.admit(heatmap=options.heatmap)
         async with self._singles, self._maps if options.heatmap else nullcontext():
-            return await self._judge(upload, options, keep=keep)
+            return await self._judge(upload, options, reported=reported)
 
     async def begin(self, upload: Upload, options: Options) -> asyncio.Task[Judged]:
         """Wait for a place and begin with an image of a batch; what goes wrong with it alone is a `Failure`."""
@@ -209,7 +210,7 @@ class Service:
             log.exception("internal error")
             return Failure(upload.name, "internal", "the service made a mistake"), {}
 
-    async def _judge(self, upload: Upload, options: Options, *, keep: bool = False) -> Judged:
+    async def _judge(self, upload: Upload, options: Options, *, reported: bool = False) -> Judged:
         """The verdict of an image and what was asked for beside it: `heatmap`, `provenance`.
 
         Raises:
@@ -219,7 +220,8 @@ class Service:
         detector, engine = self._ready()
         until = time.monotonic() + self.limits.deadline
         if upload.too_large:
-            return self._failed(upload.name, e.TooLargeError.code, "over the limit of bytes for one image"), {}
+            self._count(e.TooLargeError.code, reported)
+            return Failure(upload.name, e.TooLargeError.code, "over the limit of bytes for one image"), {}
         picture = _Picture(detector) if options.heatmap else None
         ref = ImageRef(upload.name or "image", upload.whole())
         load_one = loader(
@@ -231,21 +233,22 @@ class Service:
         try:
             item: Any = await self._in_time(self._pool.submit(load_one, ref), until)
             del ref
-            if not (keep or looking):  # they count for as long as they are there
+            if not (reported or looking):  # they count for as long as they are there
                 upload.release()
             if isinstance(item, Loaded):
                 item = await self._in_time(engine.judge(item, options.neighbors), until)
             beside = {} if looking is None else {"provenance": await looking}
-            if not keep:
+            if not reported:
                 upload.release()
             if isinstance(item, Failure):
-                return self._failed(item.image, item.error, item.message), beside
+                self._count(item.error, reported)
+                return item, beside
             if picture is not None:
                 beside["heatmap"] = await self._in_time(engine.call(picture.draw), until)
-            self.monitor.images.labels(item.verdict).inc()
+            self._count(item.verdict, reported)
             return item, beside
         except e.DeadlineError as error:
-            self.monitor.images.labels(error.code).inc()
+            self._count(error.code, reported)
             raise
         finally:
             if looking is not None:
@@ -281,9 +284,10 @@ class Service:
         except TimeoutError as error:
             raise e.DeadlineError(f"not done within {self.limits.deadline:g} seconds") from error
 
-    def _failed(self, name: str, code: str, message: str) -> Failure:
-        self.monitor.images.labels(code).inc()
-        return Failure(name, code, message)
+    def _count(self, outcome: str, reported: bool) -> None:
+        """Count an image, unless it was counted when it was first judged."""
+        if not reported:
+            self.monitor.images.labels(outcome).inc()
 
     def _full(self, why: str) -> e.BusyError:
         self.monitor.images.labels(e.BusyError.code).inc()
