@@ -7,6 +7,7 @@ A bank is a value: edits give a new bank and leave the old one as it was, so an 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -230,9 +231,8 @@ class FeatureBank:
 
     def counts(self, column: Literal["generator", "source", "licence", "added"], label: Label) -> dict[str, int]:
         """Number of rows of a class by generator, source, licence or date, most first."""
-        values, numbers = np.unique(getattr(self, column)[self.rows(label)].astype(str), return_counts=True)
-        order = np.lexsort((values, -numbers))
-        return {str(values[i]): int(numbers[i]) for i in order}
+        counted = Counter(getattr(self, column)[self.rows(label)].tolist())
+        return dict(sorted(counted.items(), key=lambda each: (-each[1], each[0])))
 
     def save(self, folder: Path | str, *, dtype: BankType = "float32") -> None:
         """Write the bank as a new folder.
@@ -244,6 +244,7 @@ class FeatureBank:
 
         Raises:
             OutputExistsError: the folder exists.
+            UsageError: values that the type does not hold.
         """
         with new_folder(Path(folder)) as scratch:
             self.write(scratch, dtype=dtype)
@@ -333,7 +334,11 @@ def as_stored(vectors: FloatArray, dtype: BankType) -> FloatArray:
 def _stored(vectors: FloatArray, dtype: BankType) -> dict[str, NDArray[Any]]:
     """`vectors` `(N, D)` of the type; for int8 also `scale` `(D,)`: their steps."""
     if dtype != "int8":
-        return {"vectors": vectors.astype(dtype)}
+        with np.errstate(over="ignore"):
+            made = vectors.astype(dtype)
+        if not np.isfinite(made).all():
+            raise UsageError(f"the vectors have values beyond what {dtype} holds; keep them as float32 or int8")
+        return {"vectors": made}
     # A few dimensions of a transformer's residual stream are far larger than the rest: one scale for all would
     # round the rest away.
     scale = np.abs(vectors).max(axis=0, initial=0).astype(np.float32) / np.float32(127)

@@ -7,12 +7,12 @@ of each at the time. Two processes may file into one folder.
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from .storage import cannot_write, new_contents
+from .errors import FormatError
+from .storage import cannot_write, new_contents, parsed
 from .types import Label, Verdict
 from .writers import json_of
 
@@ -52,6 +52,7 @@ def file_miss(
 
     Raises:
         UnivFDError: the folder cannot be written.
+        FormatError: its manifest cannot be read.
     """
     import filelock
 
@@ -59,9 +60,8 @@ def file_miss(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(folder / LOCK):
-            text = manifest.read_text("utf-8") if manifest.exists() else ""
-            # Not splitlines: a name or note may hold a line break of another kind (U+2028).
-            known = {row["sha256"]: row["label"] for row in map(json.loads, filter(None, text.split("\n")))}
+            before = manifest.read_bytes() if manifest.exists() else b""
+            known = _known(manifest, before)
             if verdict.sha256 in known:
                 return "known" if known[verdict.sha256] == truth.word else "contradicted"
             if verdict.verdict == truth.word and not anyway:
@@ -72,14 +72,35 @@ def file_miss(
                 return "full"
             place = folder / truth.word / f"{verdict.sha256[:16]}{ending}"
             place.parent.mkdir(exist_ok=True)
-            row = _row(place.relative_to(folder), verdict, truth, by, facts)
+            row = json_of(_row(place.relative_to(folder), verdict, truth, by, facts)).encode("utf-8", "replace")
             with new_contents(place) as scratch:
                 scratch.write_bytes(data)
             with new_contents(manifest) as scratch:
-                scratch.write_text(text + json_of(row) + "\n", "utf-8")
+                scratch.write_bytes(before + (b"" if before.endswith(b"\n") or not before else b"\n") + row + b"\n")
     except OSError as error:
         raise cannot_write(folder, error) from error
     return "filed"
+
+
+def _known(manifest: Path, lines: bytes) -> dict[str, str]:
+    """True class by sha256, of the rows that have one.
+
+    Raises:
+        FormatError: a line that is no row.
+    """
+    known = {}
+    for number, line in enumerate(lines.split(b"\n"), start=1):  # a name may hold a line break of another kind
+        if not line.strip():
+            continue
+        try:
+            row = parsed(line)
+            if isinstance(key := row.get("sha256"), str):
+                known[key] = str(row["label"])
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise FormatError(
+                f"{manifest}, line {number} is no row of a data set ({error}); mend or move it"
+            ) from error
+    return known
 
 
 def _size(folder: Path) -> int:

@@ -67,11 +67,10 @@ def add(
     embed = embedding_on(on, opened.space.backbone, work) if on and work else None
     with watching(ctx) as on_done:
         found = prepare(
-            seen, backbone, view, samples, near=near, batch=name, note=note, with_thumbnails=not no_thumbnails,
-            batch_size=batch_size, workers=workers, max_pixels=round(max_pixels * 1e6), embed=embed, on_done=on_done,
+            seen, backbone, view, samples, near=near, skip_near=skip_near, batch=name, note=note,
+            with_thumbnails=not no_thumbnails, batch_size=batch_size, workers=workers,
+            max_pixels=round(max_pixels * 1e6), embed=embed, on_done=on_done,
         )  # fmt: skip
-    if skip_near:
-        found = found.without_near()
     edit = None if dry_run else commit(opened, found, f"{len(found.rows)} images as batch {name}", seen)
     if as_json:
         said(ctx, store, edit, as_json=True, dry_run=dry_run, batch=name, report=found.to_dict())
@@ -112,12 +111,17 @@ def remove(
     format: str | None, dry_run: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Take rows out of STORE: those of IMAGES or keys, and those that all the other options hold for."""
+    from ..writers import printable
+
     opened = open_newest(store)
     texts = {"generator": generator, "source": source, "family": family, "batch": batch, "licence": licence,
              "format": format}  # fmt: skip
     ids, what = _chosen(opened, keys_of(keys, images), label, texts)
     if dry_run:
-        click.echo(f"{len(ids)} rows would be removed ({what}); nothing was changed")
+        if as_json:
+            said(ctx, store, None, as_json=True, dry_run=True, rows=len(ids))
+        else:
+            click.echo(printable(f"{len(ids)} rows would be removed ({what}); nothing was changed"))
         return
     said(ctx, store, opened.remove(ids, what), as_json=as_json)
 
@@ -195,6 +199,8 @@ def tag(ctx: click.Context, store: str, name: str) -> None:
 @click.pass_context
 def merge(ctx: click.Context, store: str, other: str, as_json: bool) -> None:
     """Add to STORE the rows of OTHER that it does not have: a store (OTHER@VERSION), a bank folder or a detector."""
+    from dataclasses import replace
+
     from ..errors import FormatError
     from ..store import Rows
     from ..store.adding import merge as join
@@ -204,7 +210,9 @@ def merge(ctx: click.Context, store: str, other: str, as_json: bool) -> None:
     opened = open_newest(store)
     try:
         theirs, version = open_at(other)
-        rows = theirs.snapshot(version).rows
+        snapshot = theirs.snapshot(version)
+        pictures = theirs.thumbnails(snapshot.ids)
+        rows = replace(snapshot.rows, thumbnails=tuple(pictures.get(int(i)) for i in snapshot.ids))
     except FormatError as error:
         try:
             rows = Rows.of(bank_of(other), batch=f"merge of {Path(other).name}")
@@ -225,9 +233,13 @@ def merge(ctx: click.Context, store: str, other: str, as_json: bool) -> None:
 @click.pass_context
 def compact(ctx: click.Context, store: str, forget: bool, yes: bool) -> None:
     """Tidy STORE up: remove rows that no version has (of interrupted edits, after a day), join small files."""
+    from ..writers import printable
+
     opened = open_newest(store)
     if forget and not yes:
-        click.confirm(f"forget all versions of {store} but the newest?", abort=True, err=True)
+        lost = opened.history().lost()
+        tags = f" (and the tags {printable(', '.join(lost))})" if lost else ""
+        click.confirm(f"forget all versions of {store} but the newest{tags}?", abort=True, err=True)
     click.echo(f"{opened.compact(forget=forget)} rows that no version has were removed")
 
 

@@ -58,7 +58,9 @@ def info(store: str, as_json: bool) -> None:
     """
     from ..store.indexing import built, unindexed
 
-    opened, _ = open_at(store)
+    opened, version = open_at(store)
+    if version is not None:
+        raise UsageError(f"{store}: the index is of all versions; name the store without '@{version}'")
     found = built(opened.tables)
     if found is None:
         raise UsageError(f"{store} has no index; make one with 'univfd bank index build {store}'")
@@ -74,8 +76,10 @@ def info(store: str, as_json: bool) -> None:
 
 
 def _describe(found: Built) -> None:
+    from ..writers import printable
+
     m = found.manifest
-    click.echo(f"built        for version {found.version} ({m.rows:,} rows), {found.when}, by {found.who}")
+    click.echo(printable(f"built        for version {found.version} ({m.rows:,} rows), {found.when}, by {found.who}"))
     click.echo(f"kind         {m.parameters['kind']}, {m.parameters['lists']} lists, {m.library}; {m.seconds:.0f} s")
     said = ", ".join(f"{name} {mean:.4f} +- {m.recall.error[name]:.4f}" for name, mean in m.recall.mean.items())
     click.echo(f"recall@{m.recall.k:<6}{said} (of {m.recall.queries} rows of the bank)")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..errors import UsageError
 from . import DONE, UNREADABLE
 from ._bank_shared import LABEL, SHOWN, deciding_with, echo_json, json_option, open_at, snapshot_of
 from ._shared import PATH, download_progress, remark
@@ -19,7 +20,7 @@ def log(store: str, as_json: bool) -> None:
     """List the versions of STORE: who did what, when, newest first."""
     from ..writers import printable
 
-    opened, _ = open_at(store)
+    opened = _of_all_versions(store)
     history = opened.history()
     if as_json:
         echo_json([e.to_dict() for e in history.edits if e.number >= history.first])
@@ -42,8 +43,9 @@ def log(store: str, as_json: bool) -> None:
 def diff(store: str, first: str, second: str | None, as_json: bool) -> None:
     """Tell which rows of STORE came and went from version FIRST to version SECOND (or the newest)."""
     from ..store.history import difference
+    from ..writers import printable
 
-    opened, _ = open_at(store)
+    opened = _of_all_versions(store)
     history = opened.history()
     a, b = history.resolve(first), history.resolve(second)
     came, went = difference(history.ids(a), history.ids(b))
@@ -54,9 +56,15 @@ def diff(store: str, first: str, second: str | None, as_json: bool) -> None:
     click.echo(f"version {a} -> {b}: +{len(came)} -{len(went)} rows")
     for sign, rows in (("+", listed["came"]), ("-", listed["went"])):
         for row in rows:
-            click.echo(
-                f"{sign} {row['key'][:16]}  {row['label']}  {row['generator'] or row['source'] or '(not named)'}"
-            )
+            place = row["generator"] or row["source"] or "(not named)"
+            click.echo(printable(f"{sign} {row['key'][:16]}  {row['label']}  {place}"))
+
+
+def _of_all_versions(store: str) -> Any:
+    opened, version = open_at(store)
+    if version is not None:
+        raise UsageError(f"{store}: this command reads all versions; name the store without '@{version}'")
+    return opened
 
 
 def _listed(store: Any, ids: Any) -> list[dict[str, str]]:
@@ -78,6 +86,7 @@ def _listed(store: Any, ids: Any) -> list[dict[str, str]]:
 def doctor(store: str, near: float, as_json: bool) -> None:
     """Look for what may be wrong with STORE, and suggest what to remove. Nothing is changed."""
     from ..store.doctor import command_of, examine
+    from ..store.naming import locate
     from ..writers import printable
 
     found = examine(snapshot_of(store).rows, near=near)
@@ -88,7 +97,7 @@ def doctor(store: str, near: float, as_json: bool) -> None:
         click.echo(f"{f.kind:<14} {printable(f.text)}")
         if f.rows and not f.remove:
             click.echo(f"{'':<14} {' '.join(k[:16] for k in f.rows[:SHOWN])}{' ...' if len(f.rows) > SHOWN else ''}")
-        if command := command_of(store, f):
+        if command := command_of(locate(store)[0], f):
             click.echo(f"{'':<14} {command}")
     if not found:
         click.echo("nothing found")
@@ -115,6 +124,10 @@ def miss(
     from ..detector import load
     from ..store.misses import file_misses
     from ..types import Failure, Label
+    from ..writers import printable
+
+    if generator and truth == "real":
+        raise UsageError("--generator is of fakes; say where reals come from with --source")
 
     with download_progress(ctx) as downloading:
         opened = load(detector, progress=downloading)
@@ -129,7 +142,7 @@ def miss(
         words = {"filed": "filed", "known": "there already", "right": "not filed: the verdict is right"}
         for d in done:
             text = d.message if isinstance(d, Failure) else f"{words[d.status]} (called {d.verdict.verdict})"
-            click.echo(f"{d.image}: {text}")
+            click.echo(printable(f"{d.image}: {text}"))
         remark(ctx, f"run them with: univfd bench run {suite} --detectors {detector} -o RUN")
     return UNREADABLE if any(isinstance(d, Failure) for d in done) else DONE
 

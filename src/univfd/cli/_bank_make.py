@@ -11,6 +11,8 @@ from ..errors import UsageError
 from ._bank_shared import said
 from ._shared import PATH, download_progress, space_options
 
+_SPACE = (("backbone", "backbone"), ("tap", "taps"), ("view", "view"))  # options and their parameters
+
 
 @click.command()
 @click.argument("store")
@@ -31,7 +33,11 @@ def create(
     from ..types import FeatureSpace
     from ..views import view as named_view
 
+    _require_own_name(store)
     if detector is not None:
+        told = [f"--{n}" for n, p in _SPACE if ctx.get_parameter_source(p) is click.core.ParameterSource.COMMANDLINE]
+        if told:
+            raise UsageError(f"--detector says what the space is; leave out {', '.join(told)}")
         space = FeatureSpace.from_dict(read_manifest(locate(detector))["space"])
     else:
         with download_progress(ctx) as downloading:
@@ -58,11 +64,25 @@ def import_(ctx: click.Context, store: str, bank: str) -> None:
     try:
         made = BankStore.open(store)
     except FormatError:
+        _require_own_name(store)
         made = BankStore.create(store, rows.space)  # refuses what is something else
     seen = made.snapshot()
     if len(seen.rows):
         raise UsageError(f"{store} has {len(seen.rows)} rows already; use 'univfd bank merge {store} {bank}'")
     said(ctx, store, add_rows(made, rows, f"bank {Path(bank).name}", "import", seen))
+
+
+def _require_own_name(store: str) -> None:
+    """That a new store does not take the name of a version of another one.
+
+    Raises:
+        UsageError: it would.
+    """
+    from ..store.naming import is_address, locate
+
+    place, version = locate(store)
+    if version is not None and not is_address(place) and Path(place).exists():
+        raise UsageError(f"{store} means version {version!r} of {place}; choose a name without '@' for a new store")
 
 
 def bank_of(name: str) -> Any:
@@ -87,13 +107,15 @@ def bank_of(name: str) -> Any:
               help="Of the vectors on disk; only float32 is exact.")  # fmt: skip
 def export(store: str, output: Path, dtype: Any) -> None:
     """Write STORE[@VERSION] as a plain bank folder, which needs no LanceDB."""
+    from dataclasses import replace
+
+    from ..bank import as_stored
     from ._bank_shared import snapshot_of
 
     snapshot = snapshot_of(store)
     snapshot.bank.save(output, dtype=dtype)
-    click.echo(
-        f"{len(snapshot.rows)} rows of version {snapshot.edit.number} -> {output}, digest {snapshot.bank.digest}"
-    )
+    written = replace(snapshot.bank, vectors=as_stored(snapshot.bank.vectors, dtype))
+    click.echo(f"{len(snapshot.rows)} rows of version {snapshot.edit.number} -> {output}, digest {written.digest}")
 
 
 MAKING = (create, import_, export)

@@ -46,7 +46,8 @@ def what_if(
     from ..detector import load
     from ..store.adding import embedded, prepare
     from ..store.trying import effect, effect_on_bank
-    from ..types import Label
+    from ..types import Failure, Label
+    from ..writers import printable
 
     opened, version = open_at(store)
     seen = opened.snapshot(version)
@@ -59,15 +60,19 @@ def what_if(
         found = prepare(seen, backbone, view, samples, near=0.01, **options, on_done=on_done)
         grown = seen.bank.add(found.rows.bank)
         after = before.with_bank(grown)
-        effects = [
-            effect(name, truth, embedded(backbone, view, images, **options), before, after)
+        judged = [
+            (name, truth, embedded(backbone, view, images, **options))
             for name, truth, images in (("--test", Label.FAKE, test), ("--reals", Label.REAL, reals))
             if images
         ]
+        effects = [effect(name, truth, batch, before, after) for name, truth, batch in judged]
+    unread = [i for _, _, batch in judged for i in batch.items if isinstance(i, Failure)]
+    inside = {name: _inside(batch, grown) for name, _, batch in judged}
     effects += [effect_on_bank(before, grown, truth) for truth in Label]
     if as_json:
-        echo_json({"report": found.to_dict(), "effects": [e.to_dict() for e in effects]})
-        return UNREADABLE if found.failures else DONE
+        report = {"report": found.to_dict(), "effects": [e.to_dict() for e in effects], "inside": inside}
+        echo_json(report | {"failures": [f.to_dict() for f in unread]})
+        return UNREADABLE if found.failures or unread else DONE
     say_prepared(ctx, store, found)
     click.echo(f"{len(found.rows)} rows more, {before.name}:")
     for e in effects:
@@ -76,7 +81,18 @@ def what_if(
         remark(
             ctx, f"no score moved: {detector} does not compare with the bank's rows. Take neighbors, or 'bank refit'"
         )
-    return UNREADABLE if found.failures else DONE
+    for failure in unread:
+        remark(ctx, printable(f"{failure.image}: {failure.message}"))
+    for name, number in inside.items():
+        if number:
+            remark(ctx, f"{number} images of {name} are in DATA or in the bank, and find themselves")
+    return UNREADABLE if found.failures or unread else DONE
+
+
+def _inside(batch: Any, bank: Any) -> int:
+    """How many images of a batch are rows of a bank."""
+    there = {key.tobytes() for key in bank.keys}
+    return sum(bytes.fromhex(item.sha256) in there for item in batch.loaded)
 
 
 def _say_effect(e: Any) -> None:
@@ -85,7 +101,8 @@ def _say_effect(e: Any) -> None:
     click.echo(f"  {e.name} ({e.n} {e.label.word})")
     for word, counts in (("before", e.before), ("after", e.after)):
         parts = ", ".join(f"{counts.get(v, 0)} {v}" for v in ("fake", "unsure", "real"))
-        click.echo(f"    {word:<7} called fake {e.called_fake(counts)}   ({parts})")
+        share = e.called_fake(counts)
+        click.echo(f"    {word:<7} called fake {getattr(share, 'reason', share)}   ({parts})")
     for flip in e.flips[:SHOWN]:
         click.echo(f"    {flip.before} -> {flip.after}: {printable(flip.image)}")
     if len(e.flips) > SHOWN:

@@ -13,9 +13,13 @@ from numpy.typing import NDArray
 from .. import registry
 from ..bank import FeatureBank
 from ..errors import FormatError
+from ..storage import parsed
 from ..types import FeatureSpace
 from .history import Edit, Ids
 from .rows import EXTRA_TEXTS, TEXTS, Rows
+
+_DETAIL: dict[str, dict[str, type]] = {"tag": {"tag": str, "version": int}, "forget": {"base": int}}
+"""What the detail of these edits must have."""
 
 
 def arrow() -> Any:
@@ -61,10 +65,18 @@ def record(edit: Edit, *, sealed: bool) -> dict[str, Any]:
 
 
 def edit(record: dict[str, Any]) -> Edit:
-    """Inverse of `record`."""
+    """Inverse of `record`.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is none.
+    """
     ids = {n: np.frombuffer(record[n], "<i8").astype(np.int64) for n in ("added", "removed")}
     kept = {k: v for k, v in record.items() if k != "sealed"}
-    return Edit(**(kept | ids | {"detail": json.loads(record["detail"])}))
+    detail = parsed(record["detail"])
+    for name, kind in _DETAIL.get(record["op"], {}).items():
+        if not isinstance(detail[name], kind):
+            raise TypeError(f"{name} is {detail[name]!r:.60}, expected {kind.__name__}")
+    return Edit(**(kept | ids | {"detail": detail}))
 
 
 def to_arrow(ids: Ids, rows: Rows) -> Any:

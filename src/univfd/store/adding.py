@@ -45,7 +45,7 @@ class Prepared:
         names: of the new ones.
         doubles: files that are in the bank already, or were given twice.
         conflicts: files that are there under the other label; they are left out.
-        near: new images that are nearly the same as another row.
+        near: new images that are nearly the same as another row; with `skip_near` they are not among the rows.
         failures: what could not be read.
     """
 
@@ -56,12 +56,6 @@ class Prepared:
     conflicts: tuple[Double, ...]
     near: tuple[Near, ...]
     failures: tuple[Failure, ...]
-
-    def without_near(self) -> Prepared:
-        """The same without the images that are nearly the same as another row."""
-        near = {n.key for n in self.near}
-        kept = [i for i, key in enumerate(self.rows.keys()) if key not in near]
-        return replace(self, rows=self.rows.take(kept), names=tuple(self.names[i] for i in kept))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -82,6 +76,7 @@ def prepare(
     samples: Sequence[Sample],
     *,
     near: float | None,
+    skip_near: bool = False,
     batch: str = "",
     note: str = "",
     with_thumbnails: bool = False,
@@ -100,6 +95,7 @@ def prepare(
         view: the view of it.
         samples: the images, with what is known about them.
         near: see `admission.near_rows`; None: do not look.
+        skip_near: leave out what is near to a row that is there, or stays.
         batch: name of the addition, in each row.
         note: in each row.
         with_thumbnails: keep a small JPEG of each new image.
@@ -132,7 +128,11 @@ def prepare(
     alike: list[Near] = []
     if near is not None and good:
         labels = [s.label for s, _ in good]
-        alike = near_rows(names, rows.keys(), labels, rows.bank.vectors, snapshot.bank, near)
+        alike = near_rows(names, rows.keys(), labels, rows.bank.vectors, snapshot.bank, near, leaving_out=skip_near)
+    if skip_near:
+        near_keys = {n.key for n in alike}
+        stay = [i for i, key in enumerate(rows.keys()) if key not in near_keys]
+        rows, names = rows.take(stay), tuple(names[i] for i in stay)
     failed = [i for i in (*hashed, *result.items) if isinstance(i, Failure)]
     return Prepared(total, rows, names, tuple(same), tuple(other), tuple(alike), tuple(failed))
 

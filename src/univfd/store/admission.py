@@ -96,7 +96,7 @@ def doubles(
 
 def near_rows(
     names: Sequence[str], keys: Sequence[str], labels: Sequence[Label], vectors: FloatArray, bank: Bank,
-    bound: float,
+    bound: float, *, leaving_out: bool = False,
 ) -> list[Near]:  # fmt: skip
     """New images that are nearly the same as a row of the bank, or as an earlier new one.
 
@@ -107,19 +107,28 @@ def near_rows(
         vectors: `(N, D)`.
         bank: what is there.
         bound: largest cosine distance that counts as near.
+        leaving_out: those that are found will be left out, so being near to one of them counts for nothing: of a film
+            whose frames each resemble the next, some stay.
     """
     unit = to_unit(vectors)
     found = []
     n = len(names)
     known = bank.neighbors(*bank.nearest(vectors, 1))
     among, new_rows = nearest_rows(unit, unit, min(n, 10))
+    kept: list[int] = []
     for i in range(n):
         best: tuple[float, str, Label] | None = None
         for there in known[i]:
             best = (there.distance, there.key, there.label)
-        for distance, row in zip(among[i], new_rows[i], strict=True):
-            if row < i and (best is None or distance < best[0]):
-                best = (float(distance), keys[row], labels[row])
+        earlier = [(float(far), int(row)) for far, row in zip(among[i], new_rows[i], strict=True) if row < i]
+        if leaving_out and any(far <= bound for far, _ in earlier):
+            far_from = 1 - unit[kept] @ unit[i]
+            earlier = [(float(far_from.min()), kept[int(far_from.argmin())])]
+        for distance, row in earlier:
+            if best is None or distance < best[0]:
+                best = (distance, keys[row], labels[row])
         if best is not None and best[0] <= bound:
             found.append(Near(names[i], keys[i], labels[i], best[1], best[2], best[0]))
+        else:
+            kept.append(i)
     return found

@@ -139,7 +139,18 @@ class History:
 
     def tags(self) -> dict[str, int]:
         """Version of each tag; the newest statement counts."""
-        return {e.detail["tag"]: e.detail["version"] for e in self.edits if e.op == "tag"}
+        found: dict[str, int] = {}
+        for e in self.edits:
+            if e.op == "tag":
+                found[e.detail["tag"]] = e.detail["version"]
+            elif e.op == "forget":
+                found |= dict.fromkeys(e.detail.get("tags", ()), e.detail["base"])
+        return found
+
+    def lost(self) -> list[str]:
+        """Tags that would be lost if all versions but the newest were forgotten: those of other rows."""
+        there = {name: version for name, version in self.tags().items() if version >= self.first}
+        return sorted(name for name, version in there.items() if self.edit(version).content != self.tip.content)
 
     def resolve(self, name: str | int | None) -> int:
         """A version by number or tag; None or an empty text is the newest.

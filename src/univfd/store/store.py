@@ -167,7 +167,12 @@ class BankStore:
             change = plan(history)
             if change is None:
                 return None
-            edit = self._edit_of(history, change)
+            try:
+                edit = self._edit_of(history, change)
+            except FormatError:
+                if self.history().tip.id == history.tip.id:
+                    raise
+                continue  # rows went since: another process has forgotten them
             try:
                 if self.tables.seal(history.tip, edit):
                     return edit
@@ -239,10 +244,10 @@ class BankStore:
         """Name a version; a name may be given anew.
 
         Raises:
-            UsageError: a name that is a number or empty, or has `@`.
+            UsageError: a name that is a number or blank, or has `@` or `/`.
         """
-        if not name or name.isdecimal() or "@" in name:
-            raise UsageError(f"tag {name!r}: expected a name that is no number and has no '@'")
+        if not name.strip() or name.isdecimal() or "@" in name or "/" in name:
+            raise UsageError(f"tag {name!r}: expected a name that is no number and has no '@' and no '/'")
 
         def plan(history: History) -> Change:
             target = history.resolve(version)
@@ -256,19 +261,18 @@ class BankStore:
         """Remove what no version names, join small files.
 
         Args:
-            forget: keep the newest version only: earlier ones cannot be brought back.
+            forget: keep the newest version only: earlier ones cannot be brought back. A tag of one that has the same
+                rows stays, as one of the newest.
             older_than: see `ORPHAN_AGE`.
 
         Returns:
             Number of rows removed from the tables.
         """
         if forget:
-            made = self.commit(
-                lambda h: Change("forget", f"versions before {h.tip.number}", detail={"base": h.tip.number})
-            )
-            history = self.history()
-            assert made is not None
-            base = history.edit(made.number - 1)
+            self.commit(_forgetting)
+        history = self.history()
+        if history.first > history.edits[0].number:  # also of a process that was stopped here
+            base = history.edit(history.first)
             live, later = history.ids(base.number), [e.added for e in history.edits if e.number > base.number]
             kept = history.order[np.isin(history.order, np.concatenate([live, *later]))]
             self.tables.squash(replace(base, added=kept, removed=difference(live, kept)[0], restores=None))
@@ -288,7 +292,16 @@ class BankStore:
         if any(i not in self._digests for i in wanted):
             there, digests = self.tables.digests()
             self._digests.update(zip(there.tolist(), (d.tobytes() for d in digests), strict=True))
+        if gone := [i for i in wanted if i not in self._digests]:
+            raise FormatError(f"{self.uri}: {len(gone)} of {len(wanted)} rows of this version are gone from the store")
         return _content(self.space, [self._digests[i] for i in wanted])
+
+
+def _forgetting(history: History) -> Change:
+    tip = history.tip
+    there = {name for name, version in history.tags().items() if history.first <= version < tip.number}
+    kept = sorted(there.difference(history.lost()))
+    return Change("forget", f"versions before {tip.number}", detail={"base": tip.number, "tags": kept})
 
 
 def _back_to(history: History, target: int, op: str, what: str) -> Change:

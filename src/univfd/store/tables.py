@@ -12,7 +12,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from .. import registry
 from ..errors import ConflictError, FormatError, OutputExistsError, UnivFDError, UsageError
 from ..index import LanceRows
+from ..storage import locked
 from ..types import FeatureSpace, Label
 from ._arrow import arrow, edit, edits_schema, gather, record, rows_schema, to_arrow
 from .history import Edit, Ids
@@ -49,21 +50,24 @@ class Tables:
     def create(cls, uri: str, space: FeatureSpace, first: Edit, options: Options | None = None) -> Tables:
         """Make the tables; the store is there once `edits` is.
 
+        No table that is there is touched. Of two processes that make a folder one at once, one is refused; on object
+        storage LanceDB lets both, and the second one's is there in the end.
+
         Raises:
-            OutputExistsError: there is a store already, or something else.
+            OutputExistsError: there is a store already, or something else, or another process is making one.
         """
         pa = arrow()
-        if not is_address(uri) and Path(uri).exists() and _foreign(Path(uri)):
-            raise OutputExistsError(f"{uri} exists already and is no empty folder; choose another name")
-        with _plain_errors(uri):
+        with _plain_errors(uri), nullcontext() if is_address(uri) else _alone(Path(uri).absolute()):
+            if not is_address(uri) and Path(uri).exists() and _foreign(Path(uri)):
+                raise OutputExistsError(f"{uri} exists already and is no empty folder; choose another name")
             db = _connect(uri, options)
             there = _names(db)
             if EDITS in there:
                 raise OutputExistsError(f"{uri} holds a store already; nothing was changed. Choose another name")
-            if ROWS in there:  # of a creation that was killed
-                db.drop_table(ROWS)
             meta = {_META: json.dumps({"kind": KIND, "schema": SCHEMA, "space": space.to_dict()}).encode()}
-            rows = db.create_table(ROWS, schema=rows_schema(space.dim).with_metadata(meta))
+            made = rows_schema(space.dim).with_metadata(meta)
+            rows = db.open_table(ROWS) if ROWS in there else db.create_table(ROWS, schema=made, exist_ok=True)
+            _require_unused(uri, rows, space)
             schema = edits_schema().with_metadata(meta)
             edits = db.create_table(EDITS, pa.Table.from_pylist([record(first, sealed=False)], schema=schema))
         return cls(uri, rows, edits, space, options)
@@ -99,7 +103,10 @@ class Tables:
         with _plain_errors(self.uri):
             self._edits.checkout_latest()
             records = self._edits.search().to_arrow().to_pylist()
-        edits = sorted((edit(r) for r in records), key=lambda e: e.number)
+        try:
+            edits = sorted((edit(r) for r in records), key=lambda e: e.number)
+        except (ValueError, KeyError, TypeError) as error:
+            raise FormatError(f"{self.uri}: an edit cannot be read ({error}); the store is damaged") from error
         numbers = [e.number for e in edits]
         if not numbers or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
             raise FormatError(f"{self.uri}: the list of edits has gaps or doubles ({numbers[:20]}); it is damaged")
@@ -238,9 +245,34 @@ def _names(db: Any) -> set[str]:
     return set(db.list_tables(limit=1000).tables)
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep a second creation off a folder: LanceDB lets two processes create one table."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        yield
+
+
 def _foreign(folder: Path) -> bool:
     """Whether something lies there that no killed creation of a store has left."""
     return not folder.is_dir() or any(f.name not in {f"{ROWS}.lance", f"{EDITS}.lance"} for f in folder.iterdir())
+
+
+def _require_unused(uri: str, rows: Any, space: FeatureSpace) -> None:
+    """That a table of rows without edits is of a creation that was killed, or is under way: ours, and empty.
+
+    Raises:
+        OutputExistsError: it is not, or of another feature space.
+    """
+    try:
+        own = _space(uri, rows) == space
+    except FormatError:
+        own = False
+    if not own or rows.count_rows():
+        raise OutputExistsError(
+            f"{uri} holds a table {ROWS!r} and no {EDITS!r}: of something else, of a damaged store, or of one that was "
+            "begun with another feature space. Nothing was changed; choose another name"
+        )
 
 
 def _space(uri: str, table: Any) -> FeatureSpace:
@@ -265,9 +297,13 @@ def _plain_errors(uri: str) -> Iterator[None]:
         yield
     except UnivFDError:
         raise
+    except UnicodeError as error:
+        raise UsageError(f"{uri}: a text to be written is no Unicode: {error}") from error
     except (RuntimeError, ValueError, OSError, TimeoutError) as error:
         text = " ".join(str(error).split())
         low = text.lower()
+        for own in (str(Path(uri).resolve()), str(Path(uri).absolute()), uri):  # a folder may be called as an error is
+            low = low.replace(own.lower().lstrip("/"), "")
         if any(w in low for w in ("permission denied", "read-only file system", "accessdenied", "access denied")):
             raise UnivFDError(f"{uri} cannot be written: no permission, or read-only. Choose another place") from error
         if "conflict" in low or "concurrent" in low:
