@@ -183,6 +183,16 @@ def test_verdicts_as_columns(toy_detector: Detector, jpegs: list[bytes]) -> None
         add_verdicts(judged, toy_detector)
 
 
+def test_no_rows_have_the_columns_too_and_splits_are_named(toy_detector: Detector, jpegs: list[bytes]) -> None:
+    judged = add_verdicts(made(jpegs).select([]), toy_detector)
+    assert list(judged["univfd_verdict"]) == []
+    assert judged.features == add_verdicts(made(jpegs), toy_detector).features
+    splits = datasets.DatasetDict({"train": made(jpegs), "test": made(jpegs)})
+    for call in (lambda: add_verdicts(splits, toy_detector), lambda: list(toy_detector.detect(splits))):
+        with pytest.raises(UsageError, match=r"several splits \(train, test\); choose one"):
+            call()
+
+
 def test_the_cache_of_a_map_knows_the_detector(toy_detector: Detector, tmp_path: Path) -> None:
     toy_detector.save(tmp_path / "toy")
     first = VerdictColumns(tmp_path / "toy")

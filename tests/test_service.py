@@ -405,7 +405,7 @@ def test_bytes_count_for_as_long_as_they_are_in_memory(toy_detector: Detector, m
         await server.opened()
         waiting.clear(), go_on.clear()
         upload = uploaded(server, png())
-        task = asyncio.create_task(server.single(upload, Options(), keep=keep))
+        task = asyncio.create_task(server.single(upload, Options(), reported=keep))
         await asyncio.to_thread(waiting.wait, 300)
         assert server.memory.held == gauge(server, "univfd_upload_bytes") == len(png())
         go_on.set()

@@ -125,8 +125,13 @@ def test_what_is_not_exactly_one_image_each_is_refused(tmp_path: Path) -> None:
         embedder.transform(str(tmp_path / "a.jpg"))
     with pytest.raises(UsageError, match="X has 2 columns"):
         embedder.transform(np.array([["a.jpg", "b.jpg"]]))
-    with pytest.raises(UsageError, match="unreadable is 'drop'"):
-        ImageEmbedder("toy", unreadable="drop").fit([])
+    for call in ("fit", "transform"):
+        with pytest.raises(UsageError, match="unreadable is 'drop'"):
+            getattr(ImageEmbedder("toy", unreadable="drop"), call)([])
+    with pytest.raises(UsageError, match="input 1: cannot read an image from NoneType"):
+        ImageEmbedder("toy", unreadable="nan").transform([encoded(picture(0)), None])
+    with pytest.raises(UsageError, match="lose zeros at their end"):
+        embedder.transform(np.array([encoded(picture(0))]))
     with pytest.raises(UnknownNameError, match="no view"):
         ImageEmbedder("toy", view="nativ").fit([])
 

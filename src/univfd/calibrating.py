@@ -202,6 +202,7 @@ def recalibrate(
     """
     check_promise(max_fpr, max_miss, confidence)
     left_out = tuple(_unsure_remarks(real, fake))
+    lacking = "no fakes were given" if fake is None else "none of the fakes could be judged"
     if fake is not None and not len(fake.scores):  # every one of them was unreadable, or unsure whatever its score
         fake = None
     old = detector.calibration
@@ -209,7 +210,7 @@ def recalibrate(
         what = f"real images, beside {len(real.unsure)} that are unsure whatever their score,"
         raise too_few(len(real.scores), max_fpr, confidence, what)
     fake_above, groups = false_alarm_threshold(real.scores, real.groups, max_fpr, confidence, worst_group=worst_group)
-    real_below, kept_miss, miss_remark = _real_below(old, fake, fake_above, max_miss, confidence)
+    real_below, kept_miss, miss_remark = _real_below(old, fake, lacking, fake_above, max_miss, confidence)
     slope, intercept, chance_remark = _probability(old, real, fake)
     new = Calibration(
         fake_above=fake_above, real_below=real_below, slope=slope, intercept=intercept,
@@ -229,13 +230,13 @@ def recalibrate(
 
 
 def _real_below(
-    old: Calibration, fake: Scored | None, fake_above: float, max_miss: float, confidence: float
+    old: Calibration, fake: Scored | None, lacking: str, fake_above: float, max_miss: float, confidence: float
 ) -> tuple[float, float | None, str]:
     """The lower threshold, the miss rate that it promises (None: nothing), and what to say."""
     kept = min(old.real_below, fake_above)
     if fake is None:
         return kept, None, (
-            "no fakes were given: what share of fakes is found (the recall) is unknown, and no miss rate is promised; "
+            f"{lacking}: what share of fakes is found (the recall) is unknown, and no miss rate is promised; "
             "the threshold for 'real' is the old one, or the new threshold for 'fake' where that is lower"
         )  # fmt: skip
     n, need = len(fake.scores), needed_for(max_miss, confidence)

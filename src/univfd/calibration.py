@@ -358,7 +358,12 @@ def too_few(n: int, rate: float, confidence: float, what: str = "images") -> Dat
 
 def needed_for(rate: float, confidence: float) -> int:
     """The least number of images with which `threshold_for` can keep its promise."""
-    return math.ceil(math.log(1 - confidence) / math.log(1 - rate))
+    from scipy.stats import binom
+
+    n = max(1, math.floor(math.log(1 - confidence) / math.log1p(-rate)))
+    while binom.sf(n - 1, n, 1 - rate) > 1 - confidence:  # by the very test that is made then, whose last bits decide
+        n += 1
+    return n
 
 
 def platt(scores: Scores, labels: NDArray[Any]) -> tuple[float, float]:

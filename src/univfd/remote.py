@@ -79,12 +79,21 @@ class RemoteDetector:
             raise e.UsageError(f"{url!r} is no address of a service: {error}") from error
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.username:
             raise e.UsageError(f"{url!r} is no address of a service; expected http(s)://HOST[:PORT]")
+        if not parts.path.isascii() or any(c <= " " or c == "\x7f" for c in parts.path):
+            raise e.UsageError(f"{url!r} is no address of a service: its path has blanks or other signs to be escaped")
+        try:
+            parts.hostname.encode("idna")
+        except UnicodeError:
+            raise e.UsageError(f"{url!r} is no address of a service: no host is called so") from None
+        if not key.isascii() or not key.isprintable():
+            raise e.UsageError("the key has signs that no key has (a line break at its end?); give it as it was made")
         if key and parts.scheme == "http" and not _is_this_machine(parts.hostname):
             log.warning("the key is sent to %s unencrypted; use https", parts.hostname)
         self.url, self._path = url, parts.path.rstrip("/")
         self._host, self._port, self._secure = parts.hostname, port, parts.scheme == "https"
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._own = threading.local()
+        self._most: int | None = None  # bytes of an image, where the service has said so
 
     def about(self) -> dict[str, Any]:
         """Name, identity and promise of the detector that answers: see `GET /v1/detectors`.
@@ -95,6 +104,9 @@ class RemoteDetector:
         status, answer = self._ask("GET", "/v1/detectors", b"")
         if status != 200 or not answer.get("detectors"):
             raise _refusal(self.url, status, answer)
+        limits = answer.get("limits")
+        most = limits.get("max_bytes") if isinstance(limits, dict) else None
+        self._most = most if type(most) is int else None
         listed = answer["detectors"]
         first: dict[str, Any] = listed[0] if isinstance(listed, list) and isinstance(listed[0], dict) else {}
         texts = all(isinstance(first.get(name), str) for name in ("name", "identity"))
@@ -139,6 +151,9 @@ class RemoteDetector:
                 raise e.EmptyFileError("the file is empty (0 bytes); expected an image")
         except e.InputError as error:
             return RemoteRow(Failure(ref.name, error.code, str(error)).to_dict() | beside)
+        if self._most is not None and len(data) > self._most:
+            told = f"{len(data)} bytes; the service takes {self._most} at most for one image"
+            return RemoteRow(Failure(ref.name, e.TooLargeError.code, told).to_dict() | beside)
         status, answer = self._ask("POST", path, data)
         if status == 200:
             picture = answer.pop("heatmap", None)
@@ -180,7 +195,11 @@ class RemoteDetector:
     def _once(self, method: str, path: str, body: bytes) -> tuple[int, float, dict[str, Any]]:
         connection = self._connection()
         kind = {"Content-Type": "application/octet-stream"} if body else {}
-        connection.request(method, self._path + path, body or None, self._headers | kind)
+        try:
+            connection.request(method, self._path + path, body or None, self._headers | kind)
+        except (BrokenPipeError, ConnectionResetError):
+            if not body:
+                raise  # else it may have been refused before it was read: the answer says why, where it came through
         response = connection.getresponse()
         text = response.read(_LONGEST_ANSWER)
         if response.will_close:

@@ -8,6 +8,7 @@ the input is not already what the line produces: a finite float32 `(N, D)` array
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any, NoReturn, Self
 
@@ -126,6 +127,13 @@ class Estimator:
         self.classes_, coded = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"{type(self).__name__} needs both classes, real and fake; got only one class")
+        if self.classes_.tolist() == ["fake", "real"]:
+            warnings.warn(
+                "the classes are the words 'fake' and 'real', and scikit-learn sorts them: a higher score means real. "
+                "Give 0 and 1 (1: fake)",
+                UserWarning,
+                stacklevel=3,
+            )
         return X, coded
 
     def _check(self, X: Any) -> NDArray[np.float32]:

@@ -47,7 +47,6 @@ def what_if(
     from ..store.adding import embedded, prepare
     from ..store.trying import effect, effect_on_bank
     from ..types import Failure, Label
-    from ..writers import printable
 
     opened, version = open_at(store)
     seen = opened.snapshot(version)
@@ -75,18 +74,24 @@ def what_if(
         return UNREADABLE if found.failures or unread else DONE
     say_prepared(ctx, store, found)
     click.echo(f"{len(found.rows)} rows more, {before.name}:")
-    for e in effects:
-        _say_effect(e)
+    _say_effects(ctx, effects, unread, inside)
     if not any(e.moved for e in effects) and len(found.rows):
         remark(
             ctx, f"no score moved: {detector} does not compare with the bank's rows. Take neighbors, or 'bank refit'"
         )
+    return UNREADABLE if found.failures or unread else DONE
+
+
+def _say_effects(ctx: click.Context, effects: list[Any], unread: list[Any], inside: dict[str, int]) -> None:
+    from ..writers import printable
+
+    for e in effects:
+        _say_effect(e)
     for failure in unread:
         remark(ctx, printable(f"{failure.image}: {failure.message}"))
     for name, number in inside.items():
         if number:
             remark(ctx, f"{number} images of {name} are in DATA or in the bank, and find themselves")
-    return UNREADABLE if found.failures or unread else DONE
 
 
 def _inside(batch: Any, bank: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -95,7 +96,8 @@ def _chained(images: tuple[str, ...], from_file: str | None, end: bytes) -> Iter
     try:
         file = sys.stdin.buffer if from_file == "-" else Path(from_file).open("rb")  # noqa: SIM115
         with file:
-            for line in _split(file, end):
+            for number, line in enumerate(_split(file, end)):
+                line = line.removeprefix(codecs.BOM_UTF8) if not number else line
                 if line:
                     yield line.decode("utf-8", "surrogateescape")
     except OSError as error:

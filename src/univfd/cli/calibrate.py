@@ -97,9 +97,12 @@ def _say_duplicates(ctx: click.Context, collection: Collection) -> None:
 
 def _table(made: Recalibrated, highest: Highest) -> str:
     new, old = made.detector.calibration, made.old
-    width = max(12, *(len(g.group) for g in new.groups))
+    names = [printable(g.group) for g in new.groups]
+    width = max(12, *map(len, names))
     lines = [f"{'real images':<{width}}  {'n':>6}  fake above"]
-    lines += [f"{g.group:<{width}}  {g.n:>6}  {_threshold(g.fake_above)}" for g in new.groups]
+    lines += [
+        f"{name:<{width}}  {g.n:>6}  {_threshold(g.fake_above)}" for name, g in zip(names, new.groups, strict=True)
+    ]
     lines += [
         f"{'chosen':<{width}}  {new.n_real:>6}  {new.fake_above:.4f}",
         "",
@@ -107,7 +110,7 @@ def _table(made: Recalibrated, highest: Highest) -> str:
         f"fake above         {old.fake_above:.4f} -> {new.fake_above:.4f}",
         f"real below         {old.real_below:.4f} -> {new.real_below:.4f}",
         f"reals called fake  {_share(made.real)}  (after: on the images that fixed the threshold)",
-        f"fakes called fake  {'unknown: no fakes' if made.fake is None else _share(made.fake)}",
+        f"fakes called fake  {'unknown: no fakes were judged' if made.fake is None else _share(made.fake)}",
         "highest reals      look at them: a generated image among the reals costs the most",
         *(f"  {score:+.4f}  {printable(name)}" for name, score in highest),
     ]

@@ -45,11 +45,21 @@ def _rows(path: Path) -> Iterator[Any]:
         return
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            yield from csv.DictReader(file) if path.suffix.lower() == ".csv" else _json_lines(path, file)
+            yield from _csv_rows(path, file) if path.suffix.lower() == ".csv" else _json_lines(path, file)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8: {error}") from error
     except csv.Error as error:
         raise DataError(f"{path} is no CSV: {error}") from error
+
+
+def _csv_rows(path: Path, lines: Iterator[str]) -> Iterator[Any]:
+    rows = csv.DictReader(lines)
+    names = rows.fieldnames or []
+    if doubled := sorted({name for name in names if name and names.count(name) > 1}):
+        raise DataError(
+            f"{path} has several columns {', '.join(map(repr, doubled))}; which one is meant cannot be told"
+        )
+    yield from rows
 
 
 def _json_lines(path: Path, lines: Iterator[str]) -> Iterator[Any]:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, InputError
-from ..sources import cell_refs, image_column, is_parquet
+from ..sources import IMAGE_SUFFIXES, cell_refs, files_below, image_column, is_parquet, is_tar
 from ..storage import parsed
-from ..types import Sample
+from ..types import Failure, Sample
 from ._rows import SPLITS, sample_of
 
 
@@ -23,13 +23,19 @@ def read_parquet(path: Path) -> Iterator[Sample]:
     """Samples of a shard or of a folder of shards, shards sorted by path, rows in their order.
 
     Raises:
-        DataError: no shards, a shard that cannot be read or has no images, a row without label.
+        DataError: no shards, a shard that cannot be read or has no images, a row without label, images beside the
+            shards.
         MissingExtraError: pyarrow is not installed.
     """
-    shards = sorted(p for p in path.rglob("*") if is_parquet(p)) if path.is_dir() else [path]
-    if not shards:
-        raise DataError(f"{path} holds no Parquet files")
-    for shard in shards:
+    found = False
+    for shard in files_below(path) if path.is_dir() else [path]:
+        if isinstance(shard, Failure):
+            raise DataError(f"{shard.image}: {shard.message}")
+        if not is_parquet(shard):
+            if shard.suffix.lower() in IMAGE_SUFFIXES or is_tar(shard):
+                raise DataError(f"{shard} lies beside Parquet shards, which tells no label; move it away")
+            continue
+        found = True
         try:
             column = image_column(shard)
         except (InputError, OSError) as error:
@@ -39,6 +45,8 @@ def read_parquet(path: Path) -> Iterator[Sample]:
         split = _split(shard, path)
         for sample in _shard(shard, column):
             yield sample if sample.split or not split else replace(sample, split=split)
+    if not found:
+        raise DataError(f"{path} holds no Parquet files")
 
 
 def _shard(shard: Path, column: str) -> Iterator[Sample]:

@@ -144,6 +144,9 @@ def add_verdicts(
     rows, column = undecoded(dataset, image)
     columns = VerdictColumns(detector, image=column, prefix=prefix, max_pixels=max_pixels)
     features = columns.features(rows.features)
+    if random_access(rows) and not len(rows):  # `map` does not call what it has no rows for
+        every = columns.features(dataset.features)
+        return datasets.Dataset.from_dict({name: [] for name in every}, features=every)
     if random_access(rows):
         made = rows.select_columns([column]).map(
             columns, batched=True, batch_size=batch_size, remove_columns=[column], features=columns.features(),

@@ -86,8 +86,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
             UsageError: `unreadable` is neither `error` nor `nan`.
             UnivFDError: see `univfd.open_backbone` and `univfd.view`.
         """
-        if self.unreadable not in UNREADABLE:
-            raise UsageError(f"unreadable is {self.unreadable!r}; expected one of: {', '.join(UNREADABLE)}")
+        self._check_unreadable()
         backbone, cut = self._opened()
         self.space_: FeatureSpace = space_of(backbone, cut)
         return self
@@ -104,8 +103,9 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
 
         Raises:
             InputError: an image that cannot be read, of the error's own class; unless `unreadable` is `nan`.
-            UsageError: an element that is not exactly one image, or one path in place of several.
+            UsageError: an element that is not exactly one image, one path in place of several, or a wrong `unreadable`.
         """
+        self._check_unreadable()
         backbone, cut = self._opened()
         batches = embed_images(
             backbone, cut, one_each(_column(X)),
@@ -136,6 +136,10 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         tags.input_tags.allow_nan = False
         return tags
 
+    def _check_unreadable(self) -> None:
+        if self.unreadable not in UNREADABLE:
+            raise UsageError(f"unreadable is {self.unreadable!r}; expected one of: {', '.join(UNREADABLE)}")
+
     def _opened(self) -> tuple[Backbone, View]:
         """Encoder and view of the parameters as they are now."""
         return _encoder(self.backbone, tuple(self.taps), self.threads), named_view(self.view)
@@ -153,6 +157,8 @@ def _column(X: Any) -> Iterable[Source]:
     Raises:
         UsageError: one path in place of several, or a table of several columns.
     """
+    if getattr(getattr(X, "dtype", None), "kind", "") == "S":
+        raise UsageError("X is an array of NumPy's own bytes, which lose zeros at their end; give dtype=object")
     if isinstance(X, str | bytes | Path):
         raise UsageError(f"X is one input ({X!r:.80}); give a list of images")
     shape: tuple[int, ...] = getattr(X, "shape", ())

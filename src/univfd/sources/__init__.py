@@ -26,11 +26,13 @@ from ._datasets import (
     is_dataset,
     place_of,
     random_access,
+    refuse_splits,
     row_ref,
     stored_ref,
     undecoded,
 )
 from ._formats import HEAD, IMAGE_SUFFIXES, sniff
+from ._glob import matches
 from ._names import NOT_REGULAR, display_name, error_of, explain_os_error, failed, unreachable, unreachable_ref
 from ._parquet import cell_refs, image_column, is_parquet, read_cell
 from ._tar import PACKED_TAR, TarEntry, TarMember, is_packed_tar, is_tar, tar_entries, tar_members, tar_ref
@@ -100,6 +102,7 @@ def expand(inputs: Source | Iterable[Source]) -> Iterator[ImageRef | Failure]:
     if is_dataset(inputs):
         yield from dataset_refs(inputs)
         return
+    refuse_splits(inputs)
     if hasattr(inputs, "columns") or hasattr(inputs, "column_names"):  # iterating one gives names, not images
         raise UsageError(
             f"cannot read images from {type(inputs).__name__}, a table; give one column of it (table['path'])"
@@ -121,7 +124,10 @@ def one_each(inputs: Iterable[Source]) -> Iterator[ImageRef | Failure]:
         UsageError: an input that holds no image or several (a folder, a tar), or is of no type that can be read.
     """
     for number, each in enumerate(inputs):
-        found = list(islice(_expand_one(each), 2))
+        try:
+            found = list(islice(_expand_one(each), 2))
+        except UsageError as error:
+            raise UsageError(f"input {number}: {error}") from None
         if len(found) != 1:
             raise UsageError(
                 f"input {number} ({each!r:.80}) holds {'several images' if found else 'no image'}; expected exactly "
@@ -155,7 +161,7 @@ def _expand_one(item: Source) -> Iterator[ImageRef | Failure]:
     elif isinstance(item, np.ndarray):
         yield ImageRef("<pixels>", _checked_pixels(item))
     elif hasattr(item, "read"):
-        yield ImageRef(str(getattr(item, "name", "<stream>")), item.read())
+        yield _of_stream(cast("IO[bytes]", item))
     elif hasattr(item, "convert") and hasattr(item, "size"):
         yield from_pillow(cast("Image", item), display_name(getattr(item, "filename", "") or "<image>"))
     else:
@@ -163,6 +169,19 @@ def _expand_one(item: Source) -> Iterator[ImageRef | Failure]:
             f"cannot read an image from {type(item).__name__}; give a path, folder, glob, bytes, file object, "
             "Pillow image or (H, W, 3) uint8 array"
         )
+
+
+def _of_stream(stream: IO[bytes]) -> ImageRef | Failure:
+    name = display_name(str(getattr(stream, "name", "<stream>")))
+    try:
+        data = stream.read()
+    except (OSError, ValueError) as error:  # closed, or a text file whose bytes are no text
+        return failed(name, FileAccessError(f"the file object cannot be read: {error}"))
+    if not isinstance(data, bytes | bytearray | memoryview):
+        return failed(
+            name, FileAccessError(f"the file object gives {type(data).__name__}; open it in binary mode ('rb')")
+        )
+    return ImageRef(name, bytes(data))
 
 
 def _checked_pixels(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -182,7 +201,7 @@ def _expand_path(text: str) -> Iterator[ImageRef | Failure]:
         if isinstance(error, FileNotFoundError) and glob.has_magic(text):
             yield from _expand_glob(text)
         else:
-            yield unreachable(text, error)
+            yield unreachable(path, error)  # named as the images below it are
     except ValueError as error:  # an embedded NUL
         yield failed(display_name(text), FileAccessError(f"no usable path: {error}"))
     else:
@@ -190,8 +209,9 @@ def _expand_path(text: str) -> Iterator[ImageRef | Failure]:
 
 
 def _expand_glob(pattern: str) -> Iterator[ImageRef | Failure]:
-    found = sorted(glob.iglob(pattern, recursive=True))  # noqa: PTH207 -- absolute patterns too
-    if not found:
+    found, failures = matches(pattern)
+    yield from failures
+    if not found and not failures:
         yield failed(
             display_name(pattern), FileAccessError("no file matches this pattern; check the path or quote the pattern")
         )

@@ -23,6 +23,18 @@ def is_dataset(value: object) -> bool:
     return all(hasattr(value, name) for name in ("features", "column_names", "cast_column"))
 
 
+def refuse_splits(value: Any) -> None:
+    """That it is no dictionary of splits.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if isinstance(value, Mapping) and hasattr(value, "column_names"):
+        raise UsageError(
+            f"a data set of several splits ({', '.join(map(str, value))}); choose one, as in data['train']"
+        )
+
+
 def dataset_refs(dataset: Any, image: str | None = None, place: str = "") -> Iterator[ImageRef | Failure]:
     """One reference a row, in order, named `train/12` by place and number.
 
@@ -47,10 +59,11 @@ def undecoded(dataset: Any, image: str | None = None) -> tuple[Any, str]:
     """The data set with images as they are stored and no format, and the name of their column.
 
     Raises:
-        UsageError: no such column, or it has to be named.
+        UsageError: no such column, or it has to be named; or several splits.
     """
     import datasets
 
+    refuse_splits(dataset)
     features = dataset.features
     if image is None:
         found = [name for name, kind in (features or {}).items() if isinstance(kind, datasets.Image)]

@@ -29,6 +29,8 @@ def is_parquet(path: Path) -> bool:
 def image_column(path: Path) -> str | None:
     """The column that holds encoded images: of bytes, or with a field `bytes` (as the `datasets` library writes).
 
+    Where there are several, or a column `file` says where the images are, only a usual name counts.
+
     Returns:
         Its name (`image`, `image.bytes`), or None where there is none.
 
@@ -47,7 +49,8 @@ def image_column(path: Path) -> str | None:
                 found[field.name] = field.name
             elif pa.types.is_struct(field.type) and any(f.name == "bytes" and _is_bytes(f.type) for f in field.type):
                 found[field.name] = f"{field.name}.bytes"
-    if len(found) > 1:
+        beside_files = "file" in file.schema_arrow.names  # a manifest's; its bytes may be thumbnails or embeddings
+    if len(found) > 1 or beside_files:
         found = {name: found[name] for name in _NAMES if name in found}
     return next(iter(found.values()), None)
 

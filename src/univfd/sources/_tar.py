@@ -21,6 +21,11 @@ _LARGEST = 1 << 62  # bytes of a member
 _LONGEST_HEADER = 1 << 20
 _MOST_LINKS = 40  # one after another, as Linux has it
 _DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, IndexError, struct.error)
+_SPARSE = "a member that was stored with holes (tar --sparse), whose bytes do not lie in a row; pack it anew without"
+_JOINED = (
+    "the tar ends at byte {}, and more data follow (tars joined with cat?), which were not read; give each tar alone"
+)
+_LOOKED_BEHIND = 1 << 20  # more than any block size pads a tar with
 _PACKED = re.compile(r"\.(tgz|tbz2?|txz|tzst|taz|tar\.[a-z0-9]{1,5})$", re.IGNORECASE)
 _DIGITS = re.compile(rb"\d{200}")
 log = logging.getLogger("univfd.sources")
@@ -105,6 +110,8 @@ def tar_entries(file: IO[bytes], name: str) -> Iterator[TarEntry | Failure]:
                 if member.islnk() or member.issym():
                     links = links or _Links(file)
                     yield links.entry(member, name)
+                elif member.issparse():
+                    yield failed(f"{name}/{display_name(member.name)}", FileAccessError(_SPARSE))
                 elif member.isfile():
                     yield _entry(file, member.name, member.offset_data, member.size)
                 elif not member.isdir():
@@ -112,8 +119,11 @@ def tar_entries(file: IO[bytes], name: str) -> Iterator[TarEntry | Failure]:
                 tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every member otherwise
             end = tar.offset
             file.seek(end)  # tarfile takes a damaged header for the end
-            if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            rest = file.read(_LOOKED_BEHIND)
+            if rest[: tarfile.BLOCKSIZE].strip(b"\0"):
                 yield failed(name, TruncatedImageError(f"the tar is damaged at byte {end}; what follows was not read"))
+            elif rest.strip(b"\0"):
+                yield failed(name, TruncatedImageError(_JOINED.format(end)))
     except _DAMAGE as error:
         if begun:
             yield failed(
@@ -136,13 +146,14 @@ class _Links:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._spans: dict[str, tuple[int, int]] = {}
+        self._spans: dict[str, list[tuple[int, int]]] = {}
         self._onwards: dict[str, str] = {}
         file.seek(0)
         with suppress(*_DAMAGE), tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
             while (member := tar.next()) is not None:
-                if member.isfile():
-                    self._spans[posixpath.normpath(member.name)] = member.offset_data, member.size
+                if member.isfile() and not member.issparse():
+                    here = member.offset_data, member.size
+                    self._spans.setdefault(posixpath.normpath(member.name), []).append(here)
                 elif member.islnk() or member.issym():
                     self._onwards[posixpath.normpath(member.name)] = _target(member)
                 tar.members = []  # type: ignore[attr-defined]
@@ -162,7 +173,8 @@ class _Links:
                 f"a link to {display_name(member.linkname)}, which is no file of this tar; skipped"
             )
             return failed(f"{name}/{display_name(member.name)}", problem)
-        return _entry(self._file, member.name, *self._spans[place])
+        before = [span for span in self._spans[place] if span[0] < member.offset]  # a hard link is to what was there
+        return _entry(self._file, member.name, *(before if member.islnk() and before else self._spans[place])[-1])
 
 
 def _target(link: tarfile.TarInfo) -> str:

@@ -49,7 +49,7 @@ def image_files(top: Path) -> Iterator[Path | Failure]:
 
 def files_below(top: Path) -> Iterator[Path | Failure]:
     """Every file below a folder, whatever it holds, in the order of a walk."""
-    return (found if isinstance(found, Failure) else found.path for found in _entries(top))
+    return (found if isinstance(found, Failure) else found.path for found in _entries(top, looking=False))
 
 
 class _Entry(NamedTuple):
@@ -60,8 +60,13 @@ class _Entry(NamedTuple):
     image: bool
 
 
-def _entries(top: Path) -> Iterator[_Entry | Failure]:
-    """Depth first, names sorted, on a stack of its own: a tree may be deeper than Python's."""
+def _entries(top: Path, *, looking: bool = True) -> Iterator[_Entry | Failure]:
+    """Depth first, names sorted, on a stack of its own: a tree may be deeper than Python's.
+
+    Args:
+        top: the folder.
+        looking: tell images by their content too; else by name alone.
+    """
     stack: list[tuple[Iterator[Path], tuple[int, int]]] = []
     below: Path | None = top
     while below is not None or stack:
@@ -87,7 +92,7 @@ def _entries(top: Path) -> Iterator[_Entry | Failure]:
         else:
             named = is_tar(path) or path.suffix.lower() in IMAGE_SUFFIXES
             never_ends = is_parquet(path) and not stat.S_ISREG(mode)  # never looked into: a row that says so
-            yield _Entry(path, mode, named or never_ends or _looks_like_image(path, mode))
+            yield _Entry(path, mode, named or never_ends or (looking and _looks_like_image(path, mode)))
 
 
 def _open_folder(folder: Path, above: list[tuple[int, int]]) -> tuple[Iterator[Path], tuple[int, int]] | Failure:

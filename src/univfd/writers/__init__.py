@@ -115,6 +115,7 @@ def to_arrow(items: Iterable[Verdict | Failure | Row]) -> pa.Table:
 def unflat(values: Row) -> dict[str, Any]:
     """Inverse of `flat`, as far as it goes."""
     row = {k: v for k, v in values.items() if v is not None and not k.startswith(("nearest_", "provenance_"))}
+    row.setdefault("image", "")  # CSV has one word for an empty text and for none
     if row.get("status") == "ok":
         row |= {name: row[name].split("; ") if row.get(name) else [] for name in _LISTS}
         row |= {name: [{"code": c} for c in row[name].split("; ")] if row.get(name) else [] for name in _CODES}

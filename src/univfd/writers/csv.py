@@ -10,6 +10,8 @@ from typing import IO, Any
 
 from . import FLAT_COLUMNS, CsvLines, Row, disarmed, flat, unflat
 
+_LONGEST = 1 << 24  # characters of a cell
+
 
 class CsvWriter:
     """See `univfd.writers.Writer`."""
@@ -29,11 +31,19 @@ class CsvWriter:
 
     @staticmethod
     def read(path: Path) -> Iterator[dict[str, Any]]:
-        """All rows, with the columns' types."""
+        """All rows, with the columns' types.
+
+        Raises:
+            ValueError, LookupError, TypeError: what `write` did not write.
+        """
         types = dict(FLAT_COLUMNS)
+        csv.field_size_limit(max(csv.field_size_limit(), _LONGEST))  # of the process; a name in a tar may be that long
         with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                yield unflat({k: _parsed(v, types[k]) for k, v in row.items()})
+            try:
+                for row in csv.DictReader(file):
+                    yield unflat({k: _parsed(v, types[k]) for k, v in row.items()})
+            except csv.Error as error:
+                raise ValueError(str(error)) from error
 
 
 def _parsed(text: str, kind: type) -> Any:
