@@ -361,9 +361,8 @@ def needed_for(rate: float, confidence: float) -> int:
     from scipy.stats import binom
 
     n = max(1, math.floor(math.log(1 - confidence) / math.log1p(-rate)))
-    while binom.sf(n - 1, n, 1 - rate) > 1 - confidence:  # by the very test that is made then, whose last bits decide
-        n += 1
-    return n
+    enough = binom.sf(n - 1, n, 1 - rate) <= 1 - confidence  # the very test that is made then: its last bits decide
+    return n if enough else n + 1
 
 
 def platt(scores: Scores, labels: NDArray[Any]) -> tuple[float, float]:
