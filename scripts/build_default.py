@@ -5,9 +5,10 @@
 To ship the result, move what it writes to `src/univfd/detectors`.
 
 DATA has `manifest.jsonl` (columns file, label, generator, source, group, license). Writes `default/` (linear probe),
-`fast/` (the same of fewer blocks) and `neighbors/` (nearest neighbours), all on the bank of `default`, each with the patch
-probe of heat maps and its model card, all figures of which come out of this run; `accuracy.md` holds the same tables for
-the documentation (`docs/accuracy.md`). The encoder runs once an image and version, for the layers of all of them.
+`fast/` (the same of fewer blocks, with a bank of its own) and `neighbors/` (nearest neighbours, on the bank of `default`),
+each with the patch probe of heat maps and its model card, all figures of which come out of this run; `accuracy.md` holds
+the same tables for the documentation (`docs/accuracy.md`). The encoder runs once an image and version, for the layers of
+all of them.
 Embeddings are kept in the cache folder, by content, feature space and perturbation.
 """
 
@@ -43,7 +44,7 @@ from image_versions import (
     versions,
 )
 from univfd.attribution import naming_distance
-from univfd.backbones import Backbone, open_backbone
+from univfd.backbones import open_backbone
 from univfd.bank import BankType, FeatureBank, as_stored, origins
 from univfd.calibration import Calibration, GroupPromise, calibrate, threshold_for
 from univfd.classifiers import Classifier
@@ -61,8 +62,11 @@ from univfd.views import view
 
 BACKBONE = "clip-vit-b-16"
 VIEW = "resize"
-BLOCKS = {"default": range(6, 11), "fast": range(6, 8)}  # whose class tokens a detector takes
-COMPUTED = "default"  # has the others' among its own
+TAPS = {
+    "default": ("cls.6", "cls.7", "cls.8", "cls.9", "cls.10"),
+    "fast": ("cls.5", "cls.6", "cls.7", "cls.8@6", "cls.9@6", "cls.10@6"),
+}  # what a detector takes of the encoder
+COMPUTED = tuple(dict.fromkeys(tap for taps in TAPS.values() for tap in taps))
 PAPER = (("proj",), "native")  # taps and view of the paper's own feature
 # Each probe is the mean of two: hard random copies make it sure-footed, mild ones, alike for all images, sharp.
 PROBES = (
@@ -83,24 +87,26 @@ class Method:
 
 
 METHODS = {
-    "default": Method(SupportVectorProbe, {"alpha": 0.2, "between": 4.0, "layers": len(BLOCKS["default"])}),
-    "fast": Method(SupportVectorProbe, {"alpha": 0.2, "between": 4.0, "layers": len(BLOCKS["fast"])}),
+    "default": Method(SupportVectorProbe, {"alpha": 0.2, "between": 4.0, "layers": len(TAPS["default"])}),
+    "fast": Method(SupportVectorProbe, {"alpha": 0.2, "between": 4.0, "layers": len(TAPS["fast"])}),
     "neighbors": Method(NearestNeighbor, {"k": 1}),
     "paper-probe": Method(LinearProbe, {}),
     "paper-nearest": Method(NearestNeighbor, {"k": 1}),
 }
-SHIPPED = {"default": "default", "fast": "fast", "neighbors": "default"}  # and whose blocks and bank it has
+SHIPPED = {"default": "default", "fast": "fast", "neighbors": "default"}  # and whose taps and bank it has
 Parts = list[tuple[float, list[FloatArray]]]
 Features = dict[str, tuple[Parts, dict[str, FloatArray]]]
 """Per method: its parts (weight, training sets), and its test sets by version of the images."""
 ABOUT = f"""\
-Frozen encoder `{BACKBONE}`, view `{VIEW}` (short side to 224 pixels, centre crop), CLS tokens side by side: `default` those after
-blocks {BLOCKS["default"][0]} to {BLOCKS["default"][-1]} of 12, `fast` those after blocks {BLOCKS["fast"][0]} and {BLOCKS["fast"][-1]} (later blocks are not computed). Each is the mean of two
-linear support-vector probes on the tokens' directions (the second counts five times), both kept from scoring the sources of one class
+Frozen encoder `{BACKBONE}`, view `{VIEW}` (short side to 224 pixels, centre crop), CLS tokens side by side: `default` those
+after blocks 6 to 10 of 12; `fast` those after blocks 5 to 10 where behind block 6 the class token alone goes on, while the
+patch tokens that it reads stay what they were (`cls.8@6` and so on). Each is the mean of two linear support-vector probes on
+the tokens' directions (the second counts five times), both kept from scoring the sources of one class
 differently: one trained on every image as it is and on two copies that were cropped, scaled, blurred, made noisy and
 re-encoded at random, both classes alike; one on every image as it is and in the other versions below that have all
 images (*same size*, *JPEG 85*, *web copy*). `neighbors` is the paper's nearest neighbour (k = 1, cosine distance) on the
-bank of `default`; a bank's nearest rows are the evidence. It holds the images as they are. `paper-probe` and
+bank of `default`; a bank's nearest rows are the evidence. `fast` has a bank of the same images in its own tokens. Both hold
+the images as they are. `paper-probe` and
 `paper-nearest` are the paper's two methods with this encoder: its projected embedding, the native centre crop, images as
 they are."""
 
@@ -124,12 +130,12 @@ def build(data: Path, cache: Path, output: Path) -> None:
     samples = sorted(open_dataset(data), key=lambda s: s.extra["crop"] is not None)
     whole = [s for s in samples if s.extra["crop"] is None]
     some = first_of_each(whole, POST_IMAGES)
-    opened = {name: open_backbone(BACKBONE, taps=taps_of(name)) for name in BLOCKS}
-    features = features_of(samples, whole, some, opened[COMPUTED], cache)
-    tests = features[COMPUTED][1]
-    computed = bank_of(whole, tests["as they are"], space_of(opened[COMPUTED], view(VIEW)))
-    banks = {name: computed.in_space(space_of(backbone, view(VIEW))) for name, backbone in opened.items()}
-    bank = banks["default"]
+    opened = {name: open_backbone(BACKBONE, taps=taps) for name, taps in TAPS.items()}
+    features = features_of(samples, whole, some, cache)
+    banks = {
+        name: bank_of(whole, features[name][1]["as they are"], space_of(opened[name], view(VIEW))) for name in TAPS
+    }
+    bank, tests = banks["default"], features["default"][1]
     features["neighbors"] = ([(1, [bank.vectors])], tests)
     features = {name: features[name] for name in METHODS}  # the order of the tables
 
@@ -152,51 +158,43 @@ def build(data: Path, cache: Path, output: Path) -> None:
     )  # fmt: skip
     card = accuracy(study)
     fitted: dict[str, Classifier] = {
-        name: fit_probe(samples, name, features[name][0]).beside(banks[name]) for name in BLOCKS
+        name: fit_probe(samples, name, features[name][0]).beside(banks[name]) for name in TAPS
     }
     fitted["neighbors"] = NearestNeighbor.from_bank(bank, METHODS["neighbors"].params)
     # It has a tap and a view of its own, and no verdict uses it.
     probe, maps = patch_probe_fit.build(BACKBONE, samples, ("clean",), cache)
     for name, of in SHIPPED.items():
         detector = Detector(name, opened[of], view(VIEW), fitted[name], banks[of], calibrations[name], probe)
-        detector.save(output / name, bank_dtype=BANK_TYPE, bank_of_default=name != "default", card=f"{card}\n{maps}")
+        shared = of == "default" and name != of
+        detector.save(output / name, bank_dtype=BANK_TYPE, bank_of_default=shared, card=f"{card}\n{maps}")
         print(f"{output / name}: {detector.identity}", file=sys.stderr)
     (output / "accuracy.md").write_text(f"{card}\n{maps}", "utf-8")
 
 
-def features_of(
-    samples: list[Sample], whole: list[Sample], some: NDArray[np.intp], backbone: Backbone, cache: Path
-) -> Features:
+def features_of(samples: list[Sample], whole: list[Sample], some: NDArray[np.intp], cache: Path) -> Features:
     """What each probe is trained and tested on.
 
     Args:
         samples: the N images, whole ones first.
         whole: the first of them.
         some: rows of those that further versions are made of.
-        backbone: the encoder for the blocks of all detectors.
         cache: embeddings are taken from there, and kept there.
     """
-    cut = view(VIEW)
+    backbone, cut = open_backbone(BACKBONE, taps=COMPUTED), view(VIEW)
     made = {p: rounded(embedded(backbone, cut, samples, p, cache)) for _, copies in PROBES for p in copies}
     computed = versions(backbone, cut, whole, some, cache)
     papers = versions(open_backbone(BACKBONE, taps=PAPER[0]), view(PAPER[1]), whole, some, cache)
     features: Features = {}
-    for name in BLOCKS:
+    for name in TAPS:
         probes: Parts = [(weight, [columns(made[p], name) for p in copies]) for weight, copies in PROBES]
         features[name] = (probes, {test: columns(x, name) for test, x in computed.items()})
     return features | dict.fromkeys(("paper-probe", "paper-nearest"), ([(1, [papers["as they are"]])], papers))
 
 
-def taps_of(name: str) -> tuple[str, ...]:
-    """The layers that a detector takes."""
-    return tuple(f"cls.{block}" for block in BLOCKS[name])
-
-
 def columns(vectors: FloatArray, name: str) -> FloatArray:
     """A detector's own embeddings `(N, D)` among the ones that were computed."""
-    width = vectors.shape[1] // len(BLOCKS[COMPUTED])
-    first = (BLOCKS[name][0] - BLOCKS[COMPUTED][0]) * width
-    return np.ascontiguousarray(vectors[:, first : first + len(BLOCKS[name]) * width])
+    tokens = dict(zip(COMPUTED, np.split(vectors, len(COMPUTED), axis=1), strict=True))
+    return np.concatenate([tokens[tap] for tap in TAPS[name]], axis=1)
 
 
 def fit_probe(samples: list[Sample], name: str, probes: Parts) -> SupportVectorProbe:

@@ -25,9 +25,11 @@ def main() -> None:
     for name in BACKBONES:
         described = entry(name)
         crops = fixed_crops(described.preprocess.size)
-        vectors = open_backbone(name, taps=described.taps).embed(crops)
+        blocks = range(1, described.blocks + 1 if described.recipe else 1)
+        every = (*described.taps, *(f"cls.{b}@{k}" for k in blocks for b in blocks if k + 1 < b))
+        vectors = open_backbone(name, taps=every).embed(crops)
         taps, start = {}, 0
-        for tap in described.taps:
+        for tap in every:
             dim = described.tap_dim(tap)
             values = vectors[:, start : start + dim][:, selftest.reference_columns(dim)]
             taps[tap] = [[float(f"{v:.6g}") for v in row] for row in values]

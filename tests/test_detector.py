@@ -145,10 +145,10 @@ def test_what_is_shipped(default: Detector) -> None:
     assert neighbors.bank.digest == default.bank.digest
     assert neighbors.identity != default.identity
     fast = load("fast")
-    assert fast.space.taps == ("cls.6", "cls.7")
-    np.testing.assert_array_equal(fast.bank.vectors, default.bank.vectors[:, : fast.space.dim])
+    assert fast.space.taps == ("cls.5", "cls.6", "cls.7", "cls.8@6", "cls.9@6", "cls.10@6")
     assert fast.bank.space == fast.space
-    assert [d for d in shipped() if (locate(d) / "bank").exists()] == ["default"]
+    np.testing.assert_array_equal(fast.bank.keys, default.bank.keys)
+    assert [d for d in shipped() if (locate(d) / "bank").exists()] == ["default", "fast"]
 
 
 @pytest.mark.parametrize("name", ["default", "fast", "neighbors"])
