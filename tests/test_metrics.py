@@ -248,11 +248,41 @@ def test_redrawn_sets_keep_clusters_whole_and_strata_full() -> None:
     assert drawn.shape == (501, 14)
     assert (drawn[0] == 1).all()
     assert (drawn[:, ::2] == drawn[:, 1::2]).all(), "a cluster is drawn as a whole"
-    assert (drawn[:, :4].sum(axis=1) == 4).all()
-    assert (drawn[:, 8:10] == 1).all(), "one cluster of its kind is always there"
-    assert (drawn[:, 12:] == 1).all(), "so is the only one that holds a real image and a fake"
+    linked = [*range(8), 12, 13]  # by the pair of a real and a fake
+    assert (drawn[:, linked].sum(axis=1) == 10).all()
+    assert (drawn[:, 8:12] == 1).all(), "one cluster of its kind is always there"
     assert abs(drawn[1:, 0].mean() - 1) < 0.15
-    assert len(np.unique(drawn[1:, 0])) == 3
+    assert len(np.unique(drawn[1:, 12])) > 3
+
+
+def test_strata_of_many_clusters_are_redrawn_among_themselves() -> None:
+    """Twelve reals, twelve fakes, twelve pairs of both, and one pair of a real and a fake of a rare generator."""
+    kinds = np.array([0] * 12 + [1] * 12 + [0, 1] * 12 + [0, 2])
+    clusters = np.array([*range(24), *np.repeat(np.arange(24, 36), 2), 36, 36])
+    drawn = np.concatenate(list(metrics.weightings(metrics.design(kinds, clusters), 300)))
+    sums = [drawn[:, part].sum(axis=1) for part in (slice(12, 24), slice(24, 48))]
+    assert (sums[0] == 12).all()
+    assert (sums[1] == 24).all()
+    with_rare = drawn[:, [*range(12), 48]].sum(axis=1)  # where it is redrawn at all
+    assert (with_rare == 13).all()
+    assert len(np.unique(drawn[:, 48])) > 2
+
+
+def test_groups_that_each_hold_other_generators_give_an_interval_that_covers_the_truth() -> None:
+    covered = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        kinds, clusters, values = [], [], []
+        for group in range(60):
+            shift = rng.normal(0, 1)
+            for kind in (0, *(1 + rng.choice(8, 4, replace=False))):
+                kinds.append(kind)
+                clusters.append(group)
+                values.append(shift + rng.normal(0, 0.3))
+        weights = np.concatenate(list(metrics.weightings(metrics.design(np.array(kinds), np.array(clusters)), 400)))
+        made = metrics.interval(weights @ np.array(values) / weights.sum(axis=1), len(values))
+        covered += made.low <= 0 <= made.high  # type: ignore[operator]
+    assert covered >= 34
 
 
 def test_redrawn_sets_do_not_depend_on_how_many_are_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

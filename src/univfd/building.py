@@ -18,7 +18,7 @@ from .calibration import UNCALIBRATED, Calibration, calibrate, check_promise, ne
 from .detector import Detector
 from .embedding import Loaded, embed_images, space_of
 from .errors import DataError, UsageError
-from .evaluation import Cohort, held_out_scores, per_row, rounds
+from .evaluation import Cohort, held_out_scores, per_row, rounds, together
 from .images import DEFAULT_MAX_PIXELS
 from .types import Embeddings, Failure, Label, Sample
 from .views import View
@@ -133,7 +133,8 @@ def fit_detector(
     """
     bank = built.bank
     make = partial(registry.load("classifiers", classifier), **params)
-    cohort = Cohort(bank.labels, bank.generator, bank.source, np.asarray(built.groups, dtype=object))
+    groups = together(np.asarray(built.groups, dtype=object), bank.keys)
+    cohort = Cohort(bank.labels, bank.generator, bank.source, groups)
     with _parameter_errors(classifier, params):
         scores = per_row(held_out_scores(cohort, [bank.vectors], {"": bank.vectors}, make)[""], len(bank))
     known = np.isfinite(scores)
@@ -159,7 +160,13 @@ def check_enough(samples: Sequence[Sample], *, max_fpr: float = 0.05, max_miss: 
     check_promise(max_fpr, max_miss)
     labels = np.array([s.label for s in samples], np.uint8)
     columns = [np.array([getattr(s, c) for s in samples], dtype=object) for c in ("generator", "source", "group")]
-    next(rounds(Cohort(labels, *columns)))
+    for held in rounds(Cohort(labels, *columns)):
+        if len(set(labels[held.train].tolist())) < 2:
+            raise DataError(
+                f"with generator {held.generator!r} held out, and all of the sources and groups of its images and of "
+                "the reals beside them, one class alone is left to train on. More sources are needed, that do not each "
+                "have images of every generator"
+            )
     for label, rate, what in ((Label.REAL, max_fpr, "real images"), (Label.FAKE, max_miss, "fake images")):
         n = int((labels == label).sum())
         if n < needed_for(rate, CONFIDENCE):

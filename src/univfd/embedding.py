@@ -141,12 +141,27 @@ def loader(
     perturb: str = "clean",
     max_pixels: int = DEFAULT_MAX_PIXELS,
     on_pixels: OnPixels | None = None,
+    budget: Budget | None = None,
 ) -> Callable[[ImageRef | Failure], Loaded | Failure]:
-    """What reads, decodes and cuts one image; see `embed_images`. What it gives goes to `embed_loaded`."""
+    """What reads, decodes and cuts one image; see `embed_images`. What it gives goes to `embed_loaded`.
+
+    Args:
+        backbone: the encoder.
+        view: the view.
+        perturb: chain laid on the pixels first.
+        max_pixels: larger images are refused.
+        on_pixels: see `OnPixels`.
+        budget: of `pixels_at_a_time`, for several of these that work at a time; default: one of its own.
+    """
     return partial(
-        _load, view=view, backbone=backbone, budget=Budget(_PIXELS_AT_A_TIME), perturb=perturbation(perturb),
+        _load, view=view, backbone=backbone, budget=budget or pixels_at_a_time(), perturb=perturbation(perturb),
         max_pixels=max_pixels, on_pixels=on_pixels,
     )  # fmt: skip
+
+
+def pixels_at_a_time() -> Budget:
+    """A bound on the pictures that are in memory at full size."""
+    return Budget(_PIXELS_AT_A_TIME)
 
 
 def embed_loaded(backbone: Backbone, view: View, items: Sequence[Loaded | Failure]) -> Batch:

@@ -111,6 +111,28 @@ def rounds(cohort: Cohort, *, folds: int = 5, seed: int = 0, by_source: bool = T
         yield Round(str(name), np.flatnonzero(~held & ~test), np.flatnonzero(test))
 
 
+def together(group: Strings, keys: NDArray[np.uint8]) -> Strings:
+    """`(N,)` names that are equal where images are of one group or one file, or linked by such; empty where alone.
+
+    Args:
+        group: `(N,)` strings; empty where there is none.
+        keys: `(N, 32)` sha256 of the files.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(group)
+    _, files = np.unique(keys, axis=0, return_inverse=True)
+    _, groups = np.unique(group.astype(str), return_inverse=True)
+    named = np.flatnonzero(group.astype(str) != "")
+    rows = np.concatenate([np.arange(n), named])
+    nodes = np.concatenate([n + files.ravel(), 2 * n + groups.ravel()[named]])
+    graph = coo_array((np.ones(len(rows), bool), (rows, nodes)), shape=(3 * n, 3 * n))
+    part = connected_components(graph, directed=False)[1][:n]
+    several = np.bincount(part)[part] > 1
+    return np.array([f"{p}" if more else "" for p, more in zip(part, several, strict=True)], dtype=object)
+
+
 def _deal(source: NDArray[Any], real: NDArray[np.bool_], folds: int, seed: int) -> NDArray[np.intp]:
     """Fold of each real row by its source, -1 for fakes: largest sources first, each to the smallest fold."""
     names, counts = np.unique(source[real], return_counts=True)

@@ -193,7 +193,7 @@ def _working_size(h: int, w: int, size: int) -> tuple[int, int]:
     first = min(2 * size, max(size, short))
     for target in (first, min(first, size * 3 // 2), size):
         height, width = (max(target, round(side * target / short)) for side in (h, w))
-        if len(_offsets(height, size)) * len(_offsets(width, size)) <= MAX_TILES:
+        if _tiles(height, size) * _tiles(width, size) <= MAX_TILES:
             return height, width
     longest = size + (MAX_TILES - 1) * (size // 2)
     return min(height, longest), min(width, longest)
@@ -202,7 +202,12 @@ def _working_size(h: int, w: int, size: int) -> tuple[int, int]:
 def _offsets(side: int, size: int) -> list[int]:
     """Where tiles of `size` begin to cover `side`, at most half a tile apart; the last is flush with the end."""
     last, stride = side - size, size // 2
-    return [min(i * stride, last) for i in range(-(-last // stride) + 1)]
+    return [min(i * stride, last) for i in range(_tiles(side, size))]
+
+
+def _tiles(side: int, size: int) -> int:
+    """How many there are: a picture of one row may be millions of pixels long."""
+    return -(-(side - size) // (size // 2)) + 1
 
 
 def _coloured(scores: FloatArray) -> Pixels:

@@ -3,7 +3,8 @@
 The rule: the first frame; EXIF orientation applied; transparency laid over white; palette, grey, CMYK, YCbCr and
 16-bit grey converted to 8-bit RGB (16-bit keeps the high byte, as libpng does for 16-bit colour); ICC profiles are
 not applied, since the encoders were trained on untagged pixels. A truncated, damaged, empty or oversized file is an
-error of its own class, never a partial picture. A JPEG is always decoded at full size.
+error of its own class, never a partial picture, as far as its decoder notices: damage inside a JPEG's data, and one
+that was cut and ended anew, pass libjpeg as grey or shifted parts. A JPEG is always decoded at full size.
 
 A large picture is in memory once: Pillow decodes into an array of this module, conversions are done in place, in bands,
 and turning is a matter of strides. Its pixels are therefore not always contiguous.
@@ -84,7 +85,8 @@ def decode(
     Args:
         ref: the image.
         max_pixels: limit on width x height, checked before any pixel is decoded.
-        on_size: called with width x height before any pixel is decoded.
+        on_size: called before any pixel is decoded with width x height, times what its decoder takes over four bytes a
+            pixel.
 
     Raises:
         FileAccessError: it cannot be read.
@@ -102,10 +104,17 @@ def decode(
         raise EmptyFileError("the file is empty (0 bytes); expected an image")
     with open_image(data) as image:
         check_size(*image.size, max_pixels)
-        on_size(image.size[0] * image.size[1])
+        on_size(image.size[0] * image.size[1] * _weight(image))
         notes = (_FIRST_FRAME,) if _has_more_frames(image) else ()
         pixels = _decoded(image)
         return Decoded(pixels, image.format or "", hashlib.sha256(data).hexdigest(), notes, quantisation(image))
+
+
+def _weight(image: Image.Image) -> int:
+    """How many times four bytes a pixel decoding takes: libjpeg keeps all coefficients of a progressive JPEG."""
+    if image.format in {"JPEG", "MPO"} and image.info.get("progressive"):
+        return 3
+    return 2 if image.format == "TIFF" else 1
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
@@ -251,8 +260,12 @@ def _bands(height: int, width: int) -> Iterator[tuple[int, int]]:
 
 def _band_to_rgb(band: Image.Image) -> Pixels:
     """Some rows, by the rule of this module."""
+    clear = band.info.get("transparency")
     if band.mode.startswith("I;16"):
-        return _grey(np.asarray(band).astype(np.uint16) >> 8)
+        samples = np.asarray(band).astype(np.uint16)
+        return _grey(np.where(samples == clear, 255, samples >> 8) if isinstance(clear, int) else samples >> 8)
+    if isinstance(clear, tuple) and max(clear, default=0) > 255:  # of 16 bits, where Pillow keeps the high byte
+        band.info["transparency"] = tuple(c >> 8 for c in clear)
     try:
         if band.mode == "PA" or "transparency" in band.info or band.mode in {"LA", "La", "RGBA", "RGBa"}:
             rgba = band.convert("RGBA")

@@ -78,11 +78,11 @@ def tuned(backbone: str, weights: str, engine: str | None = None) -> Work:
         place = _place(backbone, weights, asked(engine))
     except CacheError:  # there is no home: what needs one says so
         return Work()
-    if not place.is_file():
-        return Work()
     try:
+        if not place.is_file():
+            return Work()
         return Work(**read_json(place, KIND, SCHEMA)["work"])
-    except (FormatError, KeyError, TypeError) as error:
+    except (FormatError, KeyError, TypeError, OSError) as error:
         log.warning("%s cannot be read (%s); run 'univfd tune' again", place, error)
         return Work()
 

@@ -202,6 +202,7 @@ def _compare(images: Images, first: Cell, second: Cell, metric: str, rounds: int
         values={key: drawn[0].values[key] - drawn[1].values[key] for key in shared},
         absent=drawn[0].absent | drawn[1].absent,
         origins=drawn[0].origins,
+        distinct=drawn[0].distinct,
     )
     differences = []
     for i, group in enumerate(about):

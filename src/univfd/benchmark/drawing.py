@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from ..metrics import FIGURES, Absent, Design, Estimate, confident, interval, pr
 from ..metrics.resampled import Confident, Contest, OneClass, Pair, one_class
 from .groups import Group
 from .rows import Cell, Flags, Floats, Images
+
+T = TypeVar("T")
 
 MIN_FAKES = 5
 """Generators with fewer images are listed, but neither averaged nor named as the worst."""
@@ -29,6 +32,7 @@ class Drawn:
         absent: by group and figure, why there is none.
         risks: `(1 + R,)` for each coverage asked for.
         origins: of each group, how many independent reals and fakes were judged.
+        distinct: of each group, the share of them that are none but a copy of another file.
     """
 
     values: dict[tuple[int, str], Floats] = field(default_factory=dict)
@@ -36,6 +40,7 @@ class Drawn:
     absent: dict[tuple[int, str], str] = field(default_factory=dict)
     risks: dict[float, Floats] = field(default_factory=dict)
     origins: list[tuple[int, int]] = field(default_factory=list)
+    distinct: list[tuple[float, float]] = field(default_factory=list)
 
 
 def draw(
@@ -63,6 +68,8 @@ def draw(
     """
     found = Drawn()
     members = [(np.flatnonzero(g.real & cell.judged), np.flatnonzero(g.fake & cell.judged)) for g in about]
+    files = _files(images)
+    found.distinct = [(_share_distinct(files[r]), _share_distinct(files[f])) for r, f in members]
     found.origins = [(len(np.unique(images.origin[r])), len(np.unique(images.origin[f]))) for r, f in members]
     wanted = []
     for i, (real, fake) in enumerate(members):
@@ -101,11 +108,35 @@ def estimate(
         return Absent(drawn.absent[key])
     if key in drawn.counts:
         hits, n = drawn.counts[key]
-        return proportion(hits, n, confidence) if n else Absent("no image was decided")
+        return proportion(hits, n, confidence, distinct=_distinct(drawn, key)) if n else Absent("no image was decided")
     values = drawn.values[key]
-    if min(drawn.origins[key[0]]) < 2:
+    if np.isnan(values[0]):
+        return Absent("it is not defined for all of these images")
+    if min(_of_needed(key[1], drawn.origins[key[0]])) < 2:
         values = values[:1]  # one source image says nothing about how others would do
     return interval(values, sum(int((mask & cell.judged).sum()) for mask in (group.real, group.fake)), confidence)
+
+
+def _of_needed(name: str, both: tuple[T, T]) -> tuple[T, ...]:
+    """Of a pair for reals and fakes, what a figure is about."""
+    needs = FIGURES[name].needs
+    return both[:1] if needs == "real" else both[1:] if needs == "fake" else both
+
+
+def _distinct(drawn: Drawn, key: tuple[int, str]) -> float:
+    """Share of the images of a figure that are none but a copy; of two classes the smaller one."""
+    return min(_of_needed(key[1], drawn.distinct[key[0]]))
+
+
+def _files(images: Images) -> NDArray[np.intp]:
+    """`(N,)` equal where the bytes are equal; an image whose bytes are not known is one of its own."""
+    codes = np.asarray(images.columns["sha256"].codes, np.intp)
+    unknown = images.columns["sha256"].are("")
+    return np.where(unknown, -1 - np.arange(len(codes)), codes)
+
+
+def _share_distinct(files: NDArray[np.intp]) -> float:
+    return len(np.unique(files)) / len(files) if len(files) else 1.0
 
 
 def mean_over_generators(

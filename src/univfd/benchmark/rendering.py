@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,12 +89,9 @@ def as_csv(table: Table) -> str:
 
 
 def files_of(table: Table) -> dict[str, str]:
-    """Its files, by name."""
-    return {
-        f"{table.name}.md": markdown(table),
-        f"{table.name}.tex": latex(table),
-        f"{table.name}.csv": as_csv(table),
-    }
+    """Its files, by name; the table's may have the name of a family in it, and so any sign."""
+    name = re.sub(r"[^\w.+-]", "-", table.name)
+    return {f"{name}.md": markdown(table), f"{name}.tex": latex(table), f"{name}.csv": as_csv(table)}
 
 
 def write_files(folder: Path, files: Mapping[str, str]) -> bool:

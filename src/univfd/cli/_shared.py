@@ -32,13 +32,20 @@ def option_group(*options: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
+def _files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    """What the shell completes by itself; an argument of any text would complete to nothing."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
+
+
 images_options = option_group(
-    click.argument("images", nargs=-1),
+    click.argument("images", nargs=-1, shell_complete=_files),
     click.option("--from-file", metavar="FILE", help="Read more paths from FILE, one a line; - is standard input."),
     click.option("--null", is_flag=True, help="Paths in --from-file end in a NUL byte, not in a newline."),
 )
 data_options = option_group(
-    click.argument("data"),
+    click.argument("data", shell_complete=_files),
     click.option("--root", type=PATH, help="DATA is a suite (see `univfd suites`), and this the folder of its images."),
     click.option(
         "--subset", "subsets", multiple=True, metavar="NAME", help="Only this subset of the suite; repeatable."
@@ -86,6 +93,8 @@ def collect(images: tuple[str, ...], from_file: str | None, null: bool) -> Itera
     """
     if not images and from_file is None:
         raise UsageError("no images given; name files, folders or globs, or use --from-file")
+    if null and from_file is None:
+        raise UsageError("--null is of --from-file")
     return _chained(images, from_file, b"\0" if null else b"\n")
 
 

@@ -110,7 +110,7 @@ def command(
     if output is not None:
         format = format or runner.format_of(output)
     neighbors = _EVIDENCE if explain or explain_html else 1
-    explaining = _explaining(explain_html)
+    explaining = _explaining(explain_html, output)
     if server is not None:
         judging = there(
             ctx, server, key_env=key_env, neighbors=neighbors, explaining=explaining, heatmap=heatmap,
@@ -196,14 +196,17 @@ def _require_fitting(
         raise UsageError("--trust is of --provenance")
 
 
-def _explaining(path: Path | None) -> Explaining | None:
+def _explaining(path: Path | None, output: Path | None) -> Explaining | None:
     if path is None:
         return None
+    from .. import runner
     from ..report.evidence import PAGE
     from ..report.template import template
     from ..storage import require_new
     from ._explaining import Explaining
 
+    if output is not None and path.resolve() in {output.resolve(), runner.journal_of(output).resolve()}:
+        raise UsageError(f"{path} is the file of the rows, or its journal; give the page another name")
     require_new(path)
     template(PAGE)  # which may lack its extra: better said before anything is judged
     return Explaining(path)

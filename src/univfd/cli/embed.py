@@ -72,4 +72,4 @@ def command(
         remark(
             ctx, "no image was found; of a manifest, or any labelled collection, `univfd bank build` keeps the features"
         )
-    return UNREADABLE if failed else DONE
+    return UNREADABLE if failed or not done else DONE

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 
 from ..benchmark.rendering import Section, Table, Value
+from ..errors import UsageError
 from ..search import nearest_rows, to_unit
 from ..study import plots
 from ..study.data import Data, Rows
@@ -24,6 +25,8 @@ def run(
     neighbours: int = 2,
 ) -> Result:  # fmt: skip
     """Unseen fakes that lie nearest to training fakes, and farthest from them, with neighbours of both classes."""
+    if count < 1:
+        raise UsageError(f"count is {count}; expected at least 1")
     vectors = to_unit(encoder.embed(data))
     train, test = split.rows(TRAIN), split.rows(TEST)
     unseen = test[data.fake[test] & ~np.isin(data.column("generator")[test], split.seen)]

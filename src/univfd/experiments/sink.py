@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..benchmark.groups import redrawing
 from ..benchmark.rendering import Section, Table, Value
+from ..errors import UsageError
 from ..metrics import Absent, Design, Estimate, interval, weightings
 from ..projection import PERPLEXITY, project
 from ..search import to_unit
@@ -33,6 +34,8 @@ def run(
     ks: tuple[int, ...] = (1, 9), points: int = 1500, perplexity: int = PERPLEXITY,
 ) -> Result:  # fmt: skip
     """The share of unseen fakes that each method calls real, and how features lie."""
+    if points < 2:
+        raise UsageError(f"points is {points}; expected at least 2")
     vectors = encoder.embed(data)
     scores = scored(probes(ks), vectors, data, split.rows(TRAIN))
     panel = judged(data, split, with_network(scores, network, data, split), figures=_FIGURES, rounds=rounds, seed=seed)

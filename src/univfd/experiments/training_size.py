@@ -26,7 +26,7 @@ def run(
     order = _order(train, data.fake[train], seed)
     by_setting: dict[tuple[Value, ...], Panel] = {}
     names, sizes = [], []
-    for fraction in sorted(fractions):
+    for fraction in sorted(set(fractions)):
         kept = np.concatenate([own[: max(1, round(fraction * len(own)))] for own in order])
         scores = scored(probes(ks), vectors, data, kept)
         fakes = int(data.fake[kept].sum())

@@ -7,7 +7,7 @@ generators a benchmark has is fixed, only their images are a sample.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ Codes = NDArray[np.intp]
 
 CONFIDENCE = 0.95
 _BLOCK = 1_000_000  # weights held at a time
+_FEW = 10  # clusters, of which redrawing among themselves says little
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,15 @@ class Design:
     strata: tuple[Codes, ...]
 
 
-def proportion(hits: int, n: int, confidence: float = CONFIDENCE) -> Estimate:
+def proportion(hits: int, n: int, confidence: float = CONFIDENCE, *, distinct: float = 1.0) -> Estimate:
     """A share with its exact (Clopper-Pearson) binomial interval.
+
+    Args:
+        hits: of them.
+        n: images.
+        confidence: of the interval.
+        distinct: share of the images that are none but a copy of another; the interval and the n that is stated are of
+            so many.
 
     Raises:
         DataError: of nothing.
@@ -68,9 +76,10 @@ def proportion(hits: int, n: int, confidence: float = CONFIDENCE) -> Estimate:
     if n < 1:
         raise DataError(f"a share of {n} images; expected at least 1")
     tail = (1 - confidence) / 2
-    low = float(betaincinv(hits, n - hits + 1, tail)) if hits else 0.0
-    high = float(betaincinv(hits + 1, n - hits, 1 - tail)) if hits < n else 1.0
-    return Estimate(hits / n, low, high, n)
+    good, bad = hits * distinct, (n - hits) * distinct
+    low = float(betaincinv(good, bad + 1, tail)) if hits else 0.0
+    high = float(betaincinv(good + 1, bad, 1 - tail)) if hits < n else 1.0
+    return Estimate(hits / n, low, high, max(1, round(n * distinct)))
 
 
 def interval(values: Floats, n: int, confidence: float = CONFIDENCE) -> Estimate:
@@ -116,6 +125,8 @@ def design(kinds: Codes, clusters: Codes) -> Design:
     Returns:
         A design whose strata are the clusters that hold the same kinds: where one holds a real image and the fake made
         of it, such clusters are redrawn among themselves. So no kind that is there can vanish from a redrawn set.
+        Strata of a few clusters would hardly be redrawn at all: those that share a kind are one stratum, from which a
+        kind may be missing in a redrawn set.
     """
     _, cluster = np.unique(clusters, return_inverse=True)
     pairs = np.unique(np.stack([cluster, kinds], axis=1), axis=0) if len(kinds) else np.empty((0, 2), np.intp)
@@ -123,8 +134,29 @@ def design(kinds: Codes, clusters: Codes) -> Design:
     strata: dict[tuple[int, ...], list[int]] = {}
     for number, held in enumerate(np.split(pairs[:, 1], starts[1:])):
         strata.setdefault(tuple(held.tolist()), []).append(number)
-    named = {held: np.array(strata[held], np.intp) for held in sorted(strata)}
-    return Design(cluster.astype(np.intp), tuple(named.values()) if len(pairs) else ())
+    named = {held: np.array(sorted(strata[held]), np.intp) for held in sorted(strata)} if len(pairs) else {}
+    return Design(cluster.astype(np.intp), tuple(_enough(named).values()))
+
+
+def _enough(strata: Mapping[tuple[int, ...], Codes]) -> dict[tuple[int, ...], Codes]:
+    """Strata by the kinds that their clusters hold, small ones that share a kind together; where a small one is left
+    alone, with the largest that shares a kind.
+    """
+    enough = {held: clusters for held, clusters in strata.items() if len(clusters) >= _FEW}
+    merged: list[tuple[set[int], list[tuple[int, ...]]]] = []
+    for held in (h for h in strata if h not in enough):
+        sharing = [m for m in merged if m[0] & set(held)]
+        merged = [m for m in merged if m not in sharing]
+        kinds, parts = set(held), [held]
+        for more, others in sharing:
+            kinds, parts = kinds | more, [*others, *parts]
+        merged.append((kinds, parts))
+    for kinds, parts in merged:
+        clusters = np.sort(np.concatenate([strata[h] for h in parts]))
+        near = [held for held in enough if kinds & set(held)] if len(clusters) < 2 else []
+        place = max(near, key=lambda held: len(enough[held]), default=tuple(sorted(kinds)))
+        enough[place] = np.sort(np.concatenate([enough[place], clusters])) if place in enough else clusters
+    return {held: enough[held] for held in sorted(enough)}
 
 
 def weightings(plan: Design, rounds: int, seed: int = 0) -> Iterator[Floats]:

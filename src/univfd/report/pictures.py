@@ -74,11 +74,13 @@ class Spectrum:
 
 def worst_cases(cell: Cell, images: Images, n: int) -> tuple[list[Case], list[Case]]:
     """The n reals that score highest and the n fakes that score lowest, worst first."""
-    found = []
+    found, sha256 = [], images.columns["sha256"]
     for members, sign in ((~images.fake, -1), (images.fake, 1)):
         rows = np.flatnonzero(members & cell.judged)
-        chosen = rows[np.argsort(sign * cell.score[rows], kind="stable")][:n]
-        found.append([_case(cell, images, int(row)) for row in chosen])
+        ordered = rows[np.argsort(sign * cell.score[rows], kind="stable")]
+        by_file = {sha256[row] or int(row): int(row) for row in reversed(ordered.tolist())}  # a file once, at its worst
+        chosen = set(by_file.values())
+        found.append([_case(cell, images, row) for row in ordered.tolist() if row in chosen][:n])
     return found[0], found[1]
 
 

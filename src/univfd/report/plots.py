@@ -34,7 +34,8 @@ def drawing() -> Iterator[None]:
 
 def short(name: str) -> str:
     """A name that fits into a drawing."""
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
+    fitting = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}\N{HORIZONTAL ELLIPSIS}"
+    return f" {fitting}" if name.startswith("_") else fitting  # matplotlib leaves such names out of legends
 
 
 Order = Sequence[str]

@@ -104,11 +104,15 @@ class RateLimiter:
         self._burst = float(a_minute)
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def take(self, caller: str) -> None:
+    def take(self, caller: str, before: int = 0) -> None:
         """Count one image of a caller.
 
+        Args:
+            caller: whose.
+            before: images of the same request that were counted; they are given back where this one is refused.
+
         Raises:
-            RateLimitedError: it has none left.
+            RateLimitedError: it has none left; says when there will be enough for all of them.
         """
         if not self._rate:
             return
@@ -119,4 +123,5 @@ class RateLimiter:
         while len(self._buckets) > self._MOST_CALLERS:  # the one that was longest silent, whose bucket is the fullest
             self._buckets.popitem(last=False)
         if left < 1:
+            self._buckets[caller] = (left + before, now)
             raise RateLimitedError(f"more than {self._burst:.0f} images a minute", seconds=(1 - left) / self._rate)

@@ -79,7 +79,10 @@ class GuardedProtocol(H11Protocol):
     def _refuse(self, status: int, code: str, message: str, what_to_do: str) -> None:
         if self.transport.is_closing():
             return
-        if not self._answering():  # else this would get into the middle of the answer
+        cycle: Any = self.cycle
+        if not (self._answering() and cycle.response_started):  # else this would get into the middle of the answer
+            if cycle is not None:
+                cycle.disconnected = True  # what the application would still say is not sent
             body = json.dumps(body_of(code, message, what_to_do)).encode()
             words = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}[status]
             retry = f"Retry-After: {RETRY_SECONDS}\r\n" if status == 503 else ""

@@ -158,7 +158,7 @@ async def batch(request: Request, neighbors: Neighbors = 1, provenance: Origin =
         async with aclosing(many_files(request, state.service.limits, state.service.memory)) as uploads:
             async for upload in uploads:
                 try:
-                    state.rate.take(request.state.caller)
+                    state.rate.take(request.state.caller, before=getattr(request.state, "images", 0))
                 except BaseException:
                     upload.release()
                     raise

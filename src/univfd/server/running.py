@@ -41,7 +41,8 @@ def check_address(host: str, *, keys: bool, anonymous: bool) -> None:
 
 def hosts_of(host: str, names: tuple[str, ...], *, keys: bool) -> tuple[str, ...]:
     """The host names that are served: those told, and on loopback without keys those of loopback; empty: any."""
-    own = LOOPBACK_NAMES if is_loopback(host) and not keys else ()
+    told = f"[{host}]" if ":" in host else host
+    own = (*LOOPBACK_NAMES, told.lower()) if is_loopback(host) and not keys else ()
     return tuple(dict.fromkeys((*own, *(n.lower() for n in names))))
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from .. import errors as e
 from ..backbones import cpus
 from ..detector import Detector
-from ..embedding import Loaded, default_batch, loader
+from ..embedding import Loaded, default_batch, loader, pixels_at_a_time
 from ..provenance import ProvenanceReader, unread
 from ..types import Failure, ImageRef, Pixels, Verdict
 from ..weights import verify
@@ -64,7 +64,7 @@ class Service:
     ) -> None:
         self.limits, self.monitor = limits, monitor
         self.memory = Memory(limits.upload_bytes, monitor.upload_bytes.set)
-        self._open_detector = opening
+        self._open_detector, self._budget = opening, pixels_at_a_time()
         self._batch_size = batch_size or default_batch()
         self._pool = ThreadPoolExecutor(workers or cpus(), thread_name_prefix="univfd-decode")
         self._provenance_pool = ThreadPoolExecutor(1, thread_name_prefix="univfd-provenance")
@@ -226,7 +226,7 @@ class Service:
         ref = ImageRef(upload.name or "image", upload.whole())
         load_one = loader(
             detector.backbone, detector.view, max_pixels=self.limits.max_pixels,
-            on_pixels=picture.keep if picture else None,
+            on_pixels=picture.keep if picture else None, budget=self._budget,
         )  # fmt: skip
         looking = self._look(ref, until) if options.provenance else None
         self.monitor.at_work.inc()

@@ -122,7 +122,7 @@ def limited(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
         return list(samples)
     places: dict[Any, list[int]] = {}
     for i, sample in enumerate(samples):
-        places.setdefault((sample.label, sample.generator or sample.source, sample.subset), []).append(i)
+        places.setdefault((sample.label, sample.generator or sample.source), []).append(i)
     kept = set()
     for rows in places.values():
         n = min(limit, len(rows))

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..benchmark.drawing import MIN_FAKES, Drawn, draw, estimate
-from ..benchmark.groups import Group, groups, redrawing
+from ..benchmark.groups import UNNAMED, Group, groups, redrawing
 from ..benchmark.rows import Cell, Images, Texts
 from ..metrics import Absent, Estimate, interval
 from .data import Data
@@ -126,7 +127,7 @@ def judged(
     cells = [_cell(name, s[test], limits[name], perturbation) for name, s in scores.items()]
     sets = sets_of(data, split)
     about = [g for g in groups(images) if g.kind != "family"]
-    generator = data.column("generator")[test].astype(str)
+    generator = _named(data.column("generator")[test])
     for name, members in sets.items():
         own = images.fake & np.isin(generator, members)
         about.append(Group("family", name, own, ~images.fake, "all reals"))
@@ -138,12 +139,18 @@ def judged(
 def sets_of(data: Data, split: Split) -> dict[str, tuple[str, ...]]:
     """Sets of generators that are tested, by name; each has one at least."""
     test = split.part == TEST
-    generator, family = data.column("generator"), data.column("family")
+    generator, family = _named(data.column("generator")), data.column("family")
     fakes = test & data.fake
     seen = fakes & np.isin(generator, list(split.seen))
     chosen = {SEEN: seen, UNSEEN: fakes & ~seen}
     chosen |= {unseen(f): fakes & ~seen & (family == f) for f in sorted(set(family[fakes & ~seen]) - {""})}
     return {name: tuple(sorted(set(generator[rows]))) for name, rows in chosen.items() if rows.any()}
+
+
+def _named(generators: NDArray[Any]) -> NDArray[np.str_]:
+    """Names of generators, as groups have them."""
+    names = generators.astype(str)
+    return np.where(names == "", UNNAMED, names)
 
 
 def unseen(family: str) -> str:

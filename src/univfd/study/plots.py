@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _STYLE = {
     "svg.hashsalt": "univfd", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False,
     "font.size": 9, "axes.grid": True, "grid.alpha": 0.3,
+    "text.parse_math": False,  # a $ in a name is a $
 }  # fmt: skip
 
 
@@ -62,7 +63,7 @@ def curve(axes: Axes, xs: Sequence[float], values: Sequence[Estimate | Absent], 
     known = [v if isinstance(v, Estimate) else Estimate(np.nan, np.nan, np.nan, 0) for v in values]
     mid, low, high = (np.array([getattr(v, name) for v in known]) for name in ("value", "low", "high"))
     colour = COLOURS[number % len(COLOURS)]
-    axes.plot(xs, mid, marker=MARKS[number % len(MARKS)], markersize=4, color=colour, label=label)
+    axes.plot(xs, mid, marker=MARKS[number % len(MARKS)], markersize=4, color=colour, label=shown(label))
     axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
@@ -77,11 +78,16 @@ def bars(axes: Axes, names: Sequence[str], series: Mapping[str, Sequence[Estimat
         above = np.array([v.high for v in known]) - mid
         axes.barh(
             places + (number + 0.5) * thick - 0.4, mid, thick, xerr=np.maximum(np.nan_to_num([below, above]), 0),
-            color=COLOURS[number % len(COLOURS)], label=label, error_kw={"elinewidth": 0.7},
+            color=COLOURS[number % len(COLOURS)], label=shown(label), error_kw={"elinewidth": 0.7},
         )  # fmt: skip
     axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
+
+
+def shown(name: str) -> str:
+    """A name as a legend shows it: matplotlib leaves out those that begin with an underscore."""
+    return f" {name}" if name.startswith("_") else name
 
 
 def legend(figure: Figure, axes: Axes, columns: int = 3) -> None:
@@ -103,7 +109,7 @@ def scatter(axes: Axes, points: Any, kinds: Sequence[str], order: Sequence[str])
         own = points[kind == name]
         axes.scatter(
             own[:, 0], own[:, 1], s=8, alpha=0.7, linewidths=0, color=COLOURS[number % len(COLOURS)],
-            marker=MARKS[number % len(MARKS)], label=f"{name} (n={len(own)})",
+            marker=MARKS[number % len(MARKS)], label=shown(f"{name} (n={len(own)})"),
         )  # fmt: skip
     axes.set_xticks([])
     axes.set_yticks([])

@@ -138,7 +138,7 @@ def _train(
     order = np.random.default_rng([seed, number, _ORDER]).permutation(len(pictures))
     share = pictures.labels.mean()
     weight_of = np.array([0.5 / (1 - share), 0.5 / share], np.float32)
-    total, seen = 0.0, 0.0
+    total, seen, of_class = 0.0, 0.0, np.zeros(2, int)
 
     def cut(i: int, pixels: Pixels) -> Pixels:
         rng = np.random.default_rng([seed, number, _TRAIN, i])
@@ -153,8 +153,11 @@ def _train(
         optimiser.step()
         total += float(losses.detach())
         seen += len(numbers)
+        of_class += np.bincount(labels.astype(int), minlength=2)
         on_done(len(numbers))
     model.eval()
+    if not of_class.all():
+        raise DataError(f"{of_class[0]} real and {of_class[1]} fake training images could be read; it needs both")
     if not np.isfinite(total):
         raise DataError(f"the loss of epoch {number} is {total}; lower the learning rate (--lr)")
     return total / max(seen, 1)

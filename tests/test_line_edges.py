@@ -1,0 +1,202 @@
+"""The line, the service and the statistics at their edges."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import struct
+import time
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from commands import run
+from conftest import encoded, picture
+from serving import form, serving
+from univfd import heatmap, tuning
+from univfd.benchmark.rendering import Section, Table, files_of
+from univfd.building import check_enough
+from univfd.cli import group
+from univfd.errors import DataError, UsageError
+from univfd.evaluation import together
+from univfd.images import decode
+from univfd.metrics import proportion
+from univfd.report.plots import short
+from univfd.server.limits import RateLimiter
+from univfd.server.running import hosts_of
+from univfd.study.plots import shown
+from univfd.types import ImageRef, Label, Sample
+
+# -- pictures ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_tiles_of_a_long_line_are_counted_and_not_listed() -> None:
+    tracemalloc.start()
+    for shape in ((1, 50_000_000), (50_000_000, 1)):
+        assert min(heatmap._working_size(*shape, 224)) == 224
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+def png16(colour: int, rows: bytes, clear: bytes, width: int) -> bytes:
+    """A PNG of one row with 16 bits a sample and a transparent colour."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, 1, 16, colour, 0, 0, 0)
+    parts = chunk(b"IHDR", head) + chunk(b"tRNS", clear) + chunk(b"IDAT", zlib.compress(b"\0" + rows))
+    return b"\x89PNG\r\n\x1a\n" + parts + chunk(b"IEND", b"")
+
+
+def test_a_transparent_colour_of_16_bits_is_white() -> None:
+    grey = png16(0, struct.pack(">HH", 0x1234, 0x4321), struct.pack(">H", 0x1234), 2)
+    assert decode(ImageRef("g", grey)).pixels[0, :, 0].tolist() == [255, 0x43]
+    colours = struct.pack(">6H", 0x1234, 0x5678, 0x9ABC, 0x4321, 0x5678, 0x9ABC)
+    assert decode(ImageRef("c", png16(2, colours, colours[:6], 2))).pixels[0].tolist() == [
+        [255, 255, 255],
+        [0x43, 0x56, 0x9A],
+    ]
+
+
+def test_what_a_decoder_takes_counts() -> None:
+    counted = []
+    pixels = picture(0, 64, 64)
+    for format, options in (("PNG", {}), ("JPEG", {}), ("JPEG", {"progressive": True}), ("TIFF", {})):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, format, **options)
+        decode(ImageRef("x", buffer.getvalue()), on_size=counted.append)
+    assert [n // (64 * 64) for n in counted] == [1, 1, 3, 2]
+
+
+def test_a_cache_that_may_not_be_read_is_as_if_nothing_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    assert tuning.tuned("toy", "") == tuning.Work()
+
+
+# -- the command line --------------------------------------------------------------------------------------------------
+
+
+def test_a_page_in_the_place_of_the_rows_is_refused_before_anything_is_judged(toy_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encoded(picture(0, 240, 240), "PNG"))
+    out = tmp_path / "r.jsonl"
+    for page in (out, tmp_path / "r.jsonl.partial", tmp_path / "." / "r.jsonl"):
+        with pytest.raises(UsageError, match="is the file of the rows"):
+            run("detect", tmp_path / "a.png", "--detector", toy_folder, "-o", out, "--explain-html", page)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_an_option_of_a_list_without_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--null is of --from-file"):
+        run("detect", "a.png", "--null")
+
+
+def test_no_image_is_no_success(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    run("embed", tmp_path / "empty", "-o", tmp_path / "out", "--backbone", "toy", code=3)
+
+
+def test_the_shell_completes_names_of_files() -> None:
+    for words in ("univfd detect im", "univfd scan da"):
+        env = {"_UNIVFD_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": "2"}
+        told = CliRunner().invoke(group, prog_name="univfd", env=env).output
+        assert told.splitlines() == [f"file,{words.split()[-1]}"]
+
+
+# -- the service -------------------------------------------------------------------------------------------------------
+
+
+def test_a_refused_batch_gives_its_images_back() -> None:
+    limiter, refused = RateLimiter(10), 0
+    for i in range(6):
+        limiter.take("ann", before=i)
+    for i in range(6):
+        try:
+            limiter.take("ann", before=i)
+        except Exception as error:
+            refused, seconds = i, error.seconds  # type: ignore[attr-defined]
+            break
+    assert refused == 4
+    assert limiter._buckets["ann"][0] == pytest.approx(4, abs=0.1)
+    assert 0 < seconds <= 6
+
+
+def test_a_client_that_waits_as_told_gets_its_batch_through(toy_folder: Path) -> None:
+    body, headers = form([(f"{i}.png", encoded(picture(i, 64, 64), "PNG")) for i in range(20)])
+    with serving("--detector", toy_folder, "--rate", 30, "--max-batch", 30) as server:
+        assert server.ask("POST", "/v1/batch", body, headers)[0] == 200
+        until = time.monotonic() + 40
+        while (answer := server.ask("POST", "/v1/batch", body, headers))[0] != 200:
+            assert answer[0] == 429
+            assert time.monotonic() < until
+            time.sleep(int(answer[1]["retry-after"]))
+
+
+def test_the_address_that_is_told_is_served() -> None:
+    assert "127.0.0.2" in hosts_of("127.0.0.2", (), keys=False)
+    assert "[::1]" in hosts_of("::1", (), keys=False)
+    assert hosts_of("0.0.0.0", (), keys=False) == ()
+
+
+def test_a_broken_chunk_is_answered(toy_folder: Path) -> None:
+    head = b"POST /v1/detect HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with serving("--detector", toy_folder) as server, socket.create_connection((server.host, server.port)) as link:
+        link.sendall(head + b"4\r\nabcd\r\n")
+        time.sleep(0.2)
+        link.sendall(b"zz\r\nabc")
+        link.settimeout(20)
+        told = b""
+        while part := link.recv(4096):
+            told += part
+        status, _, rest = told.partition(b"\r\n")
+        assert status == b"HTTP/1.1 400 Bad Request"
+        assert json.loads(rest.partition(b"\r\n\r\n")[2])["error"]["code"] == "request"
+        assert server.ask("GET", "/healthz")[0] == 200
+
+
+# -- statistics --------------------------------------------------------------------------------------------------------
+
+
+def test_copies_do_not_narrow_the_interval_of_a_share() -> None:
+    once, many = proportion(35, 100), proportion(35 * 8, 800, distinct=1 / 8)
+    assert (many.value, many.n) == (once.value, 100)
+    assert (many.low, many.high) == pytest.approx((once.low, once.high))
+    assert proportion(0, 50, distinct=0.5).high == pytest.approx(proportion(0, 25).high)
+
+
+def test_equal_files_stay_together() -> None:
+    keys = np.zeros((6, 32), np.uint8)
+    keys[:, 0] = [1, 2, 1, 3, 4, 5]
+    names = together(np.array(["", "a", "b", "b", "", ""], dtype=object), keys)
+    assert names[0] == names[2] == names[3] != ""
+    assert [names[i] for i in (1, 4, 5)] == ["", "", ""]
+
+
+def test_sources_that_all_have_everything_are_refused_before_long_work() -> None:
+    samples = [
+        Sample(ImageRef(f"{i}", b""), label, generator=generator, source=f"s{i % 2}")
+        for i in range(100)
+        for label, generator in ((Label.REAL, ""), (Label.FAKE, "sd"), (Label.FAKE, "mj"))
+    ]
+    with pytest.raises(DataError, match="one class alone is left to train on"):
+        check_enough(samples)
+
+
+def test_a_table_called_by_a_family_is_a_file_of_its_folder() -> None:
+    made = Table("split-ar/diffusion", "t", (), ("a",), [Section((), [["b"]])])
+    assert set(files_of(made)) == {f"split-ar-diffusion.{ending}" for ending in ("md", "tex", "csv")}
+
+
+def test_no_name_vanishes_from_a_legend() -> None:
+    assert not shown("_mine").startswith("_")
+    assert not short("_mine").startswith("_")
+    assert shown("mine") == short("mine") == "mine"
