@@ -30,6 +30,7 @@ from univfd.metrics import proportion
 from univfd.report.plots import short
 from univfd.server.limits import RateLimiter
 from univfd.server.running import hosts_of
+from univfd.study import plots
 from univfd.study.plots import shown
 from univfd.types import ImageRef, Label, Sample
 
@@ -200,3 +201,14 @@ def test_no_name_vanishes_from_a_legend() -> None:
     assert not shown("_mine").startswith("_")
     assert not short("_mine").startswith("_")
     assert shown("mine") == short("mine") == "mine"
+
+
+def test_a_dollar_in_a_name_is_no_formula(tmp_path: Path) -> None:
+    figure, (axes,) = plots.panels()
+    plots.curve(axes, [1, 10, 100], [proportion(i, 9) for i in (1, 2, 3)], r"$\frac$", 0)
+    axes.set(title=r"$\frac$", xscale="log")
+    plots.legend(figure, axes)
+    plots.save(figure, tmp_path / "a.svg")
+    drawn = (tmp_path / "a.svg").read_text("utf-8")
+    assert drawn.count(r"$\frac$<") == 2
+    assert r">$\mathdefault" not in drawn  # of the axis; in comments it is

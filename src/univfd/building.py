@@ -135,6 +135,7 @@ def fit_detector(
     make = partial(registry.load("classifiers", classifier), **params)
     groups = together(np.asarray(built.groups, dtype=object), bank.keys)
     cohort = Cohort(bank.labels, bank.generator, bank.source, groups)
+    _require_both_classes(cohort)
     with _parameter_errors(classifier, params):
         scores = per_row(held_out_scores(cohort, [bank.vectors], {"": bank.vectors}, make)[""], len(bank))
     known = np.isfinite(scores)
@@ -160,17 +161,26 @@ def check_enough(samples: Sequence[Sample], *, max_fpr: float = 0.05, max_miss: 
     check_promise(max_fpr, max_miss)
     labels = np.array([s.label for s in samples], np.uint8)
     columns = [np.array([getattr(s, c) for s in samples], dtype=object) for c in ("generator", "source", "group")]
-    for held in rounds(Cohort(labels, *columns)):
-        if len(set(labels[held.train].tolist())) < 2:
-            raise DataError(
-                f"with generator {held.generator!r} held out, and all of the sources and groups of its images and of "
-                "the reals beside them, one class alone is left to train on. More sources are needed, that do not each "
-                "have images of every generator"
-            )
+    _require_both_classes(Cohort(labels, *columns))
     for label, rate, what in ((Label.REAL, max_fpr, "real images"), (Label.FAKE, max_miss, "fake images")):
         n = int((labels == label).sum())
         if n < needed_for(rate, CONFIDENCE):
             raise too_few(n, rate, CONFIDENCE, what)
+
+
+def _require_both_classes(cohort: Cohort) -> None:
+    """That each round has something to train on.
+
+    Raises:
+        DataError: one has not.
+    """
+    for held in rounds(cohort):
+        if len(np.unique(cohort.labels[held.train])) < 2:
+            raise DataError(
+                f"with generator {held.generator!r} held out, and all sources, groups and copies of its images and of "
+                "the reals beside them, one class alone is left to train on. More sources are needed, that do not each "
+                "have images of every generator"
+            )
 
 
 def check_classifier(classifier: str, params: dict[str, Any], bank: FeatureBank | None = None) -> None:

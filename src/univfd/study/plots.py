@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _STYLE = {
     "svg.hashsalt": "univfd", "svg.fonttype": "none", "axes.spines.top": False, "axes.spines.right": False,
     "font.size": 9, "axes.grid": True, "grid.alpha": 0.3,
-    "text.parse_math": False,  # a $ in a name is a $
 }  # fmt: skip
 
 
@@ -50,7 +49,11 @@ def panels(columns: int = 1, rows: int = 1, *, width: float = 4.2, height: float
 def save(figure: Figure, path: Path) -> None:
     """Write a figure; the ending says the format."""
     import matplotlib as mpl
+    from matplotlib.text import Text
 
+    for text in figure.findobj(Text):
+        if "$" in (words := text.get_text()) and "\\mathdefault" not in words:  # of a name, not of a logarithmic axis
+            text.set_parse_math(False)
     with mpl.rc_context(_STYLE):
         if path.suffix == ".svg":
             figure.savefig(path, metadata={"Date": None})
