@@ -20,7 +20,9 @@ from commands import run
 from conftest import encoded, picture
 from serving import form, serving
 from univfd import heatmap, tuning
+from univfd.benchmark.compare import matching
 from univfd.benchmark.rendering import Section, Table, files_of
+from univfd.benchmark.rows import Images
 from univfd.building import check_enough
 from univfd.cli import group
 from univfd.errors import DataError, UsageError
@@ -31,6 +33,7 @@ from univfd.report.plots import short
 from univfd.server.limits import RateLimiter
 from univfd.server.running import hosts_of
 from univfd.study import plots
+from univfd.study.data import texts
 from univfd.study.plots import shown
 from univfd.types import ImageRef, Label, Sample
 
@@ -212,3 +215,18 @@ def test_a_dollar_in_a_name_is_no_formula(tmp_path: Path) -> None:
     drawn = (tmp_path / "a.svg").read_text("utf-8")
     assert drawn.count(r"$\frac$<") == 2
     assert r">$\mathdefault" not in drawn  # of the axis; in comments it is
+
+
+def test_an_image_that_one_run_could_not_read_is_known_by_its_name() -> None:
+    def images(*rows: tuple[str, str]) -> Images:
+        columns = {"image": [n for n, _ in rows], "sha256": [s for _, s in rows]}
+        n = len(rows)
+        others = {c: [""] * n for c in ("generator", "family", "source", "group", "subset", "split")}
+        return Images({c: texts(v) for c, v in (columns | others | {"label": ["real"] * n}).items()})
+
+    whole = images(("a", "1"), ("b", "2"), ("c", "3"))
+    assert matching(whole, images(("c", "3"), ("b", ""), ("a", "1"))).tolist() == [2, 1, 0]
+    assert matching(images(("a", ""), ("b", ""), ("c", "3")), whole).tolist() == [0, 1, 2]
+    for other in (images(("a", "1"), ("b", "9"), ("c", "3")), images(("a", "1"), ("x", ""), ("c", "3"))):
+        with pytest.raises(DataError, match="1 of 3 images of the first are not in the second"):
+            matching(whole, other)

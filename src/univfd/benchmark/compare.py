@@ -147,23 +147,37 @@ def pairs_of(first: Scores, second: Scores, named: Sequence[str]) -> list[tuple[
 
 
 def matching(first: Images, second: Images) -> NDArray[np.intp]:
-    """`(N,)` the place in `second` of each image of `first`, by the contents of their files.
+    """`(N,)` the place in `second` of each image of `first`.
+
+    Images are the same by the contents of their files, and by their names where one of the runs could not read them.
 
     Raises:
         DataError: the images or their labels differ.
     """
     ours, theirs = list(_keys(first)), list(_keys(second))
     where = {key: i for i, key in enumerate(theirs)}
-    lacking = [i for i, key in enumerate(ours) if key not in where]
+    found = [where.get(key, -1) for key in ours]
     known = set(ours)
     extra = [i for i, key in enumerate(theirs) if key not in known]
+    unread = {name: i for i in extra for name in [_named(second, i)]}
+    for i in (i for i, place in enumerate(found) if place < 0):  # one of the runs could not read its bytes
+        place = unread.get(_named(first, i), -1)
+        if place >= 0 and "" in (first.columns["sha256"][i], second.columns["sha256"][place]):
+            found[i] = place
+    lacking = [i for i, place in enumerate(found) if place < 0]
+    taken = set(found)
+    extra = [i for i in extra if i not in taken]
     if lacking or extra:
         parts = [f"{len(lacking)} of {len(ours)} images of the first are not in the second{_some(first, lacking)}"]
         parts += [f"{len(extra)} of {len(theirs)} images of the second are not in the first{_some(second, extra)}"]
         raise DataError(
             f"the runs have different images, or other labels of them: {'; '.join(parts)}. Run both on the same data"
         )
-    return np.array([where[key] for key in ours], np.intp)
+    return np.array(found, np.intp)
+
+
+def _named(images: Images, row: int) -> tuple[str, str]:
+    return images.columns["image"][row], images.columns["label"][row]
 
 
 def table(comparisons: Sequence[Comparison], metric: str, names: tuple[str, str] = ("first", "second")) -> Table:
