@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -173,6 +174,40 @@ def test_of_a_film_some_frames_stay() -> None:
     assert len(kept) > 20
     assert {n.other for n in left_out.values()} <= {names[i] for i in kept}
     assert max(n.distance for n in left_out.values()) <= 0.01
+
+
+def test_images_near_each_other_and_near_a_row_are_left_out() -> None:
+    bank = random_bank(20)
+    copies = np.stack([bank.vectors[3], bank.vectors[3] * 2, bank.vectors[4]]).astype(np.float32)
+    names = ["a", "b", "c"]
+    told = near_rows(names, names, [Label.FAKE] * 3, copies, bank, 0.01, leaving_out=True)
+    assert [(n.image, n.other) for n in told] == [("a", bank.key(3)), ("b", bank.key(3)), ("c", bank.key(4))]
+
+
+def test_a_store_may_be_made_in_an_empty_folder_of_a_parent_that_is_not_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locks = []
+    monkeypatch.setattr("univfd.store.tables.locked", lambda work: locks.append(work) or nullcontext())
+    (tmp_path / "vol").mkdir()
+    BankStore.create(tmp_path / "vol", random_bank(4).space)
+    assert locks == [tmp_path / "vol" / "store"]
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OutputExistsError, match="is a file"):
+        BankStore.create(tmp_path / "file" / "s", random_bank(4).space)
+
+
+@pytest.mark.parametrize("name", ["c", "on", "e"])
+def test_a_short_name_hides_no_word_of_an_error(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    store, _ = filled(name, 4)
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("lance error: Permission denied (os error 13)")
+
+    monkeypatch.setattr(store.tables._rows, "add", refuse)
+    with pytest.raises(UnivFDError, match="no permission"):
+        store.append(Rows.of(random_bank(2, seed=1)))
 
 
 # -- the command line --------------------------------------------------------------------------------------------------

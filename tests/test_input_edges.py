@@ -99,14 +99,23 @@ def shard(place: Path, label: str) -> None:
     pq.write_table(pa.table({"image": [PNG], "label": [label]}), place)
 
 
-def test_shards_behind_a_link_are_read_and_images_beside_them_are_refused(tmp_path: Path) -> None:
+def test_shards_behind_a_link_are_read_and_what_lies_beside_them_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     shard(tmp_path / "set" / "train" / "a.parquet", "real")
     shard(tmp_path / "elsewhere" / "b.parquet", "fake")
     (tmp_path / "set" / "test").symlink_to(tmp_path / "elsewhere")
     assert [(s.label.word, s.split) for s in open_dataset(tmp_path / "set")] == [("fake", "test"), ("real", "train")]
     (tmp_path / "set" / "stray.png").write_bytes(PNG)
-    with pytest.raises(DataError, match=r"stray\.png lies beside Parquet shards"):
+    (tmp_path / "set" / "README.md").symlink_to("nowhere")
+    assert len(list(open_dataset(tmp_path / "set"))) == 2
+    assert "1 images beside the Parquet shards" in caplog.text
+    assert "README.md: no such file" in caplog.text
+    (tmp_path / "set" / "c.parquet").symlink_to("nowhere")
+    with pytest.raises(DataError, match=r"c\.parquet: no such file"):
         list(open_dataset(tmp_path / "set"))
+    pq.write_table(pa.table({"file": [PNG], "label": ["real"]}), tmp_path / "called.parquet")
+    assert len(list(open_dataset(tmp_path / "called.parquet"))) == 1
 
 
 def test_a_column_that_is_there_twice_is_refused(tmp_path: Path) -> None:
@@ -146,6 +155,20 @@ def test_patterns_below_here_are_those_of_a_shell(
         Path(name).write_bytes(PNG)
     theirs = {str(Path(p)) for p in glob.glob(pattern, recursive=True) if Path(p).is_file()}  # noqa: PTH207
     assert {i.name for i in expand(pattern) if isinstance(i, ImageRef)} == theirs
+
+
+def test_a_pattern_walks_only_where_it_may_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from univfd.sources import _walk
+
+    for name in ("a/train/x.png", "a/other/y.png", "b/train/deep/z.png", ".cache/train/h.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(PNG)
+    assert found(f"{tmp_path}/**/train/../other/*.png") == [("y.png", "image")]
+    (tmp_path / "b" / "loop").symlink_to(tmp_path)
+    opened, honest = [], _walk.open_folder
+    monkeypatch.setattr("univfd.sources._glob.open_folder", lambda f, above: opened.append(f) or honest(f, above))
+    assert found(f"{tmp_path}/*/train/**/*.png") == [("x.png", "image"), ("z.png", "image")]
+    assert {str(f.relative_to(tmp_path)) for f in opened} == {"a/train", "b/train", "b/train/deep"}
 
 
 # -- streams and lists -------------------------------------------------------------------------------------------------

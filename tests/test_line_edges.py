@@ -6,6 +6,7 @@ import io
 import json
 import socket
 import struct
+import threading
 import time
 import tracemalloc
 import zlib
@@ -21,14 +22,17 @@ from conftest import encoded, picture
 from serving import form, serving
 from univfd import heatmap, tuning
 from univfd.benchmark.compare import matching
+from univfd.benchmark.drawing import draw, mean_over_generators
+from univfd.benchmark.groups import everything, groups, redrawing
 from univfd.benchmark.rendering import Section, Table, files_of
-from univfd.benchmark.rows import Images
+from univfd.benchmark.rows import Cell, Images
 from univfd.building import check_enough
 from univfd.cli import group
-from univfd.errors import DataError, UsageError
+from univfd.errors import DataError, RateLimitedError, UsageError
 from univfd.evaluation import together
 from univfd.images import decode
 from univfd.metrics import proportion
+from univfd.pipeline import Budget
 from univfd.report.plots import short
 from univfd.server.limits import RateLimiter
 from univfd.server.running import hosts_of
@@ -119,19 +123,38 @@ def test_the_shell_completes_names_of_files() -> None:
 # -- the service -------------------------------------------------------------------------------------------------------
 
 
-def test_a_refused_batch_gives_its_images_back() -> None:
-    limiter, refused = RateLimiter(10), 0
-    for i in range(6):
-        limiter.take("ann", before=i)
-    for i in range(6):
-        try:
-            limiter.take("ann", before=i)
-        except Exception as error:
-            refused, seconds = i, error.seconds  # type: ignore[attr-defined]
-            break
-    assert refused == 4
-    assert limiter._buckets["ann"][0] == pytest.approx(4, abs=0.1)
-    assert 0 < seconds <= 6
+def test_images_that_were_not_judged_are_given_back() -> None:
+    limiter = RateLimiter(10)
+    for _ in range(10):
+        limiter.take("ann")
+    with pytest.raises(RateLimitedError):
+        limiter.take("ann")
+    assert limiter.give_back("ann", 4, 9) == pytest.approx(30, abs=0.2)  # five more, at ten a minute
+    for _ in range(4):
+        limiter.take("ann")
+    with pytest.raises(RateLimitedError):
+        limiter.take("ann")
+    assert limiter.give_back("ann", 0, 99) == pytest.approx(60, abs=0.2)  # there can be ten at most
+
+
+def test_who_waits_for_much_room_is_not_passed_over() -> None:
+    budget, done = Budget(10), threading.Event()
+
+    def small() -> None:
+        while not done.is_set():
+            with budget.hold(4):
+                time.sleep(0.01)
+
+    threads = [threading.Thread(target=small) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    start = time.monotonic()
+    with budget.hold(10):
+        waited = time.monotonic() - start
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert waited < 5
 
 
 def test_a_client_that_waits_as_told_gets_its_batch_through(toy_folder: Path) -> None:
@@ -168,6 +191,26 @@ def test_a_broken_chunk_is_answered(toy_folder: Path) -> None:
 
 
 # -- statistics --------------------------------------------------------------------------------------------------------
+
+
+def test_the_mean_over_generators_has_an_interval_where_each_group_has_its_own() -> None:
+    rng, rows = np.random.default_rng(0), []
+    for g in range(12):
+        rows += [(f"r{g}{i}", "real", "", f"id{g}") for i in range(5)]
+        rows += [(f"f{g}{i}", "fake", f"g{g}", f"id{g}") for i in range(5)]
+    columns = dict(zip(("image", "label", "generator", "group"), map(list, zip(*rows, strict=True)), strict=True))
+    others = {c: [""] * len(rows) for c in ("family", "source", "subset", "split")}
+    images = Images({c: texts(v) for c, v in (columns | others | {"sha256": columns["image"]}).items()})
+    score = rng.normal(size=len(rows)) + images.fake
+    n = len(rows)
+    said = texts(["fake" if s > 0 else "real" for s in score])
+    cell = Cell("clean", "d", "d@1", 0.5, -0.5, np.ones(n, bool), score, None, said, np.zeros(n, bool))
+    about = [everything(images), *groups(images)]
+    drawn = draw(cell, images, about, ["auroc"], redrawing(images), rounds=200)
+    mean = mean_over_generators(drawn, "auroc", about, cell)
+    assert mean.low is not None  # type: ignore[union-attr]
+    assert 0.02 < mean.high - mean.low < 0.5  # type: ignore[union-attr]
+    assert mean.low < mean.value < mean.high  # type: ignore[union-attr]
 
 
 def test_copies_do_not_narrow_the_interval_of_a_share() -> None:

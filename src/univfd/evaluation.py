@@ -103,11 +103,13 @@ def rounds(cohort: Cohort, *, folds: int = 5, seed: int = 0, by_source: bool = T
         )
     folds = min(folds, len(generators), len(sources))
     fold = _deal(cohort.source.astype(str), real & judged, folds, seed)
+    group, source = _codes(cohort.group), _codes(cohort.source)
     for i, name in enumerate(generators):
-        test = judged & ((cohort.generator == name) | (fold == i % folds))
-        held = (cohort.generator == name) | (real & np.isin(cohort.source, np.unique(cohort.source[test & real])))
-        for column in (cohort.group, cohort.source) if by_source else (cohort.group,):
-            held |= np.isin(column, np.unique(column[test].astype(str))) & (column != "")
+        own = cohort.generator == name
+        test = judged & (own | (fold == i % folds))
+        held = own | (real & np.isin(source, source[test & real]))
+        for codes in (group, source) if by_source else (group,):
+            held |= np.isin(codes, codes[test]) & (codes != 0)
         yield Round(str(name), np.flatnonzero(~held & ~test), np.flatnonzero(test))
 
 
@@ -123,14 +125,20 @@ def together(group: Strings, keys: NDArray[np.uint8]) -> Strings:
 
     n = len(group)
     _, files = np.unique(keys, axis=0, return_inverse=True)
-    _, groups = np.unique(group.astype(str), return_inverse=True)
-    named = np.flatnonzero(group.astype(str) != "")
+    groups = _codes(group)
+    named = np.flatnonzero(groups)
     rows = np.concatenate([np.arange(n), named])
-    nodes = np.concatenate([n + files.ravel(), 2 * n + groups.ravel()[named]])
-    graph = coo_array((np.ones(len(rows), bool), (rows, nodes)), shape=(3 * n, 3 * n))
+    nodes = np.concatenate([n + files.ravel(), 2 * n + groups[named]])
+    graph = coo_array((np.ones(len(rows), bool), (rows, nodes)), shape=(3 * n + 1, 3 * n + 1))
     part = connected_components(graph, directed=False)[1][:n]
     several = np.bincount(part)[part] > 1
     return np.array([f"{p}" if more else "" for p, more in zip(part, several, strict=True)], dtype=object)
+
+
+def _codes(column: Strings) -> NDArray[np.intp]:
+    """`(N,)` numbers that are equal where strings are; 0: the empty one."""
+    known = {"": 0}
+    return np.array([known.setdefault(str(value), len(known)) for value in column.tolist()], np.intp)
 
 
 def _deal(source: NDArray[Any], real: NDArray[np.bool_], folds: int, seed: int) -> NDArray[np.intp]:

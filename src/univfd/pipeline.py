@@ -43,14 +43,23 @@ class Budget:
     def __init__(self, total: int) -> None:
         self._total = self._left = total
         self._changed = threading.Condition()
+        self._waiting: deque[object] = deque()
 
     @contextmanager
     def hold(self, amount: int) -> Iterator[None]:
-        """Wait until there is room, and hold it. What is larger than the budget waits until it is alone."""
-        amount = min(amount, self._total)
+        """Wait until there is room, and hold it: who came first goes first, or a large one would wait for ever.
+
+        What is larger than the budget waits until it is alone.
+        """
+        amount, place = min(amount, self._total), object()
         with self._changed:
-            self._changed.wait_for(lambda: self._left >= amount)
-            self._left -= amount
+            self._waiting.append(place)
+            try:
+                self._changed.wait_for(lambda: self._waiting[0] is place and self._left >= amount)
+                self._left -= amount
+            finally:
+                self._waiting.remove(place)
+                self._changed.notify_all()
         try:
             yield
         finally:

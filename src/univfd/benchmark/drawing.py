@@ -144,7 +144,8 @@ def mean_over_generators(
 ) -> Estimate | Absent:
     """The mean of a figure over the generators with enough images; n counts generators.
 
-    The interval is over the images of these generators; it says nothing of other generators.
+    The interval is over the images of these generators; it says nothing of other generators. A redrawn set counts with
+    the generators that are in it.
     """
     values = [
         drawn.values[i, name]
@@ -155,7 +156,13 @@ def mean_over_generators(
         return Absent(
             f"no generator has {MIN_FAKES} images and this figure" if not values else "not of every generator"
         )
-    return interval(np.mean(values, axis=0), len(values), confidence)
+    each = np.stack(values)
+    there = ~np.isnan(each)  # a generator may be missing from a redrawn set, where groups are drawn that hold it
+    mean = np.divide(
+        np.where(there, each, 0).sum(axis=0), there.sum(axis=0), out=np.full(each.shape[1], np.nan),
+        where=there.any(axis=0),
+    )  # fmt: skip
+    return interval(mean, len(values), confidence)
 
 
 def decisions(cell: Cell) -> dict[str, Flags]:

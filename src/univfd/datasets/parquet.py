@@ -7,6 +7,7 @@ The split is what the row says, or the folder or beginning of the shard's name (
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,22 +19,25 @@ from ..storage import parsed
 from ..types import Failure, Sample
 from ._rows import SPLITS, sample_of
 
+log = logging.getLogger(__name__)
+
 
 def read_parquet(path: Path) -> Iterator[Sample]:
     """Samples of a shard or of a folder of shards, shards sorted by path, rows in their order.
 
     Raises:
-        DataError: no shards, a shard that cannot be read or has no images, a row without label, images beside the
-            shards.
+        DataError: no shards, a shard that cannot be read or has no images, a row without label.
         MissingExtraError: pyarrow is not installed.
     """
-    found = False
+    found, beside = False, 0
     for shard in files_below(path) if path.is_dir() else [path]:
         if isinstance(shard, Failure):
-            raise DataError(f"{shard.image}: {shard.message}")
+            if is_parquet(Path(shard.image)):
+                raise DataError(f"{shard.image}: {shard.message}")
+            log.warning("%s: %s", shard.image, shard.message)
+            continue
         if not is_parquet(shard):
-            if shard.suffix.lower() in IMAGE_SUFFIXES or is_tar(shard):
-                raise DataError(f"{shard} lies beside Parquet shards, which tells no label; move it away")
+            beside += shard.suffix.lower() in IMAGE_SUFFIXES or is_tar(shard)
             continue
         found = True
         try:
@@ -47,6 +51,8 @@ def read_parquet(path: Path) -> Iterator[Sample]:
             yield sample if sample.split or not split else replace(sample, split=split)
     if not found:
         raise DataError(f"{path} holds no Parquet files")
+    if beside:
+        log.warning("%d images beside the Parquet shards in %s have no label and are not read", beside, path)
 
 
 def _shard(shard: Path, column: str) -> Iterator[Sample]:

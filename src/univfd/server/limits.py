@@ -104,15 +104,11 @@ class RateLimiter:
         self._burst = float(a_minute)
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def take(self, caller: str, before: int = 0) -> None:
+    def take(self, caller: str) -> None:
         """Count one image of a caller.
 
-        Args:
-            caller: whose.
-            before: images of the same request that were counted; they are given back where this one is refused.
-
         Raises:
-            RateLimitedError: it has none left; says when there will be enough for all of them.
+            RateLimitedError: it has none left.
         """
         if not self._rate:
             return
@@ -123,5 +119,22 @@ class RateLimiter:
         while len(self._buckets) > self._MOST_CALLERS:  # the one that was longest silent, whose bucket is the fullest
             self._buckets.popitem(last=False)
         if left < 1:
-            self._buckets[caller] = (left + before, now)
             raise RateLimitedError(f"more than {self._burst:.0f} images a minute", seconds=(1 - left) / self._rate)
+
+    def give_back(self, caller: str, images: int, wanted: int) -> float:
+        """Take back that images were counted which were not judged.
+
+        Args:
+            caller: whose.
+            images: so many.
+            wanted: that the caller will send again.
+
+        Returns:
+            Seconds until there will be enough for these, or for as many as there can ever be.
+        """
+        if not self._rate:
+            return 0.0
+        left, then = self._buckets.get(caller, (self._burst, time.monotonic()))
+        left = min(self._burst, left + images)
+        self._buckets[caller] = (left, then)
+        return max(0.0, (min(wanted, self._burst) - left) / self._rate)

@@ -16,7 +16,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingRes
 
 from .. import conditions
 from ..calibration import Calibration
-from ..errors import ForbiddenError, RequestError
+from ..errors import ForbiddenError, RateLimitedError, RequestError, TooLargeError
 from ..types import Failure, Label
 from ..writers import json_of
 from .feedback import file_wrong
@@ -158,12 +158,21 @@ async def batch(request: Request, neighbors: Neighbors = 1, provenance: Origin =
         async with aclosing(many_files(request, state.service.limits, state.service.memory)) as uploads:
             async for upload in uploads:
                 try:
-                    state.rate.take(request.state.caller, before=getattr(request.state, "images", 0))
+                    state.rate.take(request.state.caller)
                 except BaseException:
                     upload.release()
                     raise
                 _taken_in(request)
                 tasks.append(await state.service.begin(upload, options))
+    except (RateLimitedError, TooLargeError) as error:  # images that were judged already stay counted
+        unjudged = sum(not task.done() for task in tasks)
+        _cancel(tasks)
+        seconds = state.rate.give_back(
+            request.state.caller, unjudged, 2 * len(tasks) + 1
+        )  # at least so many come again
+        if isinstance(error, RateLimitedError):
+            error.seconds = max(error.seconds, seconds)
+        raise
     except BaseException:
         _cancel(tasks)
         raise

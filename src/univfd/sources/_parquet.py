@@ -49,7 +49,9 @@ def image_column(path: Path) -> str | None:
                 found[field.name] = field.name
             elif pa.types.is_struct(field.type) and any(f.name == "bytes" and _is_bytes(f.type) for f in field.type):
                 found[field.name] = f"{field.name}.bytes"
-        beside_files = "file" in file.schema_arrow.names  # a manifest's; its bytes may be thumbnails or embeddings
+        beside_files = (
+            "file" in file.schema_arrow.names and "file" not in found
+        )  # a manifest's; its bytes may be thumbnails or embeddings
     if len(found) > 1 or beside_files:
         found = {name: found[name] for name in _NAMES if name in found}
     return next(iter(found.values()), None)

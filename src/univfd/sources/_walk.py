@@ -71,7 +71,7 @@ def _entries(top: Path, *, looking: bool = True) -> Iterator[_Entry | Failure]:
     below: Path | None = top
     while below is not None or stack:
         if below is not None:
-            opened = _open_folder(below, [identity for _, identity in stack])
+            opened = open_folder(below, [identity for _, identity in stack])
             if isinstance(opened, Failure):
                 yield opened
             else:
@@ -95,7 +95,7 @@ def _entries(top: Path, *, looking: bool = True) -> Iterator[_Entry | Failure]:
             yield _Entry(path, mode, named or never_ends or (looking and _looks_like_image(path, mode)))
 
 
-def _open_folder(folder: Path, above: list[tuple[int, int]]) -> tuple[Iterator[Path], tuple[int, int]] | Failure:
+def open_folder(folder: Path, above: list[tuple[int, int]]) -> tuple[Iterator[Path], tuple[int, int]] | Failure:
     """A folder's entries and its identity, or why it cannot be walked."""
     try:
         here = folder.stat()

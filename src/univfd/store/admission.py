@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..index import Bank
 from ..search import nearest_rows, to_unit
 from ..types import FloatArray, Label
@@ -116,19 +118,21 @@ def near_rows(
     known = bank.neighbors(*bank.nearest(vectors, 1))
     among, new_rows = nearest_rows(unit, unit, min(n, 10))
     kept: list[int] = []
+    unlike = np.empty_like(unit) if leaving_out else unit  # the kept ones' vectors, so far
     for i in range(n):
         best: tuple[float, str, Label] | None = None
         for there in known[i]:
             best = (there.distance, there.key, there.label)
         earlier = [(float(far), int(row)) for far, row in zip(among[i], new_rows[i], strict=True) if row < i]
         if leaving_out and any(far <= bound for far, _ in earlier):
-            far_from = 1 - unit[kept] @ unit[i]
-            earlier = [(float(far_from.min()), kept[int(far_from.argmin())])]
+            far_from = 1 - unlike[: len(kept)] @ unit[i]
+            earlier = [(float(far_from.min()), kept[int(far_from.argmin())])] if kept else []
         for distance, row in earlier:
             if best is None or distance < best[0]:
                 best = (distance, keys[row], labels[row])
         if best is not None and best[0] <= bound:
             found.append(Near(names[i], keys[i], labels[i], best[1], best[2], best[0]))
-        else:
+        elif leaving_out:
+            unlike[len(kept)] = unit[i]
             kept.append(i)
     return found

@@ -33,6 +33,8 @@ from .rows import TEXTS, Rows
 KIND, SCHEMA = "bank store", 1
 ROWS, EDITS, INDEXES = "rows", "edits", "indexes"
 _META = b"univfd"
+_CREATING = "store"  # locks `.store.lock`
+_OWN = {f"{ROWS}.lance", f"{EDITS}.lance", f".{_CREATING}.lock"}
 _CHUNK = 1 << 16
 _INDEX_BITS = 20  # of an id: the place in its chunk; the rest is random, so that processes need not agree
 _IN_LIST = 5_000
@@ -247,15 +249,22 @@ def _names(db: Any) -> set[str]:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep a second creation off a folder: LanceDB lets two processes create one table."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    """Keep a second creation off a folder: LanceDB lets two processes create one table.
+
+    Raises:
+        OutputExistsError: another process is at it, or a part of the path is no folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OutputExistsError(f"{folder}: this, or a folder above it, is a file; choose another name") from error
+    with locked(folder / _CREATING):
         yield
 
 
 def _foreign(folder: Path) -> bool:
     """Whether something lies there that no killed creation of a store has left."""
-    return not folder.is_dir() or any(f.name not in {f"{ROWS}.lance", f"{EDITS}.lance"} for f in folder.iterdir())
+    return not folder.is_dir() or any(f.name not in _OWN for f in folder.iterdir())
 
 
 def _require_unused(uri: str, rows: Any, space: FeatureSpace) -> None:
@@ -302,7 +311,7 @@ def _plain_errors(uri: str) -> Iterator[None]:
     except (RuntimeError, ValueError, OSError, TimeoutError) as error:
         text = " ".join(str(error).split())
         low = text.lower()
-        for own in (str(Path(uri).resolve()), str(Path(uri).absolute()), uri):  # a folder may be called as an error is
+        for own in (str(Path(uri).resolve()), str(Path(uri).absolute())):  # a folder may be called as an error is
             low = low.replace(own.lower().lstrip("/"), "")
         if any(w in low for w in ("permission denied", "read-only file system", "accessdenied", "access denied")):
             raise UnivFDError(f"{uri} cannot be written: no permission, or read-only. Choose another place") from error
