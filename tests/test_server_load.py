@@ -133,8 +133,8 @@ def test_a_killed_process_is_replaced_and_the_others_go_on(toy_folder: Path, ima
         os.kill(workers[0], signal.SIGKILL)
         answers = [server.json("POST", "/v1/detect", d)[0] for d in images[:10]]
         assert answers == [200] * 10
-        until = time.monotonic() + 30
+        until = time.monotonic() + 90
         while server.figure("univfd_ready_processes") < 2:
             assert time.monotonic() < until
             assert server.ask("GET", "/readyz")[0] == 200
-        assert server.stop() == 0
+        assert server.stop(90) == 0  # uvicorn may be waiting for a sign of the one that was killed

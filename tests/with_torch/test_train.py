@@ -146,10 +146,17 @@ def test_an_unreadable_image_is_named_and_the_others_train(tmp_path: Path) -> No
     assert [f.image for f in done.failures] == ["1.png"]
 
 
-def test_nothing_of_one_class_to_validate_on(tmp_path: Path) -> None:
-    samples = [replace(s, ref=replace(s.ref, source=b"xx")) if s.label else s for s in toy_samples()[:24]]
-    with pytest.raises(DataError, match="0 fake validation images"):
-        train(parted(samples), tmp_path / "out", replace(PLAN, epochs=1), threads=1)
+@pytest.mark.parametrize("part", ["training", "validation"])
+def test_nothing_of_one_class_to_train_or_validate_on(part: str, tmp_path: Path) -> None:
+    whole = parted(toy_samples()[:24])
+    lost = {"training": whole.train, "validation": whole.validation}[part]
+
+    def broken(samples: Any) -> Any:
+        return type(samples)(replace(s, ref=replace(s.ref, source=b"xx")) if s.label else s for s in samples)
+
+    split = replace(whole, **{"train" if part == "training" else part: broken(lost)})
+    with pytest.raises(DataError, match=f"0 fake {part} images"):
+        train(split, tmp_path / "out", replace(PLAN, epochs=1), threads=1)
 
 
 def test_both_classes_weigh_the_same() -> None:

@@ -24,6 +24,8 @@ from .uploads import GRACE_SECONDS
 KEEP_ALIVE_SECONDS = 15
 HEAD_BYTES = 16 << 10
 _BACKLOG = 1024
+_PING_SECONDS = 30
+"""A process that gives no sign for so long is replaced; one that is killed while it is asked is waited for as long."""
 
 
 def check_address(host: str, *, keys: bool, anonymous: bool) -> None:
@@ -70,7 +72,7 @@ def run(
         application, factory=True, http=GuardedProtocol, ws="none", loop="asyncio", lifespan="on", workers=processes,
         log_config=None, access_log=False, server_header=False, proxy_headers=False,
         limit_concurrency=limits.connections, timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=round(2 * limits.deadline + GRACE_SECONDS), timeout_worker_healthcheck=60,
+        timeout_graceful_shutdown=round(2 * limits.deadline + GRACE_SECONDS), timeout_worker_healthcheck=_PING_SECONDS,
         h11_max_incomplete_event_size=HEAD_BYTES,
     )  # fmt: skip
     if processes == 1:
