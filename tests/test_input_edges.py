@@ -165,8 +165,8 @@ def test_a_pattern_walks_only_where_it_may_fit(tmp_path: Path, monkeypatch: pyte
         (tmp_path / name).write_bytes(PNG)
     assert found(f"{tmp_path}/**/train/../other/*.png") == [("y.png", "image")]
     (tmp_path / "b" / "loop").symlink_to(tmp_path)
-    opened, honest = [], _walk.open_folder
-    monkeypatch.setattr("univfd.sources._glob.open_folder", lambda f, above: opened.append(f) or honest(f, above))
+    opened, honest = [], _walk._open_folder
+    monkeypatch.setattr("univfd.sources._walk._open_folder", lambda f, above: opened.append(f) or honest(f, above))
     assert found(f"{tmp_path}/*/train/**/*.png") == [("x.png", "image"), ("z.png", "image")]
     assert {str(f.relative_to(tmp_path)) for f in opened} == {"a/train", "b/train", "b/train/deep"}
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import fnmatch
 import glob
-import os
-import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..types import Failure
-from ._walk import open_folder
+from ._walk import is_folder, paths_below
 
 _ANY_DEPTH = "**"
 
@@ -26,8 +24,8 @@ def matches(pattern: str) -> tuple[list[str], list[Failure]]:
     found: set[str] = set()
     failures: list[Failure] = []
     tops = glob.iglob(str(Path(*parts[:first]))) if first else ["."]  # noqa: PTH207
-    for top in sorted(t for t in tops if os.path.isdir(t)):  # noqa: PTH112 -- False where it cannot be told
-        for each in _below(Path(top), parts[first:]):
+    for top in filter(is_folder, map(Path, sorted(tops))):
+        for each in _below(top, parts[first:]):
             if isinstance(each, Failure):
                 failures.append(each)
             elif not pattern.endswith("/") or each.is_dir():
@@ -37,33 +35,14 @@ def matches(pattern: str) -> tuple[list[str], list[Failure]]:
 
 def _below(top: Path, wanted: Sequence[str]) -> Iterator[Path | Failure]:
     """What fits below a folder. Of a folder that fits all is taken, so nothing in it is looked for."""
-    stack: list[tuple[Iterator[Path], tuple[int, int]]] = []
-    below: Path | None = top
-    while below is not None or stack:
-        if below is not None:
-            opened = open_folder(below, [identity for _, identity in stack])
-            if isinstance(opened, Failure):
-                yield opened
-            else:
-                stack.append(opened)
-            below = None
-            continue
-        path = next(stack[-1][0], None)
-        if path is None:
-            stack.pop()
-            continue
-        names = path.relative_to(top).parts
-        if _fits(names, wanted):
-            yield path
-        elif _leads(names, wanted) and _is_folder(path):
-            below = path
 
+    def names(path: Path) -> tuple[str, ...]:
+        return path.relative_to(top).parts
 
-def _is_folder(path: Path) -> bool:
-    try:
-        return stat.S_ISDIR(path.stat().st_mode)
-    except OSError:
-        return False
+    def enter(path: Path) -> bool:
+        return not _fits(names(path), wanted) and _leads(names(path), wanted) and is_folder(path)
+
+    return (p for p in paths_below(top, enter) if isinstance(p, Failure) or _fits(names(p), wanted))
 
 
 def _fits(names: Sequence[str], wanted: Sequence[str]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,17 +61,40 @@ class _Entry(NamedTuple):
 
 
 def _entries(top: Path, *, looking: bool = True) -> Iterator[_Entry | Failure]:
-    """Depth first, names sorted, on a stack of its own: a tree may be deeper than Python's.
+    """The files below a folder, see `paths_below`.
 
     Args:
         top: the folder.
         looking: tell images by their content too; else by name alone.
     """
+    for path in paths_below(top, is_folder):
+        if isinstance(path, Failure):
+            yield path
+            continue
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            yield unreachable(path, error)
+            continue
+        named = is_tar(path) or path.suffix.lower() in IMAGE_SUFFIXES
+        never_ends = is_parquet(path) and not stat.S_ISREG(mode)  # never looked into: a row that says so
+        yield _Entry(path, mode, named or never_ends or (looking and _looks_like_image(path, mode)))
+
+
+def paths_below(top: Path, enter: Callable[[Path], bool]) -> Iterator[Path | Failure]:
+    """What lies below a folder, and is not entered itself; a `Failure` for a folder that cannot be, or contains itself.
+
+    Depth first, names sorted, on a stack of its own: a tree may be deeper than Python's.
+
+    Args:
+        top: the folder.
+        enter: whether to look into a path that was found, in its place.
+    """
     stack: list[tuple[Iterator[Path], tuple[int, int]]] = []
     below: Path | None = top
     while below is not None or stack:
         if below is not None:
-            opened = open_folder(below, [identity for _, identity in stack])
+            opened = _open_folder(below, [identity for _, identity in stack])
             if isinstance(opened, Failure):
                 yield opened
             else:
@@ -81,21 +104,21 @@ def _entries(top: Path, *, looking: bool = True) -> Iterator[_Entry | Failure]:
         path = next(stack[-1][0], None)
         if path is None:
             stack.pop()
-            continue
-        try:
-            mode = path.stat().st_mode
-        except OSError as error:
-            yield unreachable(path, error)
-            continue
-        if stat.S_ISDIR(mode):
+        elif enter(path):
             below = path
         else:
-            named = is_tar(path) or path.suffix.lower() in IMAGE_SUFFIXES
-            never_ends = is_parquet(path) and not stat.S_ISREG(mode)  # never looked into: a row that says so
-            yield _Entry(path, mode, named or never_ends or (looking and _looks_like_image(path, mode)))
+            yield path
 
 
-def open_folder(folder: Path, above: list[tuple[int, int]]) -> tuple[Iterator[Path], tuple[int, int]] | Failure:
+def is_folder(path: Path) -> bool:
+    """Whether it is one, or a link to one; False where that cannot be told."""
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except OSError:
+        return False
+
+
+def _open_folder(folder: Path, above: list[tuple[int, int]]) -> tuple[Iterator[Path], tuple[int, int]] | Failure:
     """A folder's entries and its identity, or why it cannot be walked."""
     try:
         here = folder.stat()
