@@ -167,9 +167,8 @@ async def batch(request: Request, neighbors: Neighbors = 1, provenance: Origin =
     except (RateLimitedError, TooLargeError) as error:  # images that were judged already stay counted
         unjudged = sum(not task.done() for task in tasks)
         _cancel(tasks)
-        seconds = state.rate.give_back(
-            request.state.caller, unjudged, 2 * len(tasks) + 1
-        )  # at least so many come again
+        again = 2 * len(tasks) + 1  # how many will come again is not known: it has not been read
+        seconds = state.rate.give_back(request.state.caller, unjudged, again)
         if isinstance(error, RateLimitedError):
             error.seconds = max(error.seconds, seconds)
         raise
