@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """What the fuzz targets share: a place for files, the errors that are allowed, seeds, and the call of atheris.
 
     python fuzz/harness.py TARGET [options of libFuzzer] [corpus folders]
@@ -182,7 +183,8 @@ def _limit_memory() -> None:
     import resource
 
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]  # left alone: the process that merges starts others
+    resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, hard))
 
 
 def main(name: str, arguments: Sequence[str]) -> None:
@@ -200,4 +202,6 @@ def main(name: str, arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    # libFuzzer starts itself again to merge, with its own options alone
+    chosen = [os.environ["FUZZ_TARGET"]] if "FUZZ_TARGET" in os.environ else []
+    main(*[*chosen, *sys.argv[1:]][:1], [*chosen, *sys.argv[1:]][1:])

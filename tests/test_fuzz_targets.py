@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,19 @@ def test_damaged_inputs_are_taken_or_refused(name: str) -> None:
                 raise AssertionError(f"{name}: {error!r} on {data[:2000]!r}") from error
     if name not in NOTHING_REFUSED:
         assert harness.outcomes["refused"] > 0
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted((FUZZ / "corpus").glob("*.zip"))])
+def test_what_the_fuzzer_reached_is_taken_or_refused(name: str) -> None:
+    target = harness.target(name)
+    with zipfile.ZipFile(FUZZ / "corpus" / f"{name}.zip") as kept, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert kept.namelist()
+        for entry in kept.namelist():
+            try:
+                target.one(kept.read(entry))
+            except BaseException as error:
+                raise AssertionError(f"{name}: {error!r} on {entry}") from error
 
 
 NOTHING_REFUSED = {"blocks", "credentials"}
