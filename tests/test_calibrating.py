@@ -20,7 +20,7 @@ from univfd.collection import Collection, Member, gather
 from univfd.detector import Detector, load
 from univfd.errors import DataError, UsageError
 from univfd.metrics import proportion
-from univfd.types import ImageRef
+from univfd.types import ImageRef, Verdict
 
 OLD = Calibration(1.0, -1.0, slope=2.0, intercept=0.5, max_fpr=0.05, max_miss=0.05, confidence=0.9, n_real=9, n_fake=9)
 
@@ -151,6 +151,35 @@ def test_too_few_reals_and_impossible_rates(old: Detector) -> None:
         recalibrate("mine", old, scored(np.arange(229)), max_fpr=0)
 
 
+def test_several_folders_are_one_collection(own: Path) -> None:
+    """Of two `--real` the first was forgotten."""
+    both = gather(own / "real", own / "fake", own / "real")
+    assert len(both.members) == len(gather(own / "real").members) + len(gather(own / "fake").members)
+    assert both.name == "real, fake, real"
+    assert len(both.duplicates) == len(gather(own / "real").members)
+
+
+def test_copies_of_bank_images_are_warned_of(toy_detector: Detector) -> None:
+    near = replace(scored(np.arange(100.0)), near=6)
+    made = recalibrate("mine", toy_detector, near, max_fpr=0.05)
+    assert any("6 of 100 real images are nearly the same" in text for text in made.remarks)
+    fine = recalibrate("mine", toy_detector, replace(near, near=5), max_fpr=0.05)
+    assert not any("nearly the same" in text for text in fine.remarks)
+    from univfd.calibrating import _is_near
+
+    def distances(*values: float) -> Verdict:
+        row = next(iter(toy_detector.detect(picture(1))))
+        assert isinstance(row, Verdict)
+        return replace(
+            row, nearest_fake=(), nearest_real=tuple(replace(row.nearest_real[0], distance=v) for v in values)
+        )
+
+    assert _is_near(distances(0.004, 0.02))
+    assert not _is_near(distances(0.004, 0.006))
+    assert not _is_near(distances(0.02, 0.2))
+    assert not _is_near(distances(0.001))
+
+
 def test_gather_groups_by_subfolder_and_counts_a_file_once(own: Path, tmp_path: Path) -> None:
     one, two = encoded(picture(1, 64, 64)), encoded(picture(2, 64, 64))
     for name, data in {"a.jpg": one, "x/b.jpg": two, "x/deep/c.jpg": one, "y/d.jpg": two}.items():
@@ -262,9 +291,8 @@ def test_the_command_makes_a_detector_that_keeps_the_promise(own: Path, toy_fold
     assert f"  {highest[0][1]:+.4f}  {highest[0][0]}\n" in plain
     words = result.stderr.decode()
     assert "30 fakes are too few" in words
-    assert "group 'images': 5 images are too few" in words
+    assert "groups 'images', 'phone', 'scan': 5 to 40 images are too few" in words
     assert "refitted on 70 reals and 30 fakes" in words
-    assert "group 'phone': 40 images are too few for a promise of its own (45 are needed)" in words
 
     again = univfd(*args, "-o", "mine", cwd=tmp_path)
     assert again.returncode == 2

@@ -462,7 +462,7 @@ def test_the_demo_names_the_truth_beside_each_verdict_and_saves_its_images(tmp_p
     assert Counter(s.generator for s in saved if s.label)["flux.1-dev"] == 2
     again = univfd("demo", "--save", tmp_path / "pictures")
     assert again.returncode == 2
-    assert b"is there already" in again.stderr
+    assert b"exists already" in again.stderr
 
 
 def test_every_option_has_help() -> None:

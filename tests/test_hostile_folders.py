@@ -291,7 +291,7 @@ ENTRY = """name = "mine"
 title = "Mine"
 engine = "onnx"
 recipe = "onnx-as-is"
-sha256 = "00"
+sha256 = "0000000000000000000000000000000000000000000000000000000000000000"
 licence = "MIT"
 blocks = 0
 width = 4
@@ -314,7 +314,7 @@ HUB = 'kind = "hub"\nrepo = "owner/name"\nrevision = "0"\nfile = "f"\n'
     [
         ('"mine"', '"../../../escaped"'),  # it names a folder of the cache
         ('"mine"', '"a/b"'),
-        ('"00"', '"../.."'),
+        ('"' + "0" * 64 + '"', '"../.."'),
         ('"encoder.onnx"', '"../encoder.onnx"'),
         ('"encoder.onnx"', '"/etc/hostname"'),
         ("size = 8", "size = 1000000000"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -215,6 +215,11 @@ def test_a_map_in_other_processes_opens_the_detector_by_name(toy_folder: Path, j
         dill.loads(dill.dumps(VerdictColumns(columns._detector)))(stored)
 
 
+def rounded(results: Iterable[list[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
+    """Sums of a batch are added up in another order than those of one image, on some processors."""
+    return [[d | {"score": round(d["score"], 9)} for d in each] for each in results]
+
+
 def test_one_image_a_list_a_generator_a_data_set(calibrated: Detector, jpegs: list[bytes], tmp_path: Path) -> None:
     (tmp_path / "x.jpg").write_bytes(jpegs[0])
     pipe = pipeline(calibrated)
@@ -223,11 +228,12 @@ def test_one_image_a_list_a_generator_a_data_set(calibrated: Detector, jpegs: li
     assert {d["label"]: d["score"] for d in one} == pytest.approx({"fake": chances[0], "real": 1 - chances[0]})
     assert one[0]["score"] >= one[1]["score"]
     assert pipe(Image.open(tmp_path / "x.jpg"))[0]["score"] == one[0]["score"]
-    assert pipe(jpegs) == [pipe(j) for j in jpegs]
+    alone = [pipe(j) for j in jpegs]
+    assert rounded(pipe(jpegs)) == rounded(alone)
     for several in (iter(jpegs), made(jpegs), made(jpegs).to_iterable_dataset()):
         results = pipe(several, top_k=1)
         assert not isinstance(results, list)
-        assert list(results) == [pipe(j)[:1] for j in jpegs]
+        assert rounded(results) == rounded([each[:1] for each in alone])
     assert pipe([]) == []
 
 

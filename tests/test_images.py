@@ -116,7 +116,7 @@ def test_a_photograph_with_a_preview_behind_it_is_one_picture() -> None:
     whole, preview = (Image.fromarray(picture(i, 40, 30)) for i in range(2))
     whole.save(buffer, "MPO", save_all=True, append_images=[preview])
     got = decode(ref(buffer.getvalue()))
-    assert (got.format, got.notes) == ("MPO", ())
+    assert (got.format, got.notes) == ("JPEG", ())
     assert got.pixels.shape == (30, 40, 3)
 
 

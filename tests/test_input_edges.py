@@ -261,3 +261,45 @@ def test_what_is_too_large_for_the_service_is_not_sent() -> None:
     remote._most = 10
     (row,) = remote.detect([ImageRef("a.png", b"x" * 11)])
     assert (row.row["status"], row.row["error"]) == ("failed", TooLargeError.code)
+
+
+def test_the_names_of_results_can_be_given_again(tmp_path: Path) -> None:
+    """A list of the worst of a crawl names members of tars and rows of Parquet files."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = ["a.jpg", "./b.jpg", "sub/c.jpg"]
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for i, name in enumerate(names):
+            info = tarfile.TarInfo(name)
+            data = encoded(picture(i))
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    pq.write_table(pa.table({"image": [encoded(picture(i)) for i in range(3)]}), tmp_path / "p.parquet")
+    for container in ("s.tar", "p.parquet"):
+        for ref in expand(tmp_path / container):
+            assert isinstance(ref, ImageRef)
+            assert [r.source for r in expand(ref.name) if isinstance(r, ImageRef)] == [ref.source]
+    for wrong in ("s.tar/absent.jpg", "p.parquet/3", "p.parquet/x"):
+        [failure] = expand(tmp_path / wrong)
+        assert isinstance(failure, Failure)
+        assert "holds no image of this name" in failure.message
+    (tmp_path / "plain.txt").write_text("x")
+    [failure] = expand(tmp_path / "plain.txt" / "a.jpg")
+    assert isinstance(failure, Failure)
+    assert "Not a directory" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("https://example.org/a.jpg", "nothing is fetched from the web"),
+        ("HTTP://example.org/a*.jpg", "nothing is fetched from the web"),
+        ("s3://bucket/a.jpg", "are read with --ray"),
+    ],
+)
+def test_an_address_is_no_path(address: str, said: str) -> None:
+    [failure] = expand(address)
+    assert isinstance(failure, Failure)
+    assert (failure.image, failure.error) == (address, "access")
+    assert said in failure.message

@@ -32,6 +32,12 @@ from .sources import display_name
 from .types import Failure, Verdict
 
 LEAST_FOR_PROBABILITY = 20
+NEAR = 0.01
+"""Cosine distance to a row of the bank, below which an image may be a copy of what the detector was made of. It must
+also be less than half as far from it as from the next one: in some encoders' spaces all images are near each other."""
+
+_FEW_NEAR = 0.05  # share of near ones that is not spoken of
+_NAMED = 5  # groups that one remark names
 
 Scores = NDArray[np.float64]
 
@@ -45,11 +51,13 @@ class Scored:
         scores: `(N,)`.
         unsure: verdicts on those images that are unsure whatever their score (a degradation, unlike all of the bank).
             No promise is made about such images, so none is fixed on them.
+        near: how many of the scored images are nearly the same as a row of the detector's bank.
     """
 
     collection: Collection
     scores: Scores
     unsure: tuple[Verdict, ...] = ()
+    near: int = 0
 
     def highest(self, most: int) -> list[tuple[str, float]]:
         """Names and scores of the images that score highest, the highest first."""
@@ -147,10 +155,11 @@ def score(
         max_pixels: larger images are refused.
         on_done: called after each image with 1.
     """
-    members, scores, unsure, failures = [], [], [], list(collection.failures)
+    members, scores, unsure, failures, near = [], [], [], list(collection.failures), 0
     rows = _promising(detector).detect(
-        [m.ref for m in collection.members], batch_size=batch_size, workers=workers, max_pixels=max_pixels
-    )
+        [m.ref for m in collection.members], batch_size=batch_size, workers=workers, max_pixels=max_pixels,
+        neighbors=2,
+    )  # fmt: skip
     for member, row in zip(collection.members, rows, strict=True):
         if isinstance(row, Failure):
             failures.append(row)
@@ -159,9 +168,16 @@ def score(
         else:
             members.append(member)
             scores.append(row.score)
+            near += _is_near(row)
         on_done(1)
     left = replace(collection, members=tuple(members), failures=tuple(failures))
-    return Scored(left, np.asarray(scores, np.float64), tuple(unsure))
+    return Scored(left, np.asarray(scores, np.float64), tuple(unsure), near)
+
+
+def _is_near(verdict: Verdict) -> bool:
+    """Is it nearly one row of the bank, and far nearer to it than to the next one?"""
+    distances = sorted(n.distance for n in (*verdict.nearest_real, *verdict.nearest_fake))
+    return len(distances) > 1 and distances[0] < min(NEAR, distances[1] / 2)
 
 
 def _promising(detector: Detector) -> Detector:
@@ -201,7 +217,7 @@ def recalibrate(
         DataError: too few real images for the promise (says how many are needed), or an impossible rate.
     """
     check_promise(max_fpr, max_miss, confidence)
-    left_out = tuple(_unsure_remarks(real, fake))
+    left_out = (*_unsure_remarks(real, fake), *_near_remarks(real, fake))
     lacking = "no fakes were given" if fake is None else "none of the fakes could be judged"
     if fake is not None and not len(fake.scores):  # every one of them was unreadable, or unsure whatever its score
         fake = None
@@ -273,15 +289,30 @@ def _unsure_remarks(real: Scored, fake: Scored | None) -> Iterator[str]:
             )
 
 
+def _near_remarks(real: Scored, fake: Scored | None) -> Iterator[str]:
+    for word, scored in (("real", real), ("fake", fake)):
+        if scored is not None and scored.near > _FEW_NEAR * len(scored.scores):
+            yield (
+                f"WARNING: {scored.near} of {len(scored.scores)} {word} images are nearly the same as images that the "
+                "detector was made of (copies of them, it seems). It scores those better than others: what is promised "
+                "here holds for no new images. Take images of your own"
+            )
+
+
 def _group_remarks(new: Calibration, worst_group: bool) -> tuple[str, ...]:
     if new.max_fpr is None or new.confidence is None or len(new.groups) < 2:
         return ()
     need = needed_for(new.max_fpr, new.confidence)
-    remarks = [
-        f"group {g.group!r}: {g.n} images are too few for a promise of its own ({need} are needed)"
-        for g in new.groups
-        if g.fake_above is None
-    ]
+    few = [g for g in new.groups if g.fake_above is None]
+    remarks = []
+    if few:
+        least, most = min(g.n for g in few), max(g.n for g in few)
+        names = ", ".join(repr(g.group) for g in few[:_NAMED]) + (" ..." if len(few) > _NAMED else "")
+        sizes = f"{least}" if least == most else f"{least} to {most}"
+        remarks.append(
+            f"group{'s' * (len(few) > 1)} {names}: {sizes} images are too few for a promise of "
+            f"{'its' if len(few) == 1 else 'their'} own ({need} are needed)"
+        )
     worst = new.worst_group
     if not worst_group and worst is not None and (worst.fake_above or 0.0) > new.fake_above:
         remarks.append(
@@ -299,7 +330,7 @@ def _description(detector: Detector, real: Scored, fake: Scored | None) -> str:
 def _counted(scored: Scored) -> str:
     counts: Mapping[str, int] = Counter(scored.groups)
     parts = ", ".join(f"{name} {counts[name]}" for name in sorted(counts))
-    return f"{display_name(scored.collection.folder.name)} ({parts})"
+    return f"{scored.collection.name} ({parts})"
 
 
 def _change(scores: Scores, old: Calibration, new: Calibration) -> Change:

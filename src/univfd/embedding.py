@@ -16,7 +16,7 @@ import numpy as np
 from .backbones import Backbone, cpus, feature_space
 from .blas import one_thread
 from .conditions import conditions
-from .errors import InputError, MissingExtraError, UsageError
+from .errors import EngineError, InputError, MissingExtraError, UsageError
 from .images import DEFAULT_MAX_PIXELS, decode
 from .perturbations import perturbation
 from .pipeline import Budget, batched, ordered_map
@@ -169,7 +169,19 @@ def embed_loaded(backbone: Backbone, view: View, items: Sequence[Loaded | Failur
     start = time.perf_counter()
     loaded = [i for i in items if isinstance(i, Loaded)]
     embeddings = _embed(backbone, view, loaded)
+    usable = np.asarray(np.isfinite(embeddings.vectors).all(axis=1))
+    if not usable.all():
+        bad = {id(item) for item, fine in zip(loaded, usable, strict=True) if not fine}
+        items = [_without_vector(i, backbone) if id(i) in bad else i for i in items]
+        embeddings = Embeddings(embeddings.vectors[usable], embeddings.space)
     return Batch(tuple(items), embeddings, time.perf_counter() - start)
+
+
+def _without_vector(item: Loaded | Failure, backbone: Backbone) -> Failure:
+    """The row of an image that the encoder divides by zero for, say: one that is black all over."""
+    name = item.name if isinstance(item, Loaded) else item.image
+    said = f"the encoder {backbone.entry.name} gives values for it that are not finite, so nothing can be said about it"
+    return Failure(name, InputError.code, said)
 
 
 def default_batch(processors: int | None = None) -> int:
@@ -235,9 +247,25 @@ def _embed(backbone: Backbone, view: View, loaded: list[Loaded]) -> Embeddings:
         return Embeddings(np.empty((0, space.dim), np.float32), space)
     crops = np.concatenate([i.crops for i in loaded])
     piece = max(1, _MAX_PIECE // crops[0].nbytes)
-    parts = [backbone.embed(crops[i : i + piece]) for i in range(0, len(crops), piece)]
+    parts = [_vectors(backbone, crops[i : i + piece]) for i in range(0, len(crops), piece)]
     vectors = np.concatenate(parts) if len(parts) > 1 else parts[0]
     return Embeddings(_pool(vectors.reshape(len(loaded), -1, vectors.shape[1]), view), space)
+
+
+def _vectors(backbone: Backbone, crops: Pixels) -> FloatArray:
+    """One float32 row for each crop, whatever somebody's engine has come to.
+
+    Raises:
+        EngineError: it gives other rows than one of the right length for each crop.
+    """
+    vectors = np.asarray(backbone.embed(crops))
+    wanted = (len(crops), sum(map(backbone.entry.tap_dim, backbone.taps)))
+    if vectors.shape != wanted or vectors.dtype.kind != "f":
+        raise EngineError(
+            f"the engine of {backbone.entry.name} gave {vectors.dtype} values of shape {vectors.shape} for "
+            f"{len(crops)} crops; expected floats of shape {wanted}"
+        )
+    return vectors.astype(np.float32, copy=False)
 
 
 def _pool(vectors: FloatArray, view: View) -> FloatArray:

@@ -105,7 +105,7 @@ def rounds(cohort: Cohort, *, folds: int = 5, seed: int = 0, by_source: bool = T
     fold = _deal(cohort.source.astype(str), real & judged, folds, seed)
     group, source = _codes(cohort.group), _codes(cohort.source)
     for i, name in enumerate(generators):
-        own = cohort.generator == name
+        own = ~real & (cohort.generator == name)
         test = judged & (own | (fold == i % folds))
         held = own | (real & np.isin(source, source[test & real]))
         for codes in (group, source) if by_source else (group,):

@@ -49,6 +49,7 @@ from .types import ImageRef, Pixels
 DEFAULT_MAX_PIXELS = 200_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP")
 
+_GIF_HEAD = 13  # bytes: signature, width, height, and three more
 _FIRST_FRAME = Remark("first-frame", "only the first of several frames")
 _DECODED_IN_PLACE = frozenset(["JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP"])
 _FOUR_BYTES = frozenset(["RGB", "RGBA", "CMYK"])
@@ -98,16 +99,21 @@ def decode(
         return Decoded(ref.source, "", "")
     if isinstance(ref.source, Image.Image):
         check_size(*ref.source.size, max_pixels)
-        return Decoded(to_rgb(_load(ref.source)), ref.source.format or "", "", (), quantisation(ref.source))
+        return Decoded(to_rgb(_load(ref.source)), format_of(ref.source), "", (), quantisation(ref.source))
     data = read_bytes(ref)
     if not data:
         raise EmptyFileError("the file is empty (0 bytes); expected an image")
-    with open_image(data) as image:
+    with open_image(data, max_pixels=max_pixels) as image:
         check_size(*image.size, max_pixels)
         on_size(image.size[0] * image.size[1] * _weight(image))
         notes = (_FIRST_FRAME,) if _has_more_frames(image) else ()
         pixels = _decoded(image)
-        return Decoded(pixels, image.format or "", hashlib.sha256(data).hexdigest(), notes, quantisation(image))
+        return Decoded(pixels, format_of(image), hashlib.sha256(data).hexdigest(), notes, quantisation(image))
+
+
+def format_of(image: Image.Image) -> str:
+    """Name of an opened image's format: a JPEG with further pictures behind it (`MPO`) is a JPEG; empty: none."""
+    return "JPEG" if image.format == "MPO" else image.format or ""
 
 
 def _weight(image: Image.Image) -> int:
@@ -133,22 +139,31 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def open_image(data: bytes) -> Image.Image:
-    """Parse the header of an encoded image; its pixels are not decoded and its size is not checked yet.
+def open_image(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+    """Parse the header of an encoded image; its pixels are not decoded, and its size is left to `check_size`.
+
+    Args:
+        data: the file.
+        max_pixels: of a GIF, for which Pillow takes as many bytes, and fills them, when it opens the file.
 
     Raises:
         NotAnImageError, TruncatedImageError: the bytes are no image, or damaged.
+        TooManyPixelsError: a GIF over the limit.
         MissingExtraError: HEIC without the extra `heic`.
     """
     formats: tuple[str, ...] = FORMATS
-    if sniff(data[:16]) == "HEIF":
+    format, most = sniff(data[:16]), None
+    if format == "HEIF":
         _register_heif()
         formats = (*FORMATS, "HEIF")
+    elif format == "GIF" and len(data) >= _GIF_HEAD:
+        check_size(max(1, data[6] | data[7] << 8), max(1, data[8] | data[9] << 8), max_pixels)
+        most = max_pixels  # a frame may be larger than the screen that the header speaks of
     try:
         # Pillow's own pixel limit is one global for the whole process; it is lifted just while the header is
         # parsed, because our own limit is checked right after and holds for every format.
         with _open_lock:
-            theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, most
             try:
                 return Image.open(io.BytesIO(data), formats=formats)
             finally:
@@ -157,6 +172,8 @@ def open_image(data: bytes) -> Image.Image:
         raise _unidentified(data) from error
     except MemoryError:
         raise
+    except Image.DecompressionBombError as error:
+        raise TooManyPixelsError(f"a frame of it is over the limit of {max_pixels / 1e6:.0f} megapixels") from error
     except Exception as error:
         # Pillow's parsers raise a dozen unrelated types on damaged data (here, in _load and in _upright).
         raise TruncatedImageError(f"the image header is damaged: {error}") from error
@@ -211,10 +228,11 @@ def to_rgb(image: Image.Image) -> Pixels:
             f"samples of mode {image.mode!r} (32 bits) have no defined range; expected 8 or 16 bits a channel"
         )
     width, height = image.size
+    shift, white_is_zero = _samples_of(image)
     pixels = np.empty((height, width, 3), np.uint8)
     for top, bottom in _bands(height, width):
-        pixels[top:bottom] = _band_to_rgb(image.crop((0, top, width, bottom)))
-    return _upright(pixels, image)
+        pixels[top:bottom] = _band_to_rgb(image.crop((0, top, width, bottom)), shift)
+    return _upright(255 - pixels if white_is_zero else pixels, image)
 
 
 def _decoded(image: Image.Image) -> Pixels:
@@ -258,12 +276,23 @@ def _bands(height: int, width: int) -> Iterator[tuple[int, int]]:
     return ((top, min(top + rows, height)) for top in range(0, height, rows))
 
 
-def _band_to_rgb(band: Image.Image) -> Pixels:
-    """Some rows, by the rule of this module."""
+def _samples_of(image: Image.Image) -> tuple[int, bool]:
+    """Bits below the upper eight of deep grey samples, and whether 0 is white: Pillow leaves both to the reader."""
+    if not image.mode.startswith("I;16") or image.format != "TIFF":
+        return 8, False
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(ExifTags.Base.BitsPerSample, (16,))
+    deep = bits[0] if isinstance(bits, tuple) and bits and isinstance(bits[0], int) else 16
+    return min(max(deep, 8), 16) - 8, tags.get(ExifTags.Base.PhotometricInterpretation) == 0
+
+
+def _band_to_rgb(band: Image.Image, shift: int = 8) -> Pixels:
+    """Some rows, by the rule of this module; `shift` is for deep grey samples."""
     clear = band.info.get("transparency")
     if band.mode.startswith("I;16"):
         samples = np.asarray(band).astype(np.uint16)
-        return _grey(np.where(samples == clear, 255, samples >> 8) if isinstance(clear, int) else samples >> 8)
+        high = samples >> shift
+        return _grey(np.where(samples == clear, 255, high) if isinstance(clear, int) else high)
     if isinstance(clear, tuple) and max(clear, default=0) > 255:  # of 16 bits, where Pillow keeps the high byte
         band.info["transparency"] = tuple(c >> 8 for c in clear)
     try:

@@ -17,7 +17,7 @@ import numpy as np
 
 from .conditions import STANDARD_LUMINANCE, Tables, jpeg_quality
 from .errors import EmptyFileError, UnsupportedImageError
-from .images import DEFAULT_MAX_PIXELS, check_size, open_image, quantisation
+from .images import DEFAULT_MAX_PIXELS, check_size, format_of, open_image, quantisation
 from .sources import read_bytes
 from .types import FloatArray, ImageRef
 
@@ -87,14 +87,14 @@ def read_metadata(ref: ImageRef, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Met
     data = read_bytes(ref)
     if not data:
         raise EmptyFileError("the file is empty (0 bytes); expected an image")
-    with open_image(data) as image:
+    with open_image(data, max_pixels=max_pixels) as image:
         check_size(*image.size, max_pixels)
         return metadata_of(image, data)
 
 
 def metadata_of(image: Image, data: bytes) -> Metadata:
     """The same of an image that was just opened from `data`."""
-    format = "JPEG" if image.format == "MPO" else image.format or ""
+    format = format_of(image)
     marks = {_MARKS[key] for key in image.info if key in _MARKS}
     marks |= {name for name, here in _states(image, format, data) if here}
     depth = data[24] if format == "PNG" and data[12:16] == b"IHDR" else 16 if image.mode.startswith("I;16") else 8

@@ -167,17 +167,34 @@ def at_random(cohort: Cohort, table: Features, seed: int) -> Check:
         [g or f"\0{i}" for i, g in enumerate(cohort.group)], return_index=True, return_inverse=True
     )
     how = "; images of one group together" if len(groups) < n else ""
-    if len(groups) < _FOLDS:
-        first = member = np.arange(n)
+    fold = _dealt(cohort.labels, first, member, seed)
+    few = any(np.bincount(cohort.labels[fold != i], minlength=2).min() < LEAST for i in range(_FOLDS))
+    if few or len(groups) < _FOLDS:
+        fold = _dealt(cohort.labels, np.arange(n), np.arange(n), seed)
         how = f"; their groups apart, for there are only {len(groups)}"
-    order = np.lexsort((np.random.default_rng(seed).permutation(len(first)), cohort.labels[first]))
-    fold = np.empty(len(first), int)
-    fold[order] = np.arange(len(first)) % _FOLDS
     scores = np.zeros(n)
     for i in range(_FOLDS):
-        test = fold[member] == i
+        test = fold == i
         fitted = MetadataDetector().fit(table.values[~test], cohort.labels[~test])
-        scores[test] = fitted.decision_function(table.values[test])
+        # folds of groups train on other shares of the classes, which would be in all of their scores
+        real, fake = np.bincount(cohort.labels[~test], minlength=2)
+        shift = len(fitted.parts_) * np.log(fake / real) if fitted.parts_ else 0.0
+        scores[test] = fitted.decision_function(table.values[test]) - shift
     protocol = f"held out: one of {_FOLDS} folds of the images, whatever their generator and source{how}"
     figure = _estimate(auroc(cohort.labels, scores), _redrawn(cohort.labels, scores, seed), n)
     return Check("at random", protocol, figure)
+
+
+def _dealt(labels: Labels, first: NDArray[np.intp], member: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
+    """The fold of each image: sets of images are dealt out, those of each class in turn.
+
+    Args:
+        labels: `(N,)`.
+        first: `(G,)` an image of each set.
+        member: `(N,)` the set of each image.
+        seed: of the deal.
+    """
+    order = np.lexsort((np.random.default_rng(seed).permutation(len(first)), labels[first]))
+    fold = np.empty(len(first), np.intp)
+    fold[order] = np.arange(len(first)) % _FOLDS
+    return fold[member]

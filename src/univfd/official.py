@@ -54,4 +54,6 @@ def read_head(path: Path) -> tuple[NDArray[np.float64], float]:
     if weight is None or bias is None or weight.ndim != 2 or weight.shape[0] != 1 or bias.shape != (1,):
         got = {name: tensor.shape for name, tensor in tensors.items()}
         raise FormatError(f"{path} holds {got}; expected the linear layer: weight (1, D) and bias (1,)")
+    if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
+        raise FormatError(f"{path}: the linear layer has values that are not finite")
     return weight[0].astype(np.float64), float(bias[0])

@@ -69,13 +69,14 @@ def find_pairs(
 
 
 _Place = tuple[float, int, int]
+_LOOKED_AT = 200  # candidates of a fake whose groups may not be joined: among two large groups all are such
 
 
 def _partner(fake: _Place, reals: list[_Place], caliper: float, joined: _Groups) -> int | None:
     """Index of the nearest real within the caliper whose group may be joined with the fake's."""
     above = bisect.bisect(reals, fake)
     below = above - 1
-    while True:
+    for _ in range(_LOOKED_AT):
         up = reals[above][0] - fake[0] if above < len(reals) else np.inf
         down = fake[0] - reals[below][0] if below >= 0 else np.inf
         if min(up, down) > caliper:
@@ -84,6 +85,7 @@ def _partner(fake: _Place, reals: list[_Place], caliper: float, joined: _Groups)
         if joined.may_join(fake[2], reals[at][2]):
             return at
         above, below = (above + 1, below) if up < down else (above, below - 1)
+    return None
 
 
 class _Groups:

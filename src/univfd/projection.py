@@ -73,6 +73,8 @@ def project(
 
 def _components(vectors: FloatArray, perplexity: int, seed: int) -> _Components:
     """From the products of the vectors with each other: fewer than their numbers, as a rule."""
+    if len(vectors) < 2:
+        return _Components(np.zeros((len(vectors), 1)), np.zeros(1), perplexity, seed)
     centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
     values, left = np.linalg.eigh(centred @ centred.T)
     values, left = values[::-1].clip(0), left[:, ::-1]
@@ -87,9 +89,18 @@ def _pca(known: _Components) -> tuple[Floats, str]:
     return places, f"the two directions of most variance ({known.shares[:2].sum():.0%} of it)"
 
 
+def _alike(known: _Components) -> tuple[Floats, str] | None:
+    """Where nothing tells the vectors from each other there is no map; t-SNE would divide by zero."""
+    if len(known.values) > 2 and np.ptp(known.values, axis=0).max(initial=0) > 0:
+        return None
+    return np.zeros((len(known.values), 2)), "no map: fewer than three vectors, or all are equal"
+
+
 def _tsne(known: _Components) -> tuple[Floats, str]:
     from sklearn.manifold import TSNE
 
+    if (none := _alike(known)) is not None:
+        return none
     perplexity = min(known.perplexity, max(1, (len(known.values) - 1) // 3))
     made = TSNE(init="pca", perplexity=perplexity, random_state=known.seed).fit_transform(known.values)
     return np.asarray(made, float), f"near neighbours stay near, distances mean little; perplexity {perplexity}"
@@ -100,6 +111,8 @@ def _umap(known: _Components) -> tuple[Floats, str]:
         from umap import UMAP
     except ModuleNotFoundError as error:
         raise registry.missing_extra("a UMAP map", error) from error
+    if (none := _alike(known)) is not None:
+        return none
     neighbors = min(15, len(known.values) - 1)
     made = UMAP(n_neighbors=neighbors, random_state=known.seed, n_jobs=1).fit_transform(known.values)
     return np.asarray(made, float), f"near neighbours stay near, distances mean little; {neighbors} neighbours"

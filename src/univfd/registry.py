@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from .errors import MissingExtraError, UnknownNameError
+from .errors import MissingExtraError, UnknownNameError, UsageError
 
 _NOT_FOR_USERS = {"dev", "docs", "browser"}  # extras: for who works on this project
 _SHOWN = 200  # characters of a name that is not known
@@ -37,11 +37,12 @@ def load(kind: str, name: str) -> Any:
     Raises:
         UnknownNameError: no such name; the nearest names are proposed.
         MissingExtraError: its file needs a package that is not installed; the extra to install is named.
+        UsageError: a plug-in that cannot be imported.
     """
     public = _public(name)
     files, plug_ins = _files(kind), _plug_ins(kind)
     if public in plug_ins:
-        return plug_ins[public].load()
+        return _plug_in(f"{kind.rstrip('s')} {public!r}", plug_ins[public])
     if public not in files:
         raise unknown(kind.rstrip("s"), name, files | plug_ins.keys())
     try:
@@ -99,6 +100,19 @@ def _files(kind: str) -> set[str]:
 def _plug_ins(kind: str) -> dict[str, importlib.metadata.EntryPoint]:
     """By public name; of two under one name the first that is found."""
     return {_public(e.name): e for e in reversed(tuple(importlib.metadata.entry_points(group=f"univfd.{kind}")))}
+
+
+def _plug_in(what: str, entry: importlib.metadata.EntryPoint) -> Any:
+    owner = entry.dist.name if entry.dist else "another distribution"
+    try:
+        return entry.load()
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != entry.module.partition(".")[0]:
+            raise missing_extra(what, error) from error
+        raise UsageError(f"{what} of {owner} cannot be loaded: {error}. Install that distribution anew") from error
+    except Exception as error:  # whatever a stranger's module does when it is imported
+        said = f"{type(error).__name__}: {error}"
+        raise UsageError(f"{what} of {owner} cannot be loaded: {said}. Tell its maker, or remove it") from error
 
 
 def _public(name: str) -> str:

@@ -19,7 +19,7 @@ class Remark:
 
     code: str
     text: str
-    figures: Mapping[str, float] = field(default_factory=dict)
+    figures: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def coded(self) -> dict[str, Any]:
         """Code and figures as plain JSON values; rows have the texts beside them."""

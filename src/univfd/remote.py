@@ -92,7 +92,7 @@ class RemoteDetector:
         self.url, self._path = url, parts.path.rstrip("/")
         self._host, self._port, self._secure = parts.hostname, port, parts.scheme == "https"
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._own = threading.local()
+        self._own, self._told = threading.local(), False
         self._most: int | None = None  # bytes of an image, where the service has said so
 
     def about(self) -> dict[str, Any]:
@@ -189,6 +189,9 @@ class RemoteDetector:
                 if status not in _AGAIN or last:
                     return status, answer
                 pause = max(pause, min(wait, _LONGEST_PAUSE))
+            if attempt and not self._told:  # once, whichever thread it is
+                self._told = True
+                log.warning("%s does not answer, or has no place: trying again, up to %d times", self.url, _ATTEMPTS)
             time.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
 
@@ -226,10 +229,17 @@ class RemoteDetector:
             self._own.connection = None
 
 
+_OWN_ADVICE = {
+    "unauthorized": "name the variable of the environment that holds your key of this service: --key-env NAME"
+}
+"""In the place of what the service says to do, where a caller of this program does something else."""
+
+
 def _refusal(url: str, status: int, answer: Mapping[str, Any]) -> e.ServiceError:
     problem = _problem(answer)
     kind = _REFUSALS.get(problem.get("code", ""), e.ServiceError)
-    advice = f". {problem['what_to_do'].capitalize()}" if problem.get("what_to_do") else ""
+    what = _OWN_ADVICE.get(problem.get("code", ""), problem.get("what_to_do", ""))
+    advice = f". {what[:1].upper()}{what[1:]}" if what else ""
     return kind(f"{url} refused ({status}): {problem.get('message', 'without a reason')}{advice}")
 
 

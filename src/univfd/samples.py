@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from . import downloads
-from .errors import CacheError, ChecksumError, OfflineError, OutputExistsError
+from .errors import CacheError, ChecksumError, OfflineError
+from .storage import new_folder
 from .types import Label
 
 
@@ -62,13 +63,13 @@ def save(images: list[DemoImage], folder: Path) -> None:
 
     Raises:
         OutputExistsError: the folder is there already.
+        UnivFDError: it cannot be written.
     """
-    if folder.exists():
-        raise OutputExistsError(f"{folder} is there already; name a new folder")
-    for image in images:
-        place = folder / image.label.word / image.group
-        place.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(image.path, place / image.path.name)
+    with new_folder(folder) as scratch:
+        for image in images:
+            place = scratch / image.label.word / image.group
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(image.path, place / image.path.name)
 
 
 def _fill(folder: Path, wheel: dict[str, Any], paths: dict[str, Path], progress: downloads.Progress | None) -> None:

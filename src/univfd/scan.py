@@ -17,7 +17,7 @@ import numpy as np
 
 from .backbones import cpus
 from .errors import EmptyFileError, InputError, MissingExtraError
-from .images import DEFAULT_MAX_PIXELS, check_size, decode, open_image
+from .images import DEFAULT_MAX_PIXELS, check_size, decode, format_of, open_image
 from .pipeline import ordered_map
 from .sources import read_bytes
 from .types import Failure, ImageRef, Label, Sample, data_digest
@@ -180,9 +180,9 @@ def _look(sample: Sample, *, pixels: bool, max_pixels: int) -> _Seen:
         sha256, size = hashlib.sha256(data).hexdigest(), len(data)
         if not data:
             raise EmptyFileError("the file is empty (0 bytes); expected an image")
-        with open_image(data) as image:
+        with open_image(data, max_pixels=max_pixels) as image:
             check_size(*image.size, max_pixels)
-            seen = _Seen(sample, sha256, size, image.format or "", *image.size)
+            seen = _Seen(sample, sha256, size, format_of(image), *image.size)
         if pixels:
             decode(ImageRef(ref.name, data), max_pixels=max_pixels)
     except (InputError, MissingExtraError) as error:
@@ -213,7 +213,7 @@ class _Tally:
     def __init__(self) -> None:
         self._classes = {label.word: _ClassTally() for label in Label}
         self._counts: Counter[tuple[str, ...]] = Counter()
-        self._files: dict[str, list[Copy]] = {}
+        self._files: dict[str, dict[Copy, None]] = {}
         self._pairs: list[tuple[str, Label]] = []
         self._failures: list[tuple[Failure, str]] = []
 
@@ -224,10 +224,8 @@ class _Tally:
         self._counts[(word, *(getattr(sample, column) for column in COLUMNS[1:]))] += 1
         if seen.sha256:
             self._pairs.append((seen.sha256, sample.label))
-            files = self._files.setdefault(seen.sha256, [])
-            copy = Copy(sample.ref.name, word, sample.split)
-            if copy not in files:
-                files.append(copy)
+            files = self._files.setdefault(seen.sha256, {})
+            files[Copy(sample.ref.name, word, sample.split)] = None
         if seen.failure:
             tally.unreadable += 1
             self._failures.append((seen.failure, word))

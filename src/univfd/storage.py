@@ -153,6 +153,31 @@ def within(path: Path) -> Path:
     return path
 
 
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder, which may come from a stranger, into a new one.
+
+    Raises:
+        FormatError: something in it is a link to a place outside, a link to a folder, or neither file nor folder.
+        OSError: it cannot be written.
+    """
+    inside = source.resolve()
+    target.mkdir()
+    target.chmod(0o755)  # it may come from a temporary folder
+    for place, folders, files in os.walk(source):
+        at = target / Path(place).relative_to(source)
+        for name in folders:
+            if (Path(place) / name).is_symlink():
+                raise FormatError(
+                    f"{Path(place) / name} is a link to a folder, which is not copied; put the files there"
+                )
+            (at / name).mkdir()
+        for name in files:
+            path = Path(place) / name
+            if not path.resolve().is_relative_to(inside) or not path.is_file():
+                raise FormatError(f"{path} is no file of this folder (a link out of it, or no regular file); remove it")
+            shutil.copyfile(path, at / name)
+
+
 def read_json(path: Path, kind: str, schema: int) -> dict[str, Any]:
     """Inverse of `write_json`.
 

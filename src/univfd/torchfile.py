@@ -77,7 +77,10 @@ class _Tensor:
 
     def of(self, values: NDArray[Any]) -> NDArray[Any]:
         contiguous = tuple(math.prod(self.shape[i + 1 :]) for i in range(len(self.shape)))
-        if self.stride != contiguous and self.storage.count > 1:
+        # the step along an axis of length 1 means nothing; PyTorch leaves there what the tensor was cut from
+        told = len(self.stride) == len(contiguous)
+        fits = told and all(s == c or n == 1 for s, c, n in zip(self.stride, contiguous, self.shape, strict=True))
+        if not fits and self.storage.count > 1:
             raise FormatError(
                 f"a tensor of shape {self.shape} with stride {self.stride}; only contiguous tensors are read"
             )

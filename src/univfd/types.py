@@ -230,7 +230,7 @@ def data_digest(images: Iterable[tuple[str, Label]]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Embeddings:
     """Vectors `(N, D)` float32 with the space that they live in."""
 

@@ -61,6 +61,9 @@ def ensure(entry: Entry, *, progress: Progress | None = None, file: Path | None 
     """
     place = folder(entry)
     if is_ready(entry):
+        if file is not None:  # what the user believes to be the file should not pass unseen
+            with tempfile.TemporaryDirectory() as scratch:
+                _checked(_from_file(entry, Path(scratch), file), entry)
         return place
     with _cache_errors(place), _locked(place):
         if is_ready(entry):  # another process was faster

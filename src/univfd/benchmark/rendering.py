@@ -51,21 +51,21 @@ class Table:
 
 def markdown(table: Table) -> str:
     """As Markdown."""
-    lines = [f"# {table.title}", ""]
+    lines = [f"# {marked(table.title)}", ""]
     for section in table.sections:
-        lines += [f"## {_md(section.title)}", ""] if section.title else []
-        lines += ["| " + " | ".join(map(_md, table.head)) + " |", "|" + " --- |" * len(table.head)]
-        lines += ["| " + " | ".join(_md(_text(value)) for value in row) + " |" for row in section.rows]
+        lines += [f"## {marked(section.title)}", ""] if section.title else []
+        lines += ["| " + " | ".join(map(marked, table.head)) + " |", "|" + " --- |" * len(table.head)]
+        lines += ["| " + " | ".join(marked(_text(value)) for value in row) + " |" for row in section.rows]
         lines.append("")
-    return "\n".join([*lines, *(line for note in table.notes for line in (note, ""))]).rstrip() + "\n"
+    return "\n".join([*lines, *(line for note in table.notes for line in (_one_line(note), ""))]).rstrip() + "\n"
 
 
 def latex(table: Table) -> str:
     r"""As LaTeX; needs `\usepackage{booktabs}`."""
-    lines = [f"% {table.title}. Needs \\usepackage{{booktabs}}."]
-    lines += [f"% {note}" for note in table.notes]
+    lines = [f"% {_tex(table.title)}. Needs \\usepackage{{booktabs}}."]
+    lines += [f"% {_one_line(note)}" for note in table.notes]
     for section in table.sections:
-        lines += [f"% {section.title}"] if section.title else []
+        lines += [f"% {_tex(section.title)}"] if section.title else []
         lines += [rf"\begin{{tabular}}{{{'l' * len(table.head)}}}", r"\toprule"]
         lines += [" & ".join(map(_tex, table.head)) + r" \\", r"\midrule"]
         lines += [" & ".join(_tex(_text(value)) for value in row) + r" \\" for row in section.rows]
@@ -182,10 +182,13 @@ def _text(value: Value) -> str:
 _MD = {c: f"\\{c}" for c in "\\|`[]"} | {"<": "&lt;", "&": "&amp;"}
 
 
-def _md(text: str) -> str:
-    """Text in a table of Markdown: no cell, link, picture or markup of its own."""
-    flat = printable(text.replace("\n", " "))
-    return "".join(_MD.get(c, c) for c in flat)
+def marked(text: str) -> str:
+    """Text in Markdown, on one line: no cell, link, picture, heading or tag of its own."""
+    return "".join(_MD.get(c, c) for c in _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    return printable(re.sub(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]", " ", text))
 
 
 _TEX = {c: rf"\{c}" for c in "&%$#_{}"} | {
@@ -194,4 +197,4 @@ _TEX = {c: rf"\{c}" for c in "&%$#_{}"} | {
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(c, c) for c in printable(text.replace("\n", " ")))
+    return "".join(_TEX.get(c, c) for c in _one_line(text))

@@ -137,11 +137,16 @@ def run(
         embed = partial(embed_missing, batch_size=batch_size, workers=workers, max_pixels=max_pixels, shard=shard)
         work = Scoring(samples, images, detectors, perturbations, cache, embed, watch)
         rows, manifest = output / f".{SCORES}.writing", output / f".{MANIFEST}.writing"
-        write_rows(rows, work.chunks())
-        begun |= {"rows": work.counts.total(), "failed": work.counts["failed"], "embedded_by": sorted(work.software)}
-        write_json(manifest, KIND, SCHEMA, begun)
-        replace_file(manifest, output / MANIFEST)
-        replace_file(rows, output / SCORES)  # last: where this file is, the run is finished
+        try:
+            write_rows(rows, work.chunks())
+            begun |= {"rows": work.counts.total(), "failed": work.counts["failed"]}
+            begun |= {"embedded_by": sorted(work.software)}
+            write_json(manifest, KIND, SCHEMA, begun)
+            replace_file(manifest, output / MANIFEST)
+            replace_file(rows, output / SCORES)  # last: where this file is, the run is finished
+        finally:
+            for scratch in (rows, manifest):
+                scratch.unlink(missing_ok=True)
     return Finished(begun["rows"], begun["failed"])
 
 

@@ -23,7 +23,19 @@ _LARGEST = 65_536  # of blocks, tokens, pixels of a side and values of a vector:
 _FINITE = 1e30  # an integer of TOML may be too large to become a float at all
 _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")  # it becomes a folder's name in the cache
 _HELD = re.compile(r"cls\.([1-9][0-9]{0,4})@([1-9][0-9]{0,4})")
-_SHA256 = re.compile(r"[0-9a-fA-F]{0,64}")
+_SHA256 = re.compile(r"([0-9a-f]{64})?")
+_INNER = r"(?!.*\.\.)[^/\\\x00-\x1f\x7f]{1,200}(/[^/\\\x00-\x1f\x7f]{1,200}){0,20}"
+_SHAPES: Mapping[str, tuple[re.Pattern[str], str]] = {
+    # They become arguments of pip, which takes paths for packages and runs what it finds there, and names of folders.
+    "package": (re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}"), "a distribution's name"),
+    "version": (re.compile(r"[0-9][A-Za-z0-9.!+_-]{0,100}"), "a version such as 1.2.3"),
+    "sha256": (re.compile(r"[0-9a-f]{64}"), "64 hex digits"),
+    "repo": (re.compile(r"[A-Za-z0-9][\w.-]{0,100}(/[A-Za-z0-9][\w.-]{0,100})?"), "owner/name"),
+    "revision": (re.compile(r"[A-Za-z0-9][\w./-]{0,100}"), "a commit or tag"),
+    "member": (re.compile(_INNER), "a path inside the wheel"),
+    "file": (re.compile(_INNER), "a path inside the repository"),
+}
+_OURS = {"folder", "reopen", "lossy", "sources"}  # fields of an entry that follow from how it is opened
 _KINDS: Mapping[str, type] = {"bytes": int, "path": Path}  # fields of sources that are no text
 _KIND_WORDS: Mapping[type, str] = {int: "a whole number", Path: "a path", str: "text"}
 
@@ -198,11 +210,13 @@ def _parse(text: str, folder: Path | None) -> Entry:
     where = str(folder / ENTRY_FILE) if folder else "a catalogue file"
     try:
         data = parsed_toml(text)
+        if ours := sorted(_OURS & data.keys()):
+            raise ValueError(f"{', '.join(ours)} cannot be stated")
         sources = tuple(_source(s, folder) for s in data.pop("source", []))
         spec: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.pop("preprocess").items()}
         options = data.pop("recipe_options", {})
         made = Entry(sources=sources, preprocess=PreprocessSpec(**spec), recipe_options=options, folder=folder, **data)
-        _check(made)
+        made = _checked(made)
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise FormatError(f"{where} is not a readable backbone entry: {error}") from error
     if made.recipe and not made.sha256:
@@ -210,8 +224,11 @@ def _parse(text: str, folder: Path | None) -> Entry:
     return made
 
 
-def _check(made: Entry) -> None:
+def _checked(made: Entry) -> Entry:
     """Refuse values of another type or range than they are used as: a user's own entry may be a stranger's.
+
+    Returns:
+        The entry, its checksum in small letters.
 
     Raises:
         TypeError, ValueError: says which.
@@ -222,9 +239,11 @@ def _check(made: Entry) -> None:
     for name, value in texts.items():
         if not isinstance(value, str):
             raise TypeError(f"{name} = {value!r}; expected text")
+    made = replace(made, sha256=made.sha256.lower())
     if not _NAME.fullmatch(made.name) or not _SHA256.fullmatch(made.sha256):
         raise ValueError(
-            f"name {made.name[:80]!r} or sha256 {made.sha256[:80]!r}; expected a name without slashes, and hex"
+            f"name {made.name[:80]!r} or sha256 {made.sha256[:80]!r}; expected a name without slashes, and 64 hex "
+            "digits or none"
         )
     for source in made.sources:
         for part in fields(source):
@@ -233,6 +252,9 @@ def _check(made: Entry) -> None:
                 raise TypeError(f"[[source]] {part.name} = {value!r:.80}; expected {_KIND_WORDS[kind]}")
             if isinstance(value, int) and value < 0:
                 raise ValueError(f"[[source]] {part.name} = {value}; expected 0 or more")
+            shape, words = _SHAPES.get(part.name, (None, ""))
+            if shape is not None and not shape.fullmatch(str(value)):
+                raise ValueError(f"[[source]] {part.name} = {value!r:.80}; expected {words}")
     for name, number in {**numbers, "size": spec.size}.items():
         if type(number) is not int or not 0 <= number <= _LARGEST:
             raise ValueError(f"{name} = {number!r}; expected a whole number up to {_LARGEST}")
@@ -244,6 +266,7 @@ def _check(made: Entry) -> None:
         raise ValueError("preprocess: expected a size above 0, finite numbers, and no std of 0")
     if not isinstance(made.recipe_options, dict):
         raise TypeError("expected [recipe_options] with names and values")
+    return made
 
 
 def _digest_of_own_file(made: Entry, where: str) -> str:
@@ -259,6 +282,8 @@ def _digest_of_own_file(made: Entry, where: str) -> str:
 def _source(data: dict[str, Any], folder: Path | None) -> Source:
     match data.pop("kind", None):
         case "wheel":
+            if isinstance(data.get("sha256"), str):
+                data["sha256"] = data["sha256"].lower()
             return WheelSource(**data)
         case "hub":
             return HubSource(**data)

@@ -27,6 +27,7 @@ at rank m, and for equal classes s = 1.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
@@ -142,7 +143,7 @@ class NearestNeighbor(Estimator):
 
     def _require(self, real: int, fake: int) -> None:
         """Refuse a pool that the rows of a class cannot fill."""
-        if type(self.k) is not int or self.k < 1 or self.k % 2 == 0:
+        if not isinstance(self.k, Integral) or isinstance(self.k, bool) or self.k < 1 or self.k % 2 == 0:
             raise ValueError(f"k is {self.k}; expected an odd number, so that a vote cannot tie")
         m = (self.k + 1) // 2
         if min(real, fake) < m:

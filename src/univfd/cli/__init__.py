@@ -8,6 +8,7 @@ put in order. Where both 1 and 3 apply it is 1. Data go to stdout, words and pro
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import logging
 import pkgutil
@@ -15,6 +16,7 @@ import signal
 import sys
 import traceback
 import warnings
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -39,11 +41,29 @@ class _Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """With a word on what was probably meant: people give a picture, or a word of their own."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            name = args[0]
+            near = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
+            if not near and (Path(name).exists() or name in _OTHER_WORDS):
+                near = [f"detect {name}" if Path(name).exists() else "detect"]
+            if not near:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean 'univfd {near[0]}'?", ctx) from None
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
             return None
         command: click.Command = importlib.import_module(f".{cmd_name}", __name__).command
         return command
+
+
+_OTHER_WORDS = {"analyse", "analyze", "check", "classify", "explain", "judge", "predict", "run"}
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -134,6 +134,7 @@ def refit(
 ) -> None:  # fmt: skip
     """Train a classifier on the rows of STORE[@VERSION] and say what it changes; the store stays as it is."""
     from ..building import check_classifier
+    from ..sources import display_name
     from ..storage import require_new
     from ..store.trying import refit as train
 
@@ -144,8 +145,9 @@ def refit(
     now = opened.snapshot(version)
     then = None if since is None else opened.snapshot(since)
     backbone, view = encoder(ctx, opened.space, None)
+    name = f"{display_name(output.name)}+{now.name}"
     made = train(
-        f"{output.name}+{now.name}", now.rows, None if then is None else then.rows, backbone, view, classifier, values,
+        name, now.rows, None if then is None else then.rows, backbone, view, classifier, values,
         max_fpr=max_fpr, max_miss=max_miss,
     )  # fmt: skip
     made.detector.save(output)
@@ -153,7 +155,7 @@ def refit(
         echo_json({"detector": made.detector.identity, "compared": made.compared, "wrong_before": made.wrong_before,
                    "wrong_after": made.wrong_after, "flips": [f.to_dict() for f in made.flips]})  # fmt: skip
         return
-    click.echo(f"{made.detector.identity} -> {output}")
+    click.echo(f"{made.detector.identity} -> {display_name(output)}")
     if then is not None:
         click.echo(
             f"against version {then.edit.number}, each row's generator or source held out: {len(made.flips)} of "

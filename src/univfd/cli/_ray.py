@@ -16,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 from ..errors import UsageError
-from ..sources import Source
+from ..sources import Source, display_name
 from . import DONE, FLAGGED, UNREADABLE
 from ._shared import option_group, remark, watching
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..store.adding import Embed
 
 _KEY = "univfd.ray"
+_FILES = {".parquet", ".jsonl", ".json", ".csv"}
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/(?!/)", re.IGNORECASE)
 _LINE_SECONDS = 30.0
 
@@ -128,8 +129,16 @@ def place(output: Path | None) -> str:
     """
     if output is None:
         raise UsageError("--ray needs -o/--output: a folder that all nodes see, or a URL such as s3://bucket/prefix")
+    if output.suffix.lower() in _FILES:
+        raise UsageError(
+            f"-o {display_name(output)}: with --ray the output is a folder of Parquet partitions, and this is named "
+            "like a file; name a folder"
+        )
     url = _URL.match(str(output))
-    return f"{url[1]}://{str(output)[url.end() :]}" if url else str(output.absolute())
+    if not url:
+        return str(output.absolute())
+    rest = re.sub(r"(=https?):/(?!/)", r"\1://", str(output)[url.end() :])  # an endpoint in the address is one too
+    return f"{url[1]}://{'/' if url[1].lower() == 'file' else ''}{rest}"
 
 
 def detect_on(

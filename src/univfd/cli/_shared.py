@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -60,16 +61,31 @@ rounds_option = click.option(
     "--rounds", type=click.IntRange(1), default=1000, show_default=True, help="Redrawn sets of the bootstrap."
 )
 _workers = click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one per CPU]")
-_max_pixels = click.option(
-    "--max-pixels", type=click.FloatRange(0, 1_000_000, min_open=True), default=200, show_default=True,
-    metavar="MEGAPIXELS", help="Refuse larger images.",
+
+
+class Megapixels(click.FloatRange):
+    """A limit of at least one pixel; `FloatRange` alone lets nan through."""
+
+    def __init__(self, most: float = 1_000_000) -> None:
+        super().__init__(1e-6, most)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse what is no number."""
+        if math.isnan(found := super().convert(value, param, ctx)):
+            self.fail(f"{value} is no number of megapixels", param, ctx)
+        return found
+
+
+max_pixels_option = click.option(
+    "--max-pixels", type=Megapixels(), default=200, show_default=True, metavar="MEGAPIXELS",
+    help="Refuse larger images.",
 )  # fmt: skip
-decoding_options = option_group(_workers, _max_pixels)
+decoding_options = option_group(_workers, max_pixels_option)
 work_options = option_group(
     click.option("--batch-size", type=click.IntRange(1), help="Images a batch.  [default: four per CPU]"),
     _workers,
     click.option("--threads", type=click.IntRange(1), help="Encoder threads.  [default: one per CPU]"),
-    _max_pixels,
+    max_pixels_option,
 )
 engine_option = click.option(
     "--engine", metavar="NAME",

@@ -11,7 +11,7 @@ import click
 
 from ..errors import UsageError
 from . import DONE, FLAGGED, UNREADABLE
-from ._shared import PATH, progress, remark
+from ._shared import PATH, max_pixels_option, progress, remark
 
 if TYPE_CHECKING:
     from ..audit import Audit, Tell
@@ -40,10 +40,7 @@ STATES = ("fit", "doubtful", "unfit")  # as in `univfd.audit`, which imports muc
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of folds, intervals and pairs.")
 @click.option("--workers", type=click.IntRange(1), help="Reading threads.  [default: one per CPU]")
-@click.option(
-    "--max-pixels", type=click.FloatRange(0, 1_000_000, min_open=True), default=200, show_default=True,
-    metavar="MEGAPIXELS", help="Refuse larger images.",
-)  # fmt: skip
+@max_pixels_option
 @click.pass_context
 def command(
     ctx: click.Context, data: Path, suite: str | None, subsets: tuple[str, ...], partial: bool, as_json: bool,

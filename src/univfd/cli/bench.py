@@ -62,6 +62,7 @@ def run(
     from ..benchmark.run import open_detectors
     from ..benchmark.run import run as run_benchmark
     from ..datasets import of_splits
+    from ..sources import display_name
 
     samples = samples_of(data, root, subsets, partial)
     samples = list(of_splits(samples, splits)) if splits else samples
@@ -70,7 +71,7 @@ def run(
     try:
         with watching(ctx) as watch:
             finished = run_benchmark(
-                samples, opened, output, data=str(root or data), suite=data if root else "",
+                samples, opened, output, data=display_name(root or data), suite=data if root else "",
                 perturbations=_listed(perturb), cache=cache, resume=resume, batch_size=batch_size, workers=workers,
                 max_pixels=round(max_pixels * 1e6), watch=watch,
             )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--real", type=PATH, required=True, help="Folder of real images; each subfolder is a group.")
-@click.option("--fake", type=PATH, help="Folder of fake images, to fix the threshold for 'real' and tell the recall.")
+@click.option("--real", "reals", type=PATH, required=True, multiple=True, metavar="FOLDER",
+              help="Folder of real images; each subfolder is a group; repeatable.")  # fmt: skip
+@click.option(
+    "--fake", "fakes", type=PATH, multiple=True, metavar="FOLDER",
+    help="Folder of fake images, to fix the threshold for 'real' and tell the recall; repeatable.",
+)  # fmt: skip
 @click.option(
     "--max-fpr", type=RATE, default=0.01, show_default=True, help="Promised share of reals called fake, at most."
 )
@@ -35,9 +40,9 @@ if TYPE_CHECKING:
 @work_options
 @click.pass_context
 def command(
-    ctx: click.Context, real: Path, fake: Path | None, max_fpr: float, max_miss: float, confidence: float,
-    worst_group: bool, detector: str, output: Path, as_json: bool, batch_size: int | None, workers: int | None,
-    threads: int | None, max_pixels: float,
+    ctx: click.Context, reals: tuple[Path, ...], fakes: tuple[Path, ...], max_fpr: float, max_miss: float,
+    confidence: float, worst_group: bool, detector: str, output: Path, as_json: bool, batch_size: int | None,
+    workers: int | None, threads: int | None, max_pixels: float,
 ) -> int:  # fmt: skip
     """Fix a detector's thresholds on your own images: at most so many of your real ones will be called fake.
 
@@ -47,20 +52,19 @@ def command(
     from ..calibrating import check_enough, recalibrate, score, unknown_to
     from ..collection import gather
     from ..detector import load
+    from ..sources import display_name
     from ..storage import require_new
 
     require_new(output)
-    folders = [real] if fake is None else [real, fake]
-    given = [gather(folder) for folder in folders]
-    for collection in given:
-        _say_duplicates(ctx, collection)
+    given = [gather(*folders) for folders in (reals, fakes) if folders]
+    _say_duplicates(ctx, given)
     check_enough(*given, max_fpr=max_fpr, confidence=confidence, max_miss=max_miss)
     with download_progress(ctx) as downloading:
         opened = load(detector, threads=threads, progress=downloading)
     fresh = [unknown_to(opened, collection) for collection in given]
     for collection, known in fresh:
         if known:
-            remark(ctx, f"left out {known} images of {collection.folder}: the detector was made of them")
+            remark(ctx, f"left out {known} images of {collection.name}: the detector was made of them")
     check_enough(*(c for c, _ in fresh), max_fpr=max_fpr, confidence=confidence, max_miss=max_miss)
     with progress(ctx, "images") as advance:
         scored = [
@@ -74,8 +78,9 @@ def command(
     for failure in failures:
         remark(ctx, f"left out {failure.image}: {failure.message}")
     made = recalibrate(
-        output.name, opened, *scored, max_fpr=max_fpr, max_miss=max_miss, confidence=confidence, worst_group=worst_group
-    )
+        display_name(output.name), opened, *scored, max_fpr=max_fpr, max_miss=max_miss, confidence=confidence,
+        worst_group=worst_group,
+    )  # fmt: skip
     made.detector.save(output)
     highest = scored[0].highest(_SHOWN)
     click.echo(json_of(_record(made, highest), indent=1) if as_json else _table(made, highest))
@@ -90,9 +95,10 @@ Highest = list[tuple[str, float]]
 """Names and scores of the real images that score highest."""
 
 
-def _say_duplicates(ctx: click.Context, collection: Collection) -> None:
-    for name in collection.duplicates:
-        remark(ctx, f"counted once: {name} is the same file as an earlier one")
+def _say_duplicates(ctx: click.Context, given: Iterable[Collection]) -> None:
+    for collection in given:
+        for name in collection.duplicates:
+            remark(ctx, f"counted once: {name} is the same file as an earlier one")
 
 
 def _table(made: Recalibrated, highest: Highest) -> str:

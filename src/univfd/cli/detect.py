@@ -245,3 +245,7 @@ def _summary(ctx: click.Context, counts: Counter[str], calibration: Any, output:
             f"'fake' is set so that at most {in_percent(calibration.max_fpr)}% of real images like the "
             f"{calibration.n_real} it was calibrated on are called fake. A verdict is a signal, not proof.",
         )
+    elif counts["real"]:
+        remark(
+            ctx, "'real': no sign of generation was found. That does not rule it out, least of all by a new generator."
+        )

@@ -42,6 +42,7 @@ def command(
     from ..backbones import open_backbone
     from ..building import assemble, build_bank, check_classifier, check_enough, fit_detector
     from ..datasets import open_dataset
+    from ..sources import display_name
     from ..storage import require_new
     from ..views import view as named_view
 
@@ -60,10 +61,10 @@ def command(
             max_pixels=round(max_pixels * 1e6), on_done=advance,
         )  # fmt: skip
     if uncalibrated:
-        made = assemble(output.name, opened, cut, built.bank, classifier, values)
+        made = assemble(display_name(output.name), opened, cut, built.bank, classifier, values)
     else:
         made = fit_detector(
-            output.name, opened, cut, built, classifier, values, max_fpr=max_fpr, max_miss=max_miss
+            display_name(output.name), opened, cut, built, classifier, values, max_fpr=max_fpr, max_miss=max_miss
         )  # fmt: skip
     made.save(output)
     for failure in built.failures:

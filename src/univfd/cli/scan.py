@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import DONE, UNREADABLE
-from ._shared import PATH, progress
+from ._shared import PATH, Megapixels, progress
 
 if TYPE_CHECKING:
     from ..scan import ClassReport, Copies, Report, Spread
@@ -29,7 +29,7 @@ _SHOWN = 10
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON, with every copy and count.")
 @click.option("--workers", type=click.IntRange(1), help="Reading threads.  [default: one per CPU]")
 @click.option(
-    "--max-pixels", type=click.FloatRange(0, 1_000_000, min_open=True), default=200, show_default=True,
+    "--max-pixels", type=Megapixels(), default=200, show_default=True,
     metavar="MEGAPIXELS", help="Count larger images as unreadable.",
 )  # fmt: skip
 @click.pass_context

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import DONE
-from ._shared import PATH, engine_option, option_group, remark
+from ._shared import PATH, Megapixels, engine_option, option_group, remark
 
 if TYPE_CHECKING:
     from ..detector import Detector
@@ -21,7 +21,7 @@ _limits_options = option_group(
     click.option("--deadline", type=click.FloatRange(0.1), default=30, show_default=True, help="Seconds an image."),
     click.option("--max-bytes", type=click.FloatRange(0, 1024, min_open=True), default=25, show_default=True,
                  metavar="MEGABYTES", help="Refuse larger files."),
-    click.option("--max-pixels", type=click.FloatRange(0, 1000, min_open=True), default=100, show_default=True,
+    click.option("--max-pixels", type=Megapixels(1000), default=100, show_default=True,
                  metavar="MEGAPIXELS", help="Refuse larger images."),
     click.option("--max-batch", type=click.IntRange(1), default=1000, show_default=True, help="Images of one batch."),
     click.option("--connections", type=click.IntRange(1), default=512, show_default=True, help="Open at a time."),

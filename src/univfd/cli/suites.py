@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import InputError
 from . import DONE, USAGE
 from ._shared import PATH
 
@@ -63,8 +64,11 @@ def check(suite: str, root: Path, subsets: tuple[str, ...], checksums: bool) -> 
     found = open_suite(suite)
     wrong = 0
     for result in found.check(root, only=subsets):
-        digest = _digest(result) if checksums and not result.found.problems else ""
-        lines = result.problems()
+        lines, digest = result.problems(), ""
+        try:
+            digest = _digest(result) if checksums and not result.found.problems else ""
+        except InputError as error:  # of one file: the other subsets get their lines
+            lines.append(str(error))
         if digest and result.subset.sha256 not in {"", digest}:
             lines.append(f"{result.subset.name}: other images; expected the digest {result.subset.sha256}")
         counts = ", ".join(f"{n:,} {word}" for word, n in result.images.items())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from . import DONE, UNREADABLE
-from ._shared import PATH, download_progress, progress, remark
+from ._shared import PATH, download_progress, max_pixels_option, progress, remark
 
 if TYPE_CHECKING:
     from ..training.splits import Split
@@ -67,14 +67,7 @@ SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 )
 @click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one per CPU]")
 @click.option("--threads", type=click.IntRange(1), help="PyTorch's threads.  [default: one per CPU]")
-@click.option(
-    "--max-pixels",
-    type=click.FloatRange(0, 1_000_000, min_open=True),
-    default=200,
-    show_default=True,
-    metavar="MEGAPIXELS",
-    help="Refuse larger images.",
-)
+@max_pixels_option
 @click.pass_context
 def command(
     ctx: click.Context, data: Path, output: Path, arch: str, pretrained: str | None, validation: Path | None,

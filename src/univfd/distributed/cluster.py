@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,7 @@ def connected(cluster: Cluster) -> Iterator[Any]:
         UnivFDError: no cluster answers.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # otherwise a local cluster reports to its makers
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else 15: beside any other work a local cluster stands still
     try:
         import ray
         import ray.data
@@ -74,10 +76,13 @@ def connected(cluster: Cluster) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
+    of_the_program = signal.getsignal(signal.SIGTERM)  # Ray puts one in its place that ends the process with a dump
     try:
         ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR, **_local(cluster))
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise UnivFDError(f"no Ray cluster at {cluster.address}: {error}") from error
+    with suppress(ValueError):  # in another thread than the main one nothing was replaced either
+        signal.signal(signal.SIGTERM, of_the_program)
     try:
         yield ray
     finally:

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +69,9 @@ def entries(inputs: Iterable[Source], *, image_column: str | None = None) -> Ite
 
 def _of_store(url: str, image_column: str | None) -> Iterator[Entry]:
     system, top = open_store(url)
+    if url.lower().startswith("file:"):  # walked as a path is, with what odd names and links need
+        yield from shards_of_path(top, image_column) if image_column else map(entry_of, expand([Path(top)]))
+        return
     try:
         info = look_up(system, top)
     except OSError as error:
@@ -155,14 +157,32 @@ def _digesting(found: Iterable[Entry], digest: Any) -> Iterator[Entry]:
 
 def references(table: pa.Table) -> Iterator[ImageRef | Failure]:
     """The images of a partition, in order. Objects of a bucket are fetched ahead by threads, a few at a time."""
-    found = (Entry(**row) for row in table.select(SCHEMA.names).to_pylist())
-    for (kind, *_), run in groupby(found, key=lambda e: (e.kind, e.store, e.place if e.kind == "row" else b"")):
-        if kind == "row":
-            yield from shard_images(list(run))
-        elif kind == "object":
+    for run in _runs(Entry(**row) for row in table.select(SCHEMA.names).to_pylist()):
+        if run[0].kind == "row":
+            yield from shard_images(run)
+        elif run[0].kind == "object":
             yield from ordered_map(_reference, run, workers=_READERS, ahead=2 * _READERS)
         else:
             yield from map(_reference, run)
+
+
+def _runs(found: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Entries that can be read together: of rows of a Parquet file, those that follow each other in it."""
+    run: list[Entry] = []
+    for entry in found:
+        if run and not _follows(run[-1], entry):
+            yield run
+            run = []
+        run.append(entry)
+    if run:
+        yield run
+
+
+def _follows(last: Entry, entry: Entry) -> bool:
+    if (last.kind, last.store) != (entry.kind, entry.store):
+        return False
+    same = (last.place, last.column, last.offset + 1) == (entry.place, entry.column, entry.offset)
+    return same or entry.kind != "row"
 
 
 def _reference(entry: Entry) -> ImageRef | Failure:

@@ -151,6 +151,8 @@ def _run(
             with connected(cluster) as ray:
                 rows = over_partitions(ray, cluster, worker, arguments(ray), list(plan.missing))
                 counts += _watched(plan, rows, counts.total(), spent, on_done)
+        if counts.total() != plan.images:
+            raise UnivFDError(f"{folder.place} has {counts.total()} rows for {plan.images} images; begin it anew")
         report = Report(
             images=counts.total(), counts=dict(sorted(counts.items())), partitions=plan.partitions,
             done_before=plan.partitions - len(plan.missing), seconds=round(time.perf_counter() - start, 3),
@@ -180,7 +182,11 @@ def _watched(
     """
     counts: Counter[str] = Counter()
     missing = set(plan.missing)
+    refused = ""
     for row in rows:
+        if row["refused"]:
+            refused = refused or row["refused"]
+            continue
         counts += Counter(json.loads(row["counts"]))
         spent.seconds += row["seconds"]
         spent.cpu += row["cpu"]
@@ -189,8 +195,9 @@ def _watched(
         on_done("images", done + counts.total(), plan.images)
     if missing:
         numbers = ", ".join(map(str, sorted(missing)[:5]))
+        why = refused or "their workers died or failed again and again. The log of Ray says why"
         raise UnivFDError(
-            f"{len(missing)} of {plan.partitions} partitions are missing ({numbers} ...): their workers died or "
-            "failed again and again. The log of Ray says why; --resume tries them again"
+            f"{len(missing)} of {plan.partitions} partitions are missing ({numbers} ...): {why}; --resume tries them "
+            "again"
         )
     return counts

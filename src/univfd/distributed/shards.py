@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from ..errors import EmptyFileError, FileAccessError, UsageError
+from ..errors import EmptyFileError, FileAccessError, TruncatedImageError, UsageError
 from ..sources import NOT_REGULAR, display_name, explain_os_error, failed, files_below, is_parquet
 from ..types import Failure, ImageRef
 from .entry import Entry, absolute, entry_of
@@ -51,7 +51,10 @@ def shard_entries(system: Any, store: str, path: str, name: str, column: str) ->
 
 
 def shard_images(run: list[Entry]) -> Iterator[ImageRef | Failure]:
-    """Images of one Parquet file, of consecutive rows; no more than a few are in memory."""
+    """Images of one Parquet file, of consecutive rows; no more than a few are in memory.
+
+    What a damaged row group holds are failures, and so are rows that the file had when it was listed and has no more.
+    """
     first = run[0]
     system, path = (
         (open_store(first.store)[0], first.place.decode()) if first.store else (None, os.fsdecode(first.place))
@@ -59,29 +62,47 @@ def shard_images(run: list[Entry]) -> Iterator[ImageRef | Failure]:
     done = 0
     try:
         with pq.ParquetFile(path, filesystem=system) as file:
-            for value in _values(file, first.column, first.offset, len(run)):
-                yield _image_of(run[done].name, value)
-                done += 1
+            for group, low, high in _groups(file, first.offset, first.offset + len(run)):
+                until = done + high - low
+                try:
+                    for value in _values(file, first.column, group, low, high):
+                        yield _image_of(run[done].name, value)
+                        done += 1
+                except (OSError, pa.ArrowException) as error:
+                    if isinstance(error, OSError) and error.errno is not None:
+                        raise
+                    for entry in run[done:until]:
+                        yield failed(entry.name, TruncatedImageError(f"the row group is damaged: {error}"))
+                    done = until
     except (OSError, pa.ArrowException) as error:
         for entry in run[done:]:
             yield failed(entry.name, FileAccessError(f"the Parquet file cannot be read: {error}"))
+        return
+    for entry in run[done:]:
+        yield failed(entry.name, TruncatedImageError("the Parquet file has fewer rows than when it was listed"))
 
 
-def _values(file: pq.ParquetFile, column: str, start: int, count: int) -> Iterator[Any]:
-    """`count` values of a column from row `start`, through the row groups that hold them."""
-    end, row = start + count, 0
+def _groups(file: pq.ParquetFile, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """The row groups that hold rows `start` to `end`: number, and the first and last one's end in the group."""
+    row = 0
     for group in range(file.num_row_groups):
         rows = file.metadata.row_group(group).num_rows
-        if row + rows > start and row < end:
-            at = row
-            for batch in file.iter_batches(_ROWS, row_groups=[group], columns=[column]):
-                low, high = max(start - at, 0), min(end - at, len(batch))
-                if low < high:
-                    yield from batch.column(0).slice(low, high - low).to_pylist()
-                at += len(batch)
-                if at >= end:
-                    return
+        low, high = max(start - row, 0), min(end - row, rows)
+        if low < high:
+            yield group, low, high
         row += rows
+
+
+def _values(file: pq.ParquetFile, column: str, group: int, low: int, high: int) -> Iterator[Any]:
+    """The values of a column from row `low` to `high` of a row group."""
+    at = 0
+    for batch in file.iter_batches(_ROWS, row_groups=[group], columns=[column]):
+        first, last = max(low - at, 0), min(high - at, len(batch))
+        if first < last:
+            yield from batch.column(0).slice(first, last - first).to_pylist()
+        at += len(batch)
+        if at >= high:
+            return
 
 
 def _image_of(name: str, value: Any) -> ImageRef | Failure:

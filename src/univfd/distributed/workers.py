@@ -24,7 +24,7 @@ from .. import registry
 from ..backbones import Backbone, open_backbone
 from ..detector import Detector, load
 from ..embedding import embed_images, space_of
-from ..errors import FormatError
+from ..errors import FormatError, UnivFDError
 from ..images import DEFAULT_MAX_PIXELS
 from ..types import FeatureSpace
 from ..views import View, view
@@ -34,7 +34,7 @@ from .vectors import table_of
 
 SUMMARY = pa.schema(
     [("partition", pa.int64()), ("counts", pa.string()), ("seconds", pa.float64()), ("cpu", pa.float64()),
-     ("worker", pa.string())]
+     ("worker", pa.string()), ("refused", pa.string())]
 )  # fmt: skip
 
 
@@ -197,10 +197,13 @@ def _partition(folder: Folder, number: int, rows: Any) -> dict[str, Any]:
     else:
         listing = pq.read_table(io.BytesIO(folder.read(f"listing/{partition_name(number)}")))
         data = rows(listing)
-        folder.put(name, data)
+        try:
+            folder.put(name, data)
+        except UnivFDError as error:  # said once by the driver; Ray would try it again, and again
+            return {"partition": number, "refused": f"{socket.gethostname()}: {error}"}
     spent = {"seconds": time.perf_counter() - start, "cpu": time.process_time() - cpu}
     worker = f"{socket.gethostname()}:{os.getpid()}"
-    return {"partition": number, "counts": json.dumps(counts_of(data)), "worker": worker} | spent
+    return {"partition": number, "counts": json.dumps(counts_of(data)), "worker": worker, "refused": ""} | spent
 
 
 def counts_of(data: bytes) -> Counter[str]:

@@ -25,8 +25,9 @@ def run(
     neighbours: int = 2,
 ) -> Result:  # fmt: skip
     """Unseen fakes that lie nearest to training fakes, and farthest from them, with neighbours of both classes."""
-    if count < 1:
-        raise UsageError(f"count is {count}; expected at least 1")
+    for name, value in (("count", count), ("neighbours", neighbours)):
+        if value < 1:
+            raise UsageError(f"{name} is {value}; expected at least 1")
     vectors = to_unit(encoder.embed(data))
     train, test = split.rows(TRAIN), split.rows(TEST)
     unseen = test[data.fake[test] & ~np.isin(data.column("generator")[test], split.seen)]

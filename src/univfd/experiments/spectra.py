@@ -45,6 +45,8 @@ def run(
     """Mean spectra, and the height of grid peaks in them."""
     if size < 4 * max(PERIODS) or size % max(PERIODS):
         raise UsageError(f"size is {size}; expected a multiple of {max(PERIODS)}, at least {4 * max(PERIODS)}")
+    if most < 1:
+        raise UsageError(f"most is {most}; expected at least 1")
     chosen, names = _chosen(data, most, seed)
     sums: dict[tuple[str, str], Floats] = {}
     counts = {key: [0, 0] for key in dict.fromkeys(names)}

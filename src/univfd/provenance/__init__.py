@@ -47,7 +47,7 @@ class ProvenanceReader:
     """
 
     def __init__(
-        self, *, trust: Sequence[Path] = (), deadline: float = DEADLINE, _worker: Worker | None = None
+        self, *, trust: Sequence[Path | str] = (), deadline: float = DEADLINE, _worker: Worker | None = None
     ) -> None:
         require_extra()
         self._trust = [*_official(), *map(_own, trust)]
@@ -88,7 +88,10 @@ class ProvenanceReader:
 
 
 def read_provenance(
-    image: str | Path | bytes | ImageRef, *, trust: Sequence[Path] = (), deadline: float = DEADLINE
+    image: str | Path | bytes | bytearray | memoryview | ImageRef,
+    *,
+    trust: Sequence[Path | str] = (),
+    deadline: float = DEADLINE,
 ) -> Provenance:
     """What one file says of its origin.
 
@@ -104,8 +107,8 @@ def read_provenance(
         FileAccessError, FormatError: a trust file that cannot be read.
         MissingExtraError: without the extra `provenance`.
     """
-    if isinstance(image, bytes):
-        image = ImageRef("<bytes>", image)
+    if isinstance(image, bytes | bytearray | memoryview):
+        image = ImageRef("<bytes>", bytes(image))
     elif not isinstance(image, ImageRef):
         image = ImageRef(str(image), Path(image))
     return ProvenanceReader(trust=trust, deadline=deadline, _worker=_shared()).read(image)
@@ -127,7 +130,8 @@ def _official() -> tuple[dict[str, str], ...]:
     )
 
 
-def _own(path: Path) -> dict[str, str]:
+def _own(path: Path | str) -> dict[str, str]:
+    path = Path(path)
     try:
         pem = path.read_text("utf-8")
     except OSError as error:

@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 MOST_BLOCKS = 20_000
 MOST_TEXT = 8 << 20  # bytes, of one text after unpacking
@@ -20,6 +21,7 @@ _STORE = b"c2pa\x00\x11\x00\x10\x80\x00\x00\xaa\x008\x9bq"
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _XMP_MORE = b"http://ns.adobe.com/xmp/extension/\0"
 _PHOTOSHOP = b"Photoshop 3.0\0"
+_GIF_XMP = b"\x21\xff\x0bXMP DataXMP"
 _BARE = {0x01, *range(0xD0, 0xD9)}  # JPEG markers without a length
 
 
@@ -68,7 +70,7 @@ def split(data: bytes, format: str) -> Blocks:
 
 
 def _jpeg(data: bytes, blocks: Blocks) -> None:
-    at, more = 2, bytearray()
+    at, more = 2, Parts()
     for _ in range(MOST_BLOCKS):
         if at + 4 > len(data) or data[at] != 0xFF:
             break
@@ -83,11 +85,29 @@ def _jpeg(data: bytes, blocks: Blocks) -> None:
         at += 2 + size
     else:
         blocks.notes.append(f"only the first {MOST_BLOCKS} segments were looked at")
-    if more:
-        blocks.xmp.append(bytes(more))
+    blocks.xmp += more.whole()
 
 
-def _segment(marker: int, body: bytes, blocks: Blocks, more: bytearray) -> None:
+class Parts:
+    """Extended XMP, which may come in any order: each part has the digest of its packet and its place in it."""
+
+    def __init__(self) -> None:
+        self._of: dict[bytes, list[tuple[int, bytes]]] = {}
+        self._room = MOST_TEXT
+
+    def add(self, body: bytes) -> None:
+        """Take a part, behind the name of its segment: 32 bytes of digest, the whole length, the offset, and text."""
+        text = body[40 : 40 + self._room]
+        self._room -= len(text)
+        if text:
+            self._of.setdefault(body[:32], []).append((int.from_bytes(body[36:40], "big"), text))
+
+    def whole(self) -> list[bytes]:
+        """The packets."""
+        return [b"".join(text for _, text in sorted(parts, key=lambda p: p[0])) for parts in self._of.values()]
+
+
+def _segment(marker: int, body: bytes, blocks: Blocks, more: Parts) -> None:
     if marker == 0xFE:
         blocks.add(Text("comment", _utf8(body), "JPEG comment"))
     elif marker == 0xE1 and body.startswith(b"Exif\0"):
@@ -95,10 +115,10 @@ def _segment(marker: int, body: bytes, blocks: Blocks, more: bytearray) -> None:
     elif marker == 0xE1 and body.startswith(_XMP):
         blocks.xmp.append(body[len(_XMP) :])
     elif marker == 0xE1 and body.startswith(_XMP_MORE):
-        more += body[len(_XMP_MORE) + 40 :][: MOST_TEXT - len(more)]  # behind a digest, the whole length, the offset
+        more.add(body[len(_XMP_MORE) :])
     elif marker == 0xED and body.startswith(_PHOTOSHOP):
         blocks.iptc += _photoshop(body[len(_PHOTOSHOP) :])
-    elif marker == 0xEB and body[:2] == b"JP":
+    elif marker == 0xEB and body[:2] == b"JP" and b"c2pa" in body[:100]:  # JPEG XT and others have such boxes too
         blocks.has_c2pa = True
 
 
@@ -159,12 +179,12 @@ def _named(name: str, value: str, blocks: Blocks) -> None:
         except ValueError:
             return
         kind = name.rsplit(" ", 1)[-1]
-        if kind in {"exif", "APP1"}:
+        if kind == "xmp" or body.startswith(_XMP):
+            blocks.xmp.append(body.removeprefix(_XMP))
+        elif kind in {"exif", "APP1"}:
             blocks.exif.append(body.removeprefix(b"Exif\0\0"))
         elif kind == "iptc":
             blocks.iptc += _photoshop(body) or [body]
-        elif kind == "xmp":
-            blocks.xmp.append(body)
     else:
         blocks.add(Text(name, value, f"PNG text chunk {name!r}"))
 
@@ -195,11 +215,35 @@ def _by_pillow(data: bytes, blocks: Blocks) -> None:
             blocks.exif.append(exif.removeprefix(b"Exif\0\0"))
         elif image.format == "TIFF":
             blocks.exif.append(data)  # a TIFF file is what EXIF is laid out like
+            _tiff_tags(image, blocks)
+        elif image.format == "GIF":
+            _gif_xmp(data, blocks)
         if isinstance(xmp := info.get("xmp"), bytes):
             blocks.xmp.append(xmp[:MOST_TEXT])
         if isinstance(comment := info.get("comment"), bytes | str):
             text = comment if isinstance(comment, str) else _utf8(comment)
             blocks.add(Text("comment", text, f"{image.format} comment"))
+
+
+def _tiff_tags(image: Any, blocks: Blocks) -> None:
+    """IPTC records in a tag of their own, and among Photoshop's resources."""
+    raw = getattr(
+        image.tag_v2, "_tagdata", {}
+    )  # some programs call the records 32-bit numbers, of which Pillow takes one
+    if records := raw.get(0x83BB):
+        blocks.iptc.append(records[:MOST_TEXT])
+    if resources := raw.get(0x8649):
+        blocks.iptc += _photoshop(resources[:MOST_TEXT])
+
+
+def _gif_xmp(data: bytes, blocks: Blocks) -> None:
+    """XMP in a GIF is no sequence of blocks but plain text, ended by bytes that count down from 256."""
+    start = data.find(_GIF_XMP)
+    if start < 0:
+        return
+    start += len(_GIF_XMP)
+    end = data.find(b"\x01\xff\xfe\xfd", start)
+    blocks.xmp.append(data[start : end if end >= 0 else len(data)][:MOST_TEXT])
 
 
 def _unpacked(packed: bytes) -> bytes:

@@ -24,13 +24,19 @@ _A1111 = re.compile(r"^Steps: \d+, (?:.*, )?(?:Sampler|CFG scale|Seed): ", re.MU
 _A1111_MODEL = re.compile(r"\bModel: ([^,\n]+)")
 _DREAM = re.compile(r"(?=.* -S ?\d)(?=.* -(?:W|s) ?\d)", re.DOTALL)
 _MIDJOURNEY = re.compile(rf"\bJob ID: {_UUID}")
-# Names that only a generator gives itself, in fields that name the program.
-_PROGRAMS = re.compile(
-    r"\b(AUTOMATIC1111|ComfyUI|DALL[-·]?E(?: ?\d)?|Draw Things|Easy Diffusion|Adobe Firefly|Fooocus|InvokeAI|Midjourney"
-    r"|NovelAI|Stable ?Diffusion|SwarmUI|Ideogram AI|Leonardo\.?AI)\b",
-    re.IGNORECASE,
+# Names that only a generator gives itself. "Dalle" is also a family's, and what "draws things" need not be a program.
+_PROGRAM = (
+    r"(?:(?i:AUTOMATIC1111|ComfyUI|DALL[-·]E|Easy ?Diffusion|Adobe Firefly|Fooocus|InvokeAI|Midjourney|NovelAI"
+    r"|Stable[ _-]?Diffusion|SwarmUI|Ideogram AI|Leonardo\.?AI)|DALLE|Draw Things)"
 )
-_PROGRAM_FIELDS = {"software", "creatortool", "make", "model", "generator", "source", "artist", "author"}
+_PROGRAMS = re.compile(rf"\b{_PROGRAM}(?: ?\d|\b)")
+_PROGRAM_ALONE = re.compile(rf"{_PROGRAM}(?:[ -]?(?:AI|v|version)?[ .\d]*)?(?: by .*)?", re.IGNORECASE)
+_PROGRAM_FIELDS = {"software", "creatortool", "make", "model", "generator"}
+_OTHER_FIELDS = {
+    "source",
+    "artist",
+    "author",
+}  # in which a program may name itself, but mostly people and things are named
 _AIGC_LABELS = {"1": ("ai", "is"), "2": ("", "may be"), "3": ("", "is suspected to be")}
 
 
@@ -103,7 +109,8 @@ def _comfy(text: Text, parsed: Any) -> Facts | None:
         return None
     if isinstance(parsed.get("nodes"), list) and "links" in parsed:
         nodes = parsed["nodes"]
-        return {"nodes": str(len(nodes))} if all(isinstance(n, dict) and "type" in n for n in nodes) else None
+        typed = nodes and all(isinstance(n, dict) and isinstance(n.get("type"), str) for n in nodes)
+        return {"nodes": str(len(nodes))} if typed and _is_workflow(parsed) else None
     nodes = [n for n in parsed.values() if isinstance(n, dict) and isinstance(n.get("class_type"), str)]
     if not nodes or len(nodes) < len(parsed) / 2:
         inner = parsed.get("prompt")  # both graphs in one text
@@ -112,6 +119,15 @@ def _comfy(text: Text, parsed: Any) -> Facts | None:
     models = [str(i[k]) for i in inputs for k in ("ckpt_name", "unet_name") if isinstance(i.get(k), str)]
     prompts = [i["text"] for i in inputs if isinstance(i.get("text"), str)]
     return {"nodes": str(len(nodes)), "model": ", ".join(models[:3]), "prompt": " | ".join(prompts[:2])}
+
+
+def _is_workflow(parsed: dict[str, Any]) -> bool:
+    """What tells ComfyUI's canvas from other graphs with nodes and links: its counters, and links that are lists."""
+    state, links = parsed.get("state"), parsed["links"]
+    counted = {"last_node_id", "last_link_id"} & parsed.keys() or (isinstance(state, dict) and "lastNodeId" in state)
+    return bool(counted) or bool(
+        isinstance(links, list) and links and all(isinstance(link, list) and len(link) >= 5 for link in links)
+    )
 
 
 def _invoke(text: Text, parsed: Any) -> Facts | None:
@@ -179,9 +195,11 @@ _FORMS: tuple[tuple[str, Callable[[Text, Any], Facts | None]], ...] = (
 
 
 def _program(text: Text) -> Facts | None:
-    named = _PROGRAMS.search(text.value[:200])
-    field = text.key.rpartition(":")[2].lower()
-    return {"program": text.value[:100]} if named and field in _PROGRAM_FIELDS else None
+    field, value = text.key.rpartition(":")[2].lower(), text.value[:200].strip()
+    here = (field in _PROGRAM_FIELDS and _PROGRAMS.search(value)) or (
+        field in _OTHER_FIELDS and _PROGRAMS.match(value) and _PROGRAM_ALONE.fullmatch(value)
+    )
+    return {"program": text.value[:100]} if here else None
 
 
 def _facts(source: Any, **keys: str) -> Facts:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
-from ._containers import Blocks, Text
+from ._containers import MOST_TEXT, Blocks, Text
 from .findings import Claim, Finding
 
 ANYONE = "Anyone, with a free metadata editor, in seconds; it is as easily removed."
-_MOST_XML = 4 << 20
 _MOST_VALUE = 1 << 20  # characters of one XMP property
 
 # IPTC's controlled vocabulary, http://cv.iptc.org/newscodes/digitalsourcetype/, and C2PA's additions to it.
@@ -38,6 +38,7 @@ SOURCE_TYPES: dict[str, tuple[Claim, str]] = {
     "softwareImage": ("", "made by software"),
     "empty": ("", "begun as an empty picture"),
 }
+_STRONGEST: tuple[Claim, ...] = ("ai", "ai-part", "camera", "")
 _IPTC_EXT = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 _PREFIXES = {
     _IPTC_EXT: "Iptc4xmpExt",
@@ -50,18 +51,21 @@ _PREFIXES = {
     "http://www.tc260.org.cn/ns/AIGC/1.0/": "TC260",
 }
 _RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
-_GOOGLE = re.compile(r"\b(made|created|generated|edited) with google ai\b", re.IGNORECASE)
+_GOOGLE = re.compile(r"^\W*(made|created|generated|edited) with google ai\b", re.IGNORECASE)
 _EXIF_TEXTS = {0x010E: "ImageDescription", 0x010F: "Make", 0x0110: "Model", 0x0131: "Software", 0x013B: "Artist",
                0x9286: "UserComment", 0x9C9B: "XPTitle", 0x9C9C: "XPComment", 0x9C9E: "XPKeywords"}  # fmt: skip
 _CAMERA = {0xA434: "lens", 0x829A: "exposure time (s)", 0x829D: "aperture (f/)", 0x8827: "ISO",
            0x920A: "focal length (mm)", 0x9003: "taken"}  # fmt: skip
+_MARKS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16's byte orders
 _EXPOSURE = {"exposure time (s)", "aperture (f/)", "ISO"}
 _PLAIN = re.compile(r"[\w .,+()/&-]{1,60}")  # what makers and models look like; prompts and JSON do not
 
 
 def source_type(uri: str) -> tuple[Claim, str] | None:
-    """What a digital source type says; None for one that is not in the vocabulary."""
-    return SOURCE_TYPES.get(uri.rstrip("/").rpartition("/")[2])
+    """What a digital source type says, of several the first that speaks of AI; None for one not in the vocabulary."""
+    names = [re.split(r"[/:]", re.split(r"[?#]", each)[0].strip(" /"))[-1] for each in uri.split("; ")]
+    found = [SOURCE_TYPES[name] for name in names if name in SOURCE_TYPES]
+    return min(found, key=lambda f: _STRONGEST.index(f[0]), default=None)
 
 
 def read_xmp(packet: bytes) -> list[Text]:
@@ -73,7 +77,9 @@ def read_xmp(packet: bytes) -> list[Text]:
     from defusedxml import ElementTree
     from defusedxml.common import DefusedXmlException
 
-    trimmed = packet[:_MOST_XML].strip(b"\0 \r\n\t\xef\xbb\xbf")
+    trimmed = packet[:MOST_TEXT]
+    if not trimmed.startswith((b"\xff\xfe", b"\xfe\xff")):  # there a zero is half of a character
+        trimmed = trimmed.strip(b"\0 \r\n\t\xef\xbb\xbf")
     try:
         root = ElementTree.fromstring(trimmed, forbid_dtd=True)
     except (LookupError, OSError) as error:  # OSError: its codec would be loaded from a file, see `_worker`
@@ -82,7 +88,7 @@ def read_xmp(packet: bytes) -> list[Text]:
         raise ValueError(f"{type(error).__name__}: {error}") from error
     texts = []
     for element in root.iter():
-        pairs = [(element.tag, _content(element)), *element.attrib.items()]
+        pairs = [(element.tag, _content(element)), *((k, v.strip()) for k, v in element.attrib.items())]
         for name, value in pairs:
             if isinstance(name, str) and value and not name.startswith(_RDF):
                 space, _, local = name.removeprefix("{").rpartition("}")
@@ -94,8 +100,13 @@ def read_xmp(packet: bytes) -> list[Text]:
 def _content(element: Any) -> str:
     """Text of a property: its own, that of its list, or the resource it points at."""
     own = (element.text or "").strip()
-    items = [(li.text or "").strip() for child in element for li in child if li.tag == f"{_RDF}li"]
-    return own or "; ".join(i for i in items if i) or element.attrib.get(f"{_RDF}resource", "")
+    items = [_value(li) for child in element for li in child if li.tag == f"{_RDF}li"]
+    inner = [_value(child) for child in element if child.tag == f"{_RDF}value"]
+    return own or "; ".join(i for i in (*items, *inner) if i) or element.attrib.get(f"{_RDF}resource", "").strip()
+
+
+def _value(element: Any) -> str:
+    return (element.text or "").strip() or element.attrib.get(f"{_RDF}resource", "").strip()
 
 
 def read_exif(block: bytes) -> tuple[list[Text], dict[str, str]]:
@@ -126,19 +137,24 @@ def exif_text(value: Any) -> str:
     """EXIF text as a string: UserComment says its encoding in 8 bytes; XP tags are UTF-16, little end first."""
     if isinstance(value, tuple) and all(isinstance(v, int) and 0 <= v < 256 for v in value):
         value = bytes(value)
-    if isinstance(value, str):
-        return value.strip("\0 ")
+    if isinstance(value, str):  # Pillow reads Latin-1, programs write UTF-8
+        with suppress(UnicodeError):
+            value = value.encode("latin-1").decode("utf-8")
+        return str(value).strip("\0 ")
     if not isinstance(value, bytes):
         return ""
     if value[:8] == b"UNICODE\0":
         return _utf16(value[8:])
     if value[:8] in {b"ASCII\0\0\0", b"\0" * 8, b"JIS\0\0\0\0\0"}:
-        return value[8:].decode("utf-8", "replace").strip("\0 ")
-    return _utf16(value) if value[1::2].count(0) > len(value) // 4 else value.decode("utf-8", "replace").strip("\0 ")
+        value = value[8:]
+    wide = value.startswith(_MARKS) or max(value[::2].count(0), value[1::2].count(0)) > len(value) // 4
+    return _utf16(value) if wide else value.decode("utf-8", "replace").strip("\0 ")
 
 
 def _utf16(raw: bytes) -> str:
-    """The byte order is stated nowhere reliable: Latin letters have their zero byte first, or second."""
+    """The byte order is stated nowhere reliable but in a mark: Latin letters have their zero byte first, or second."""
+    if raw.startswith(_MARKS):
+        return raw.decode("utf-16", "replace").strip("\0 ")
     order = "utf-16-le" if raw[1::2].count(0) > raw[::2].count(0) else "utf-16-be"
     return raw.decode(order, "replace").strip("\0 ")
 

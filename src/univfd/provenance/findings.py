@@ -51,7 +51,7 @@ class Finding:
     where: str
     meaning: str
     forgery: str
-    details: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -103,7 +103,10 @@ class Provenance:
     def headline(self) -> str:
         """One line for people."""
         says = " and ".join(CLAIM_WORDS[c] for c in self.claims)
-        return f"{C2PA_WORDS[self.c2pa]}; " + (f"the file says: {says}" if says else "no claim about its origin found")
+        if says:
+            return f"{C2PA_WORDS[self.c2pa]}; the file says: {says}"
+        what = "what it says of its origin is unknown" if self.c2pa == "not-read" else "no claim about its origin found"
+        return f"{C2PA_WORDS[self.c2pa]}; {what}"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -123,5 +126,6 @@ def unreadable_file(why: str) -> Finding:
     """That a whole file could not be looked at; its `c2pa` is `not-read`."""
     return Finding(
         "unread", "", f"the file could not be read: {why}", "the file",
-        "What it says of its origin is unknown. Damaged files do this, and files made to attack a reader.", "Anyone.",
+        "What it says of its origin is unknown. Mostly such a file is damaged, or of a kind that the reader does not "
+        "know; it can also have been made to attack a reader.", "Anyone.",
     )  # fmt: skip

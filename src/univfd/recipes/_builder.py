@@ -19,7 +19,16 @@ from ._graph import save
 _OPSET = 17
 
 
-def convert(published: Path, entry: Entry, out: Path, epsilon: float, network: Callable[[Builder], None]) -> None:
+def convert(
+    published: Path,
+    entry: Entry,
+    out: Path,
+    epsilon: float,
+    network: Callable[[Builder], None],
+    *,
+    prefix: int,
+    options: frozenset[str] = frozenset(),
+) -> None:
     """Write the prepared form of a published file.
 
     Args:
@@ -28,10 +37,25 @@ def convert(published: Path, entry: Entry, out: Path, epsilon: float, network: C
         out: folder for the prepared form.
         epsilon: of the layer norms.
         network: adds the nodes from `pixels` to `proj`.
+        prefix: tokens that it puts before those of the patches.
+        options: names of its `recipe_options`, besides `heads` and `patch`.
 
     Raises:
         FormatError: the file does not hold the network that the entry describes, or its `recipe_options` are wrong.
     """
+    known = {"heads", "patch", *options}
+    if unknown := sorted(entry.recipe_options.keys() - known):
+        raise FormatError(f"{entry.name}: unknown recipe_options {unknown}; known: {sorted(known)}")
+    if entry.prefix != prefix:
+        raise FormatError(
+            f"{entry.name}: prefix = {entry.prefix}; {entry.recipe} makes {prefix} tokens before the patches"
+        )
+    for name in ("heads", "patch"):
+        value = entry.recipe_options.get(name, 1)
+        if type(value) is not int or value < 1:
+            raise FormatError(f"{entry.name}: recipe_options.{name} = {value!r:.80}; expected a whole number from 1")
+    if entry.width % (heads := entry.recipe_options.get("heads", 1)):
+        raise FormatError(f"{entry.name}: width {entry.width} is no multiple of recipe_options.heads = {heads}")
     try:
         with safe_open(published, framework="numpy") as tensors:
             make = Builder(tensors, entry, epsilon)
@@ -42,8 +66,8 @@ def convert(published: Path, entry: Entry, out: Path, epsilon: float, network: C
     except KeyError as error:
         raise FormatError(f"{entry.name}: recipe_options lacks {error}, which {entry.recipe} needs") from error
     except (TypeError, ValueError, ArithmeticError) as error:  # a text for a number, a patch of 0 pixels
-        options = dict(entry.recipe_options)
-        raise FormatError(f"{entry.name}: {entry.recipe} cannot use recipe_options {options}: {error}") from error
+        given = dict(entry.recipe_options)
+        raise FormatError(f"{entry.name}: {entry.recipe} cannot use recipe_options {given}: {error}") from error
     onnx.checker.check_model(model)
     save(model, out)
 

@@ -13,12 +13,29 @@ _INLINE_BYTES = 1024
 
 
 def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    """Give tensors of a graph (its inputs, outputs and what flows between) new names, in place."""
+    """Give tensors of a graph (its inputs, outputs, weights and what flows between) new names, in place.
+
+    Graphs inside of nodes (`If`, `Loop`) see the tensors around them, so they are given the same names.
+    """
     for node in graph.node:
         node.input[:] = [names.get(t, t) for t in node.input]
         node.output[:] = [names.get(t, t) for t in node.output]
-    for value in (*graph.input, *graph.output):
+        for inner in subgraphs(node):
+            rename(inner, names)
+    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
         value.name = names.get(value.name, value.name)
+
+
+def tensor_names(graph: onnx.GraphProto) -> set[str]:
+    """The names of all tensors of a graph and of the graphs inside of its nodes."""
+    found = {t for node in graph.node for t in (*node.input, *node.output)}
+    found |= {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+    return found.union(*(tensor_names(inner) for node in graph.node for inner in subgraphs(node)))
+
+
+def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The graphs inside of a node."""
+    return [inner for a in node.attribute for inner in (*([a.g] if a.HasField("g") else []), *a.graphs)]
 
 
 def save(model: onnx.ModelProto, out: Path) -> None:

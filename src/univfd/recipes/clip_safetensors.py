@@ -24,7 +24,7 @@ def clip_safetensors(published: Path, entry: Entry, out: Path) -> None:
     activation = entry.recipe_options.get("activation")
     if activation != "quick_gelu":
         raise FormatError(f"{entry.name}: activation {activation!r}; expected 'quick_gelu'")
-    convert(published, entry, out, _EPSILON, _network)
+    convert(published, entry, out, _EPSILON, _network, prefix=1, options=frozenset({"activation"}))
 
 
 def _network(make: Builder) -> None:

@@ -26,7 +26,7 @@ def dinov2_safetensors(published: Path, entry: Entry, out: Path) -> None:
     Raises:
         FormatError: the file does not hold the network that the entry describes.
     """
-    convert(published, entry, out, _EPSILON, _network)
+    convert(published, entry, out, _EPSILON, _network, prefix=1, options=frozenset({"grid"}))
 
 
 def _network(make: Builder) -> None:

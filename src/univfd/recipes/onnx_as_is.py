@@ -7,6 +7,7 @@ the other crops of the batch is refused, since its vectors would mean something 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..catalogue import Entry
 from ..errors import FormatError
-from ._graph import rename, save
+from ._graph import rename, save, tensor_names
 
 _INT64_MAX = np.iinfo(np.int64).max
 _OPTIONS = {"input", "output", "tokens", "block", "first_block", "last_block"}
 _TOKENS = ("cls", "mean")
+_OURS, _OWN = re.compile(r"(pixels|proj|tokens)|(block|cls|mean|patches|univfd)\..*", re.DOTALL), "of the file: "
 # Between a batch and its crops one by one; float32 sums in another order stay far below, quantisation far above.
 _SAME_ROW = 1e-3
 
@@ -43,12 +45,16 @@ def onnx_as_is(published: Path, entry: Entry, out: Path) -> None:
     unknown = set(entry.recipe_options) - _OPTIONS
     if unknown:
         raise FormatError(f"{entry.name}: unknown recipe_options {sorted(unknown)}; known: {sorted(_OPTIONS)}")
+    for name, value in entry.recipe_options.items():
+        if type(value) is not (int if name == "first_block" else str):
+            expected = "a whole number" if name == "first_block" else "text"
+            raise FormatError(f"{entry.name}: recipe_options.{name} = {value!r:.80}; expected {expected}")
     model = _read(published, entry)
     tokens = entry.recipe_options.get("tokens")
     output = _output(model.graph, entry)
     # The last block's output may be the tokens themselves: it keeps the name that the taps need.
     names = {output: "tokens" if tokens else "proj"} | _blocks(model.graph, entry) | _input(model.graph, entry)
-    rename(model.graph, names)
+    rename(model.graph, _aside(model.graph) | names)
     if tokens:
         _pool(model.graph, names[output], tokens, entry)
     del model.graph.output[:], model.graph.value_info[:]
@@ -59,6 +65,13 @@ def onnx_as_is(published: Path, entry: Entry, out: Path) -> None:
         raise FormatError(f"{entry.name}: {published.name} is no valid graph: {str(error)[:300]}") from error
     _try(model, entry)
     save(model, out)
+
+
+def _aside(graph: onnx.GraphProto) -> dict[str, str]:
+    """New names for tensors of the file that are called what the prepared form calls its own."""
+    there = tensor_names(graph)
+    taken = sorted(name for name in there if _OURS.fullmatch(name))
+    return {name: f"{_OWN}{name}{'_' * sum(n.startswith(_OWN + name) for n in there)}" for name in taken}
 
 
 def _read(published: Path, entry: Entry) -> onnx.ModelProto:

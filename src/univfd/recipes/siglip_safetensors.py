@@ -21,7 +21,7 @@ def siglip_safetensors(published: Path, entry: Entry, out: Path) -> None:
     Raises:
         FormatError: the file does not hold the network that the entry describes.
     """
-    convert(published, entry, out, _EPSILON, _network)
+    convert(published, entry, out, _EPSILON, _network, prefix=0)
 
 
 def _network(make: Builder) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from ..blas import one_thread
 from ..detector import Detector
 from ..embedding import Loaded, embed_loaded
-from ..types import Verdict
+from ..types import Failure, Verdict
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 class _Image:
     loaded: Loaded
     neighbors: int
-    future: Future[Verdict] = field(default_factory=Future)
+    future: Future[Verdict | Failure] = field(default_factory=Future)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,11 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="univfd-engine", daemon=True)
         self._thread.start()
 
-    def judge(self, loaded: Loaded, neighbors: int) -> Future[Verdict]:
-        """The verdict of an image, to come. Cancelled before its batch starts, it costs nothing."""
+    def judge(self, loaded: Loaded, neighbors: int) -> Future[Verdict | Failure]:
+        """The verdict of an image, to come; a failure where the encoder gives no usable vector.
+
+        Cancelled before its batch starts, it costs nothing.
+        """
         item = _Image(loaded, neighbors)
         self._queue.put(item)
         return item.future
@@ -108,11 +111,12 @@ class Engine:
                 batch = embed_loaded(self._detector.backbone, self._detector.view, [i.loaded for i in images])
             verdicts = self._detector.judge(batch, neighbors=max(i.neighbors for i in images))
         except BaseException as error:  # whoever waits must hear of it, and the thread goes on
-            for item in images:
-                item.future.set_exception(error)
+            for image in images:
+                image.future.set_exception(error)
             return
-        for item, verdict in zip(images, verdicts, strict=True):
-            item.future.set_result(_with(verdict, item.neighbors))
+        judged = iter(verdicts)
+        for image, item in zip(images, batch.items, strict=True):
+            image.future.set_result(item if isinstance(item, Failure) else _with(next(judged), image.neighbors))
         self._on_batch(len(images), time.perf_counter() - start)
 
 

@@ -113,7 +113,7 @@ const webCopy = ({ row }) => {
 };
 
 const claimsText = (found) => found && found.claims.length
-  ? say("claims", { claims: found.claims.map((c) => (knows(c) ? say(c) : c)).join(", ") }) : say("claims_none");
+  ? say("claims", { claims: found.claims.map((c) => (knows(c) ? say(c) : c)).join(", ") }) : say(found?.c2pa === "not-read" ? "claims_unread" : "claims_none");
 const finding = (f) => make("li", { lang: english() },
   make("strong", { text: plain(f.found) }), " ", make("span", { class: "quiet", lang: language, text: say("origin_where", { where: plain(f.where) }) }),
   make("br"), plain(f.meaning), make("br"),
@@ -154,11 +154,10 @@ const facts = (item) => {
 
 const sentence = (item) => {
   const { row } = item;
-  const why = row.verdict === "unsure" ? ` (${joined(reasons(row))})` : "";
-  return say("sentence_of", {
-    file: plain(item.name), sha: row.sha256, verdict: say(row.verdict) + why, score: number(row.score), low: number(row.promise.real_below),
-    high: number(row.promise.fake_above), promise: promiseText(row), detector: plain(row.detector), date: item.when.toISOString(),
-  });
+  const { max_fpr: fpr, n_real: n, confidence } = row.promise;
+  const promise = fpr === null ? say("promise_none") : say("sentence_fpr", { fpr: percent(fpr), n: whole(n), confidence: percent(confidence) });
+  const result = say(`sentence_${row.verdict}`, { promise, why: joined(reasons(row)) });
+  return say("sentence_of", { file: plain(item.name), sha: row.sha256, detector: plain(row.detector), date: item.when.toISOString(), result });
 };
 
 const problem = (item) => {

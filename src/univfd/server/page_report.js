@@ -76,7 +76,7 @@ const tally = (items) => {
 const cell = (value) => {
   if (typeof value === "number") return String(value);
   const text = String(value ?? "");
-  return `"${(/^[\s\u0000-\u001f]*[=+\-@|%]/.test(text) || /^[\t\r\n]/.test(text) ? `'${text}` : text).replaceAll('"', '""')}"`;
+  return `"${(/^[\s\u0000-\u001f]*[=+\-@|%\uff1d\uff0b\uff0d\uff20]/.test(text) || /^[\t\r\n']/.test(text) ? `'${text}` : text).replaceAll('"', '""')}"`;
 };
 const near = (n) => (n ? [n.distance, n.generator, n.source, n.key] : ["", "", "", ""]);
 const COLUMNS = [

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -35,6 +36,7 @@ from ._formats import HEAD, IMAGE_SUFFIXES, sniff
 from ._glob import matches
 from ._names import NOT_REGULAR, display_name, error_of, explain_os_error, failed, unreachable, unreachable_ref
 from ._parquet import cell_refs, image_column, is_parquet, read_cell
+from ._parts import part_of
 from ._tar import PACKED_TAR, TarEntry, TarMember, is_packed_tar, is_tar, tar_entries, tar_members, tar_ref
 from ._walk import file_refs, files_below, image_files, walk
 
@@ -82,15 +84,22 @@ Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | I
 """One input: see `expand`. Pillow images and `(H, W, 3)` uint8 arrays are accepted too."""
 
 
+_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+_WEB = {"http", "https", "ftp", "data"}
+_FETCH = "an address: nothing is fetched from the web. Save the picture as a file first, and give that"
+_STORE = "an address, not a path; addresses of stores (s3://, gs://, file://) are read with --ray"
+
+
 def expand(inputs: Source | Iterable[Source]) -> Iterator[ImageRef | Failure]:
     """Turn inputs into image references, lazily.
 
     Args:
         inputs: one input or an iterable of them. A string or path is a file, a folder (walked recursively, names
-            sorted), a tar file, or, where no such file exists and it has `*?[`, a glob. Bytes and file objects are
-            encoded images; so is a mapping with `bytes` or `path`, as the `datasets` library stores an image. A
-            `Sample` stands for its image. A column of a data frame or of an Arrow table is an iterable like any other,
-            and so is a `datasets.Dataset` with one column of images.
+            sorted), a tar file, a member of one or a row of a Parquet file by the name that it has in results
+            (`shard.tar/member`, `shard.parquet/row`), or, where no such file exists and it has `*?[`, a glob. Bytes
+            and file objects are encoded images; so is a mapping with `bytes` or `path`, as the `datasets` library
+            stores an image. A `Sample` stands for its image. A column of a data frame or of an Arrow table is an
+            iterable like any other, and so is a `datasets.Dataset` with one column of images.
 
     Yields:
         One `ImageRef` per image; a `Failure` in the place of what cannot be reached.
@@ -198,7 +207,11 @@ def _expand_path(text: str) -> Iterator[ImageRef | Failure]:
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        if isinstance(error, FileNotFoundError) and glob.has_magic(text):
+        if isinstance(error, FileNotFoundError) and (address := _ADDRESS.match(text)):
+            yield failed(display_name(text), FileAccessError(_FETCH if address[1].lower() in _WEB else _STORE))
+        elif (inside := part_of(path)) is not None:
+            yield inside
+        elif isinstance(error, FileNotFoundError) and glob.has_magic(text):
             yield from _expand_glob(text)
         else:
             yield unreachable(path, error)  # named as the images below it are

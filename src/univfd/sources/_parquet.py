@@ -96,6 +96,8 @@ def read_cell(cell: ParquetCell) -> bytes:
     state = cell.file.stat()
     with _reading:  # else every thread would read the same row group for itself
         values = _group(cell.file, cell.column, cell.group, (state.st_mtime_ns, state.st_size))
+    if cell.row >= len(values):
+        raise TruncatedImageError("the Parquet file has fewer rows than when it was listed")
     value = values[cell.row].as_py()
     if isinstance(value, dict):
         value = value.get("bytes")

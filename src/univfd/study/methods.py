@@ -38,7 +38,8 @@ def neighbours(k: int) -> str:
 def titled(method: str) -> str:
     """A method in words."""
     known = {NETWORK: "trained network", LINEAR: "linear probe"}
-    return known.get(method) or f"nearest neighbours, k={method.partition('-')[2]}"
+    kind, _, k = method.partition("-")
+    return known.get(method) or (f"nearest neighbours, k={k}" if kind == "knn" and k.isdecimal() else method)
 
 
 def probes(ks: Sequence[int]) -> dict[str, Callable[[], Any]]:

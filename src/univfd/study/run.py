@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -12,6 +13,7 @@ from typing import Any
 from .. import registry
 from .._version import __version__
 from ..backbones import open_backbone
+from ..benchmark.drawing import MIN_FAKES
 from ..catalogue import entry
 from ..detector import load
 from ..downloads import Progress
@@ -27,8 +29,10 @@ from .experiment import Experiment, Result
 from .features import Encoder, Work, pictures
 from .methods import Network
 from .published import published
-from .split import Split, split
+from .split import TEST, Split, split
 from .writing import write
+
+log = logging.getLogger(__name__)
 
 BACKBONE, TAPS, VIEW = "clip-vit-b-16", ("proj",), "native"
 """The paper's own feature: the projected embedding of the centre crop at the picture's own resolution."""
@@ -119,7 +123,7 @@ class Study:
                 raise registry.unknown(f"option of {name}", option, experiment.own)
         asked = [part for part in experiment.uses if part in SHARED]
         if "split" in asked:
-            self.parts(self.readable)  # what cannot be split is said before hours of embedding, not after
+            self._say_what_is_lacking(self.parts(self.readable))  # before hours of embedding, not after
         data = self._usable(asked)
         given = {part: data if part == "data" else self._give(part, data) for part in asked}
         result: Result = experiment.run(**given, **chosen)
@@ -144,6 +148,17 @@ class Study:
     def parts(self, data: Data) -> Split:
         """The study's split."""
         return self._split_by(data, "split", self.train_families, self.train_generators)
+
+    def _say_what_is_lacking(self, parts: Split) -> None:
+        """Means over generators that will have no figure, for want of test images."""
+        for word, chosen in (("training", True), ("unseen", False)):
+            counts = [m.counts[TEST] for m in parts.members if m.label == "fake" and (m.name in parts.seen) is chosen]
+            if max(counts, default=0) < MIN_FAKES:
+                more = f"; --limit {self.limit} is too low for that" if self.limit else ""
+                log.warning(
+                    "no %s generator has %d test images (at most %d), so there will be no mean over them%s",
+                    word, MIN_FAKES, max(counts, default=0), more,
+                )  # fmt: skip
 
     def _usable(self, asked: Sequence[str]) -> Data:
         """Without the images that cannot be decoded, where they are embedded; what fails, fails for every encoder."""
@@ -193,6 +208,12 @@ class Study:
         if self.network is None:
             return None
         opened = load(self.network, threads=self.threads)
+        described = opened.backbone.entry
+        if described.folder is None and (described.recipe or described.reopen):
+            raise UsageError(
+                f"{self.network} decides on features of {described.name}, which was not trained for this: it is no "
+                "trained network, and would be shown as one. See univfd train, or compare it by univfd bench"
+            )
         return Network(opened, Encoder(opened.backbone, opened.view, self.perturb, self.cache, self.work))
 
     def _record(self, name: str, asked: Sequence[str], chosen: Mapping[str, Any], data: Data) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..benchmark.rendering import Section, Table, Value, files_of, markdown
+from ..benchmark.rendering import Section, Table, Value, files_of, markdown, marked
 from ..benchmark.rows import Cell, Columns, write_rows
 from ..benchmark.run import KIND as BENCH
 from ..benchmark.run import MANIFEST as BENCH_MANIFEST
@@ -68,12 +68,13 @@ def readme(
 ) -> str:  # fmt: skip
     """The report of a study."""
     lines = [f"# {experiment.title}", "", experiment.question, ""]
-    lines += ["## What came out", "", *(f"- {s}" for s in result.sentences), ""]
+    lines += ["## What came out", "", *(f"- {marked(s)}" for s in result.sentences), ""]
     if about.findings or about.missing:
         lines += ["## What the paper has", "", *(f"- {text} [{source}]" for text, source in about.findings)]
         lines += [f"- {MISSING[0].upper()}{MISSING[1:]}: {text}." for text in about.missing] + [""]
     for drawing in result.drawings:
-        lines += [f"![{drawing.caption}]({FIGURES}/{_file(drawing.name, drawing.raster)})", "", drawing.caption, ""]
+        caption = marked(drawing.caption)
+        lines += [f"![{caption}]({FIGURES}/{_file(drawing.name, drawing.raster)})", "", caption, ""]
     said: set[str] = set()
     for table in tables:  # a remark that several tables have is read once
         once = replace(table, notes=[note for note in table.notes if note not in said])
@@ -82,11 +83,11 @@ def readme(
     fakes = int(data.fake.sum())
     lines += ["## What was done", ""]
     used = f"{fakes} fakes and {len(data) - fakes} reals used"
-    lines += [f"- Data: {record['data']}, {data.given} images; {used}; digest `{record['data_digest']}`."]
+    lines += [f"- Data: {marked(str(record['data']))}, {data.given} images; {used}; digest `{record['data_digest']}`."]
     if record.get("limit"):
         lines += [f"- **A quick run**: at most {record['limit']} images of each generator and real source (`--limit`)."]
     for failure in data.failures[:_NAMED]:
-        lines += [f"- Could not be read: {failure.image}: {failure.error}: {failure.message}"]
+        lines += ["- Could not be read: " + marked(f"{failure.image}: {failure.error}: {failure.message}")]
     if len(data.failures) > _NAMED:
         lines += [f"- {len(data.failures) - _NAMED} more could not be read; see {MANIFEST}."]
     shown = ("experiment", "options", "space", "network", "perturb", "seed", "univfd", "software")

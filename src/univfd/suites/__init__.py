@@ -255,6 +255,8 @@ def _subset(data: dict[str, Any]) -> Subset:
         for pattern in lists[key]:
             if not _below(pattern):
                 raise ValueError(f"subset {name}: {key} {pattern!r}; expected folders below the root")
+            if any("**" in part and part != "**" for part in pattern.split("/")):
+                raise ValueError(f"subset {name}: {key} {pattern!r}; expected '**' to be a whole part of the path")
     if not lists["real"] and not lists["fake"]:
         raise ValueError(f"subset {name} names no folder of real or fake images")
     counts = data.get("count", {})

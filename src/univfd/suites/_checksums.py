@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import InputError
 from ..pipeline import ordered_map
 from ..sources import read_bytes
 from ..types import Label, Sample, data_digest
@@ -39,4 +40,7 @@ def fingerprint(samples: Iterable[Sample], *, workers: int = 4) -> str:
 
 
 def _pair(sample: Sample) -> tuple[str, Label]:
-    return hashlib.sha256(read_bytes(sample.ref)).hexdigest(), sample.label
+    try:
+        return hashlib.sha256(read_bytes(sample.ref)).hexdigest(), sample.label
+    except InputError as error:
+        raise type(error)(f"{sample.ref.name}: {error}") from error

@@ -67,7 +67,14 @@ def _match(folder: Path, patterns: Sequence[str]) -> tuple[list[Place], list[str
         places += [(path, tuple(path.parts[i] for i in starred)) for path in matched if path.exists()]
         if not matched:
             missing.append(pattern)
-    return places, missing
+    return _outermost(places), missing
+
+
+def _outermost(places: Sequence[Place]) -> list[Place]:
+    """Each place once, and none that lies in another: a place is walked with all that is below it."""
+    there = {path for path, _ in places}
+    kept = {path: stars for path, stars in reversed(places) if there.isdisjoint(path.parents)}
+    return [(path, stars) for path, stars in places if kept.pop(path, None) is not None]
 
 
 def _joined(folder: str, pattern: str) -> str:

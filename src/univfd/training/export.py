@@ -20,6 +20,7 @@ from ..backbones import open_backbone
 from ..catalogue import ENTRY_FILE, Entry, to_toml
 from ..detector import Detector, linear_detector
 from ..downloads import sha256_of
+from ..sources import display_name
 from ..storage import write_arrays
 from ..views import view
 from .networks import Network
@@ -65,7 +66,11 @@ def save(network: Network, output: Path, *, view_name: str, record: Mapping[str,
         (folder / RECORD).write_text(json.dumps(dict(record), indent=1, ensure_ascii=False) + "\n", "utf-8")
         coef = network.head.weight.detach()[0].double().numpy()
         made = linear_detector(
-            output.name, open_backbone(folder), view(view_name), coef, float(network.head.bias.detach()[0])
+            display_name(output.name),
+            open_backbone(folder),
+            view(view_name),
+            coef,
+            float(network.head.bias.detach()[0]),
         )
         made.save(output, carry_backbone=True)
     return made

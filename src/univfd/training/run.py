@@ -128,7 +128,7 @@ def train(
         torch.manual_seed(plan.seed)
         network = networks.build(plan.arch, plan.pretrained)
         lr = plan.lr or network.lr
-        settings = _settings(plan, parts, lr)
+        settings = _settings(plan, parts, lr) | {"max_pixels": max_pixels}
         state = _begin(checkpoints, folder, settings, resume) or State(Plateau(lr, plan.patience))
         network.whole().to(where)
         optimiser = loop.adam(network, lr)
@@ -176,6 +176,8 @@ def _device(torch: Any, device: str) -> str:
 def _begin(checkpoints: Checkpoints, folder: Path, settings: Mapping[str, Any], resume: bool) -> State | None:
     """The state of the run to go on with; None for a new one."""
     if not checkpoints.begun:
+        if folder.is_dir() and any(folder.iterdir()):  # it is removed when the run has ended well
+            raise OutputExistsError(f"{folder} is there and is no unfinished run; move it away or take another name")
         checkpoints.begin(settings)
         return None
     if not resume:
