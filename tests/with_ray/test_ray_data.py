@@ -400,6 +400,33 @@ def test_the_command_on_a_cluster_of_its_own(
     assert "never overwritten" in univfd(*command, code=2).stderr
 
 
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_it_in_order(
+    sent: signal.Signals, code: int, toy_folder: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """Ray puts a handler of its own in place, which ended the process with a dump."""
+    command = [
+        sys.executable,
+        "-m",
+        "univfd",
+        "detect",
+        pictures / "Z",
+        "--detector",
+        toy_folder,
+        "-o",
+        tmp_path / "run",
+    ]
+    arguments = [*map(str, command), "--partition", "1", "--ray"]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as run:
+        until = time.monotonic() + 120
+        while not list((tmp_path / "run" / "rows").glob("*.parquet")) and time.monotonic() < until:
+            time.sleep(0.05)
+        run.send_signal(sent)
+        said = run.communicate(timeout=120)[1]
+    assert run.returncode == code, said
+    assert "--resume goes on" in said
+
+
 def test_the_bank_is_added_to_in_one_edit(where: Where, pictures: Path, tmp_path: Path) -> None:
     from univfd.store import BankStore
 
@@ -422,6 +449,7 @@ def test_the_bank_is_added_to_in_one_edit(where: Where, pictures: Path, tmp_path
         (["--ray", "--csv", "-o", "x"], "leave the format out"),
         (["--ray", "--provenance", "-o", "x"], "--provenance: not with --ray"),
         (["--ray"], "needs -o"),
+        (["--ray", "-o", "out.parquet"], "named like a file"),
     ],
 )
 def test_what_says_nothing_on_a_cluster_is_refused(options: list[str], words: str) -> None:
