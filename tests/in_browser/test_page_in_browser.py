@@ -35,7 +35,10 @@ def test_a_chosen_picture_gets_a_verdict_with_its_promise_and_evidence(browser: 
         choose(tab, ("a.png", FAKE))
         detail = tab.locator("#detail")
         assert detail.locator(".headline").inner_text() == "Looks AI-generated"
-        assert "At most 1% of real pictures are called AI-generated." in detail.inner_text()
+        assert (
+            "At most 1% of real pictures like those that the detector was calibrated on are called"
+            in detail.inner_text()
+        )
         assert "90% confidence" in detail.inner_text()
         assert re.match(r"Score 2\.\d\d\. Real below -1.00, AI-generated above 1.00", bar_text(tab))
         rows = detail.locator("section", has_text="Nearest known").locator("tbody tr").all_inner_texts()
@@ -49,12 +52,15 @@ def test_a_chosen_picture_gets_a_verdict_with_its_promise_and_evidence(browser: 
         tab.click("#copy")
         copied = tab.evaluate("navigator.clipboard.readText()")
         assert copied.startswith("a.png (sha256 ")
-        assert copied.endswith("A signal, not proof.")
-        assert "1%" in copied
+        assert copied.endswith("This is an indication, not proof.")
+        assert re.search(r"At most 1% of real pictures like the \d+ that the detector was calibrated on", copied)
+        assert "whether this picture is like those is not known" in copied
+        assert "score" not in copied
         choose(tab, ("b.png", REAL))
         tab.click("#rows button >> text=b.png")
         assert detail.locator(".headline").inner_text() == "Looks real"
-        assert "At most 5% of AI-generated pictures are called real." in detail.inner_text()
+        assert "At most 5% of AI-generated pictures like those are called real." in detail.inner_text()
+        assert "That does not rule one out" in detail.locator("#quote").inner_text()
 
 
 def test_the_needle_stands_where_the_score_is(browser: Browser, server: Server) -> None:

@@ -79,7 +79,7 @@ def test_a_report_to_attach_to_a_case(browser: Browser, server: Server, tmp_path
         for part in (
             hashlib.sha256(FAKE).hexdigest(), "Looks AI-generated", "toy@",
             "real below -1.0000, AI-generated above 1.0000", "At most 1% of real pictures", "320 × 256 pixels, PNG",
-            "Nearest known pictures", "What the file says of its own origin", "A signal, not proof.",
+            "Nearest known pictures", "What the file says of its own origin", "This is an indication, not proof.",
             "Limits of this report",
         ):  # fmt: skip
             assert part in text, part
