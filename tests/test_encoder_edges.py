@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 import subprocess
@@ -25,7 +24,6 @@ from univfd.catalogue import entry
 from univfd.detector import Detector, load
 from univfd.downloads import extract
 from univfd.embedding import embed_images, embed_loaded, loader
-from univfd.embedding_cache import _code_digest
 from univfd.embeddings_file import read_embeddings, write_embeddings
 from univfd.errors import ChecksumError, EngineError, FormatError, UsageError
 from univfd.official import read_head
@@ -78,6 +76,8 @@ def stated(change: dict[str, object]) -> str:
         {"kind": "hub", "repo": "../..", "revision": "main", "file": "x"},
         {"kind": "hub", "repo": "a/b", "revision": "main", "file": "../x"},
         {"kind": "hub", "repo": "a/b", "revision": "../x y", "file": "x"},
+        {"kind": "hub", "repo": "a/b", "revision": "x/../../y", "file": "x"},
+        {"member": "a/../../b"},
     ],
     ids=str,
 )
@@ -90,7 +90,8 @@ def test_what_an_entry_gives_to_pip_and_to_the_hub_is_no_path(change: dict[str, 
         text = stated(change)
     with pytest.raises(FormatError, match="is not a readable backbone entry"):
         entry(folder_of(tmp_path / "e", text))
-    assert entry(folder_of(tmp_path / "fine", stated({}))).sources
+    for number, fine in enumerate(({}, {"version": "v1.0"}, {"member": "a/model..v2.onnx"}, {"package": "a.b-c_d"})):
+        assert entry(folder_of(tmp_path / f"fine{number}", stated(fine))).sources
 
 
 def test_a_strangers_detector_runs_nothing(home: Path, toy_folder: Path, tmp_path: Path) -> None:
@@ -436,22 +437,6 @@ def test_a_plug_in_that_cannot_be_loaded_is_no_mistake_of_ours(
     assert "thing" in str(error.value)
 
 
-def test_another_version_of_a_plug_in_engine_begins_the_cache_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before, found = _code_digest(), set()
-    for version in ("1", "2"):
-        with monkeypatch.context() as now:
-            plug_in(tmp_path / version, "backbones", "mine", "some:PLUGIN", version)
-            now.syspath_prepend(tmp_path / version)
-            importlib.invalidate_caches()
-            _code_digest.cache_clear()
-            found.add(_code_digest())
-    _code_digest.cache_clear()
-    assert len(found | {before}) == 3
-    assert _code_digest() == before
-
-
 def test_the_self_test_of_an_encoder_of_ones_own_has_nothing_to_compare_with(carried: Path) -> None:
     checks = {check.name: check for check in selftest(load(carried))}
     assert checks["parity"].passed
@@ -486,8 +471,36 @@ def test_a_foreign_folder_is_not_taken_for_an_unfinished_training(tmp_path: Path
     folder.mkdir()
     assert _begin(Checkpoints(folder), folder, {}, resume=False) is None
     (folder / "run.json").unlink()
+    (folder / ".run.json").write_text("half")  # a kill at the very beginning: it begins anew
+    assert _begin(Checkpoints(folder), folder, {}, resume=False) is None
+    (folder / "run.json").unlink()
     (folder / "precious.txt").write_text("mine")
     for resume in (False, True):
         with pytest.raises(OutputExistsError, match="is no unfinished run"):
             _begin(Checkpoints(folder), folder, {}, resume=resume)
     assert (folder / "precious.txt").read_text() == "mine"
+
+
+def test_a_training_of_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    """Its settings do not state what they now do."""
+    from univfd.images import DEFAULT_MAX_PIXELS
+    from univfd.training.state import Checkpoints
+
+    run = Checkpoints(tmp_path)
+    run.begin({"seed": 1})
+    run.require({"seed": 1, "max_pixels": DEFAULT_MAX_PIXELS})
+    with pytest.raises(UsageError, match="max_pixels"):
+        run.require({"seed": 1, "max_pixels": 1000})
+
+
+def test_sparse_weights_have_new_names_too() -> None:
+    from univfd.recipes._graph import rename, tensor_names
+
+    dense = numpy_helper.from_array(np.array([1.0], np.float32), "proj")
+    graph = helper.make_graph([helper.make_node("Identity", ["proj"], ["y"])], "g", [], [])
+    graph.sparse_initializer.append(
+        helper.make_sparse_tensor(dense, numpy_helper.from_array(np.array([0], np.int64), "i"), [3])
+    )
+    assert "proj" in tensor_names(graph)
+    rename(graph, {"proj": "other"})
+    assert graph.sparse_initializer[0].values.name == graph.node[0].input[0] == "other"

@@ -284,6 +284,14 @@ def test_the_names_of_results_can_be_given_again(tmp_path: Path) -> None:
         [failure] = expand(tmp_path / wrong)
         assert isinstance(failure, Failure)
         assert "holds no image of this name" in failure.message
+    (tmp_path / "broken.tar").write_bytes(b"no tar" * 200)
+    (tmp_path / "broken.parquet").write_bytes(b"no parquet")
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "bare.parquet")
+    for name in ("broken.tar/a.jpg", "broken.parquet/0", "bare.parquet/0"):
+        [failure] = expand(tmp_path / name)
+        assert isinstance(failure, Failure)
+        assert failure.image.endswith(name)
+        assert "of this name" not in failure.message
     (tmp_path / "plain.txt").write_text("x")
     [failure] = expand(tmp_path / "plain.txt" / "a.jpg")
     assert isinstance(failure, Failure)
@@ -296,6 +304,7 @@ def test_the_names_of_results_can_be_given_again(tmp_path: Path) -> None:
         ("https://example.org/a.jpg", "nothing is fetched from the web"),
         ("HTTP://example.org/a*.jpg", "nothing is fetched from the web"),
         ("s3://bucket/a.jpg", "are read with --ray"),
+        ("data:image/png;base64,aaaa", "nothing is fetched from the web"),
     ],
 )
 def test_an_address_is_no_path(address: str, said: str) -> None:

@@ -156,6 +156,15 @@ def test_pairs_of_two_large_groups_are_not_looked_for_for_ever() -> None:
     assert time.process_time() - start < 60  # minutes before; seconds now, on any machine
 
 
+def test_a_large_group_in_the_way_hides_no_pair() -> None:
+    """600 reals of one film are nearer to each fake than the reals that it may be paired with."""
+    labels = [Label.FAKE] * 40 + [Label.REAL] * 660
+    groups = [f"f{i // 2}" for i in range(40)] + ["film"] * 600 + [f"r{i // 2}" for i in range(60)]
+    sizes = [100_000 + i for i in range(40)] + [100_020] * 600 + [100_300 + i for i in range(60)]
+    pairs, _ = find_pairs(labels, groups, [{64: n} for n in sizes])
+    assert len(pairs) == 40
+
+
 def test_ten_thousand_copies_of_one_file_are_counted_once_each(tmp_path: Path) -> None:
     from univfd.scan import _Seen, _Tally
     from univfd.types import Sample
@@ -181,6 +190,15 @@ def test_a_limit_of_pixels_is_at_least_one(value: str, tmp_path: Path) -> None:
     done = univfd("scan", tmp_path, "--max-pixels", value)
     assert done.returncode == 2
     assert b"--max-pixels" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [("5%", "write 0.05 for 5 %"), ("1", "write 0.01 for 1 %"), ("2.5", "0.025")]
+)
+def test_percent_are_told_how_to_be_written(value: str, said: str, tmp_path: Path) -> None:
+    done = univfd("calibrate", "--real", tmp_path, "--max-fpr", value, "-o", tmp_path / "x")
+    assert done.returncode == 2
+    assert said in done.stderr.decode()
 
 
 SUITE = """

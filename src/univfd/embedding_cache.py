@@ -324,15 +324,10 @@ def _from_bytes(array: NDArray[Any]) -> Any:
 
 @cache
 def _code_digest() -> str:
-    """8 hex digits of the code in front of the vector, comments and docstrings apart: a change of it starts anew.
-
-    Of an engine that another distribution brings, its version stands for its code.
-    """
+    """8 hex digits of the code in front of the vector, comments and docstrings apart: a change of it starts anew."""
     here = Path(__file__).parent
     files = [f for name in _DECIDING for f in (sorted((here / name).glob("*.py")) or [here / f"{name}.py"])]
     digest = hashlib.sha256(str(SCHEMA).encode())
-    for entry in sorted(importlib.metadata.entry_points(group="univfd.backbones"), key=str):
-        digest.update(f"{entry.name} {entry.value} {entry.dist.version if entry.dist else ''}".encode())
     for file in files:
         tree = ast.parse(file.read_text("utf-8"))
         for node in ast.walk(tree):

@@ -59,7 +59,10 @@ def find_pairs(
         for depth, side in product(range(1, 1 + len(sides)), sides):
             here = [(float(np.log(bytes[i][side])), rank[i], i) for i in free if side in ladders[i][:depth]]
             reals = sorted(each for each in here if labels[each[2]] is Label.REAL)
+            sets = {joined.of(each[2]) for each in reals}
             for fake in sorted((each for each in here if labels[each[2]] is Label.FAKE), key=lambda each: each[1]):
+                if len(sets) <= _FEW and not any(joined.may_join(fake[2], real) for real in sets):
+                    continue
                 if (at := _partner(fake, reals, caliper, joined)) is not None:
                     real = reals.pop(at)[2]
                     joined.join(fake[2], real)
@@ -69,14 +72,14 @@ def find_pairs(
 
 
 _Place = tuple[float, int, int]
-_LOOKED_AT = 200  # candidates of a fake whose groups may not be joined: among two large groups all are such
+_FEW = 100  # sets of reals: so few are asked one by one whether any may be joined, before all their images are
 
 
 def _partner(fake: _Place, reals: list[_Place], caliper: float, joined: _Groups) -> int | None:
     """Index of the nearest real within the caliper whose group may be joined with the fake's."""
     above = bisect.bisect(reals, fake)
     below = above - 1
-    for _ in range(_LOOKED_AT):
+    while True:
         up = reals[above][0] - fake[0] if above < len(reals) else np.inf
         down = fake[0] - reals[below][0] if below >= 0 else np.inf
         if min(up, down) > caliper:
@@ -85,7 +88,6 @@ def _partner(fake: _Place, reals: list[_Place], caliper: float, joined: _Groups)
         if joined.may_join(fake[2], reals[at][2]):
             return at
         above, below = (above + 1, below) if up < down else (above, below - 1)
-    return None
 
 
 class _Groups:

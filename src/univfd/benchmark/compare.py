@@ -19,7 +19,7 @@ from ..metrics import FIGURES, Absent, Estimate
 from .drawing import Drawn, draw, estimate, mean_over_generators
 from .figures import ROUNDS
 from .groups import everything, groups, redrawing
-from .rendering import Section, Table, Value
+from .rendering import Section, Table, Value, marked
 from .rows import Cell, Images, Scores, Texts
 
 _NAMED = 3  # images named in an error
@@ -198,7 +198,7 @@ def table(comparisons: Sequence[Comparison], metric: str, names: tuple[str, str]
         "Value [95 % interval] n. The difference is first minus second, over the images that both could judge, with an "
         "interval from paired redrawn sets: both on the same images each time, those of one group or file together."
     ]
-    notes += [f"{name} was made of {n} of these images: its figure flatters it." for name, n in known.items()]
+    notes += [f"{marked(name)} was made of {n} of these images: its figure flatters it." for name, n in known.items()]
     if left_out:
         notes.append(f"Left out, since one of the two could not judge them: {'; '.join(left_out)}.")
     title = f"{FIGURES[metric].title}: {names[0]} against {names[1]}"

@@ -24,14 +24,15 @@ _FINITE = 1e30  # an integer of TOML may be too large to become a float at all
 _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")  # it becomes a folder's name in the cache
 _HELD = re.compile(r"cls\.([1-9][0-9]{0,4})@([1-9][0-9]{0,4})")
 _SHA256 = re.compile(r"([0-9a-f]{64})?")
-_INNER = r"(?!.*\.\.)[^/\\\x00-\x1f\x7f]{1,200}(/[^/\\\x00-\x1f\x7f]{1,200}){0,20}"
+_NOT_UP = r"(?!(?:.*/)?\.\.(?:/|$))"  # no part of it is ".."
+_INNER = _NOT_UP + r"[^/\\\x00-\x1f\x7f]{1,200}(/[^/\\\x00-\x1f\x7f]{1,200}){0,20}"
 _SHAPES: Mapping[str, tuple[re.Pattern[str], str]] = {
     # They become arguments of pip, which takes paths for packages and runs what it finds there, and names of folders.
     "package": (re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,200}"), "a distribution's name"),
-    "version": (re.compile(r"[0-9][A-Za-z0-9.!+_-]{0,100}"), "a version such as 1.2.3"),
+    "version": (re.compile(r"v?[0-9][A-Za-z0-9.!+_-]{0,100}"), "a version such as 1.2.3"),
     "sha256": (re.compile(r"[0-9a-f]{64}"), "64 hex digits"),
     "repo": (re.compile(r"[A-Za-z0-9][\w.-]{0,100}(/[A-Za-z0-9][\w.-]{0,100})?"), "owner/name"),
-    "revision": (re.compile(r"[A-Za-z0-9][\w./-]{0,100}"), "a commit or tag"),
+    "revision": (re.compile(_NOT_UP + r"[A-Za-z0-9][\w./-]{0,100}"), "a commit or tag"),
     "member": (re.compile(_INNER), "a path inside the wheel"),
     "file": (re.compile(_INNER), "a path inside the repository"),
 }

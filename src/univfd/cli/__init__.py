@@ -50,8 +50,10 @@ class _Commands(click.Group):
         except click.UsageError as error:
             name = args[0]
             near = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
-            if not near and (Path(name).exists() or name in _OTHER_WORDS):
-                near = [f"detect {name}" if Path(name).exists() else "detect"]
+            if Path(name).exists():
+                near = [f"detect {name}"]
+            elif not near and name in _OTHER_WORDS:
+                near = ["detect"]
             if not near:
                 raise
             raise click.UsageError(f"{error.message} Did you mean 'univfd {near[0]}'?", ctx) from None

@@ -129,12 +129,12 @@ def place(output: Path | None) -> str:
     """
     if output is None:
         raise UsageError("--ray needs -o/--output: a folder that all nodes see, or a URL such as s3://bucket/prefix")
-    if output.suffix.lower() in _FILES:
+    url = _URL.match(str(output))
+    if output.suffix.lower() in _FILES and not url and not output.is_dir():
         raise UsageError(
             f"-o {display_name(output)}: with --ray the output is a folder of Parquet partitions, and this is named "
             "like a file; name a folder"
         )
-    url = _URL.match(str(output))
     if not url:
         return str(output.absolute())
     rest = re.sub(r"(=https?):/(?!/)", r"\1://", str(output)[url.end() :])  # an endpoint in the address is one too

@@ -69,6 +69,10 @@ class Megapixels(click.FloatRange):
     def __init__(self, most: float = 1_000_000) -> None:
         super().__init__(1e-6, most)
 
+    def _describe_range(self) -> str:
+        """Nothing in the help: a limit of a pixel needs no words."""
+        return ""
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Refuse what is no number."""
         if math.isnan(found := super().convert(value, param, ctx)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,7 +11,22 @@ from . import DONE, UNREADABLE
 from ._shared import PATH, download_progress, progress, remark, settings, space_options, split_option, work_options
 from .bank import today
 
-RATE = click.FloatRange(0, 1, min_open=True, max_open=True)
+
+class _Rate(click.FloatRange):
+    """A share between 0 and 1; who writes percent is told how."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse percent by name."""
+        try:
+            percent = float(str(value).rstrip("% "))
+        except ValueError:
+            percent = 0.0
+        if str(value).endswith("%") or 1 <= percent < 100:
+            self.fail(f"{value}: expected a share; write {percent / 100:g} for {percent:g} %", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+RATE = _Rate(0, 1, min_open=True, max_open=True)
 
 
 @click.command()

@@ -182,11 +182,9 @@ def _watched(
     """
     counts: Counter[str] = Counter()
     missing = set(plan.missing)
-    refused = ""
     for row in rows:
-        if row["refused"]:
-            refused = refused or row["refused"]
-            continue
+        if row["refused"]:  # what is left would be computed and not be written either
+            raise UnivFDError(f"{row['refused']}. Complete partitions are kept; the same command with --resume goes on")
         counts += Counter(json.loads(row["counts"]))
         spent.seconds += row["seconds"]
         spent.cpu += row["cpu"]
@@ -195,9 +193,8 @@ def _watched(
         on_done("images", done + counts.total(), plan.images)
     if missing:
         numbers = ", ".join(map(str, sorted(missing)[:5]))
-        why = refused or "their workers died or failed again and again. The log of Ray says why"
         raise UnivFDError(
-            f"{len(missing)} of {plan.partitions} partitions are missing ({numbers} ...): {why}; --resume tries them "
-            "again"
+            f"{len(missing)} of {plan.partitions} partitions are missing ({numbers} ...): their workers died or "
+            "failed again and again. The log of Ray says why; --resume tries them again"
         )
     return counts

@@ -69,8 +69,8 @@ def shard_images(run: list[Entry]) -> Iterator[ImageRef | Failure]:
                         yield _image_of(run[done].name, value)
                         done += 1
                 except (OSError, pa.ArrowException) as error:
-                    if isinstance(error, OSError) and error.errno is not None:
-                        raise
+                    if isinstance(error, OSError) and (error.errno is not None or first.store):
+                        raise  # a disk or a network that fails says nothing of the file
                     for entry in run[done:until]:
                         yield failed(entry.name, TruncatedImageError(f"the row group is damaged: {error}"))
                     done = until

@@ -30,7 +30,11 @@ _PROGRAM = (
     r"|Stable[ _-]?Diffusion|SwarmUI|Ideogram AI|Leonardo\.?AI)|DALLE|Draw Things)"
 )
 _PROGRAMS = re.compile(rf"\b{_PROGRAM}(?: ?\d|\b)")
-_PROGRAM_ALONE = re.compile(rf"{_PROGRAM}(?:[ -]?(?:AI|v|version)?[ .\d]*)?(?: by .*)?", re.IGNORECASE)
+_PROGRAM_ITSELF = re.compile(
+    r"\b(?:DALL[-·]?E(?: ?\d|\b)|Draw Things\b)", re.IGNORECASE
+)  # where programs alone are named
+_TAIL = r"(?:[ -](?:AI|Bot|Image|Phoenix|Turbo|Web ?UI|XL|v(?:ersion)?|v?\d[\w.-]{0,20}|[0-9A-F]{8}))*"
+_PROGRAM_ALONE = re.compile(rf"{_PROGRAM}\d?{_TAIL}(?: by .*)?", re.IGNORECASE)
 _PROGRAM_FIELDS = {"software", "creatortool", "make", "model", "generator"}
 _OTHER_FIELDS = {
     "source",
@@ -196,7 +200,7 @@ _FORMS: tuple[tuple[str, Callable[[Text, Any], Facts | None]], ...] = (
 
 def _program(text: Text) -> Facts | None:
     field, value = text.key.rpartition(":")[2].lower(), text.value[:200].strip()
-    here = (field in _PROGRAM_FIELDS and _PROGRAMS.search(value)) or (
+    here = (field in _PROGRAM_FIELDS and (_PROGRAMS.search(value) or _PROGRAM_ITSELF.search(value))) or (
         field in _OTHER_FIELDS and _PROGRAMS.match(value) and _PROGRAM_ALONE.fullmatch(value)
     )
     return {"program": text.value[:100]} if here else None

@@ -147,7 +147,8 @@ def exif_text(value: Any) -> str:
         return _utf16(value[8:])
     if value[:8] in {b"ASCII\0\0\0", b"\0" * 8, b"JIS\0\0\0\0\0"}:
         value = value[8:]
-    wide = value.startswith(_MARKS) or max(value[::2].count(0), value[1::2].count(0)) > len(value) // 4
+    text = value.rstrip(b"\0")  # writers fill the field up
+    wide = value.startswith(_MARKS) or max(text[::2].count(0), text[1::2].count(0)) > len(text) // 4
     return _utf16(value) if wide else value.decode("utf-8", "replace").strip("\0 ")
 
 

@@ -22,14 +22,18 @@ def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
         node.output[:] = [names.get(t, t) for t in node.output]
         for inner in subgraphs(node):
             rename(inner, names)
-    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info):
+    sparse = [each.values for each in graph.sparse_initializer]
+    for value in (*graph.input, *graph.output, *graph.initializer, *graph.value_info, *sparse):
         value.name = names.get(value.name, value.name)
+    for note in graph.quantization_annotation:
+        note.tensor_name = names.get(note.tensor_name, note.tensor_name)
 
 
 def tensor_names(graph: onnx.GraphProto) -> set[str]:
     """The names of all tensors of a graph and of the graphs inside of its nodes."""
     found = {t for node in graph.node for t in (*node.input, *node.output)}
     found |= {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+    found |= {each.values.name for each in graph.sparse_initializer}
     return found.union(*(tensor_names(inner) for node in graph.node for inner in subgraphs(node)))
 
 

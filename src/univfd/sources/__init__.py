@@ -84,7 +84,7 @@ Source = str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | I
 """One input: see `expand`. Pillow images and `(H, W, 3)` uint8 arrays are accepted too."""
 
 
-_ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?:([a-z][a-z0-9+.-]+)://|(data):)", re.IGNORECASE)
 _WEB = {"http", "https", "ftp", "data"}
 _FETCH = "an address: nothing is fetched from the web. Save the picture as a file first, and give that"
 _STORE = "an address, not a path; addresses of stores (s3://, gs://, file://) are read with --ray"
@@ -208,7 +208,10 @@ def _expand_path(text: str) -> Iterator[ImageRef | Failure]:
         mode = path.stat().st_mode
     except OSError as error:
         if isinstance(error, FileNotFoundError) and (address := _ADDRESS.match(text)):
-            yield failed(display_name(text), FileAccessError(_FETCH if address[1].lower() in _WEB else _STORE))
+            yield failed(
+                display_name(text),
+                FileAccessError(_FETCH if address[address.lastindex or 1].lower() in _WEB else _STORE),
+            )
         elif (inside := part_of(path)) is not None:
             yield inside
         elif isinstance(error, FileNotFoundError) and glob.has_magic(text):

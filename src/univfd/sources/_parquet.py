@@ -57,8 +57,8 @@ def image_column(path: Path) -> str | None:
     return next(iter(found.values()), None)
 
 
-def parquet_images(path: Path) -> Iterator[ImageRef | Failure]:
-    """One reference a row, in order; a `Failure` where the file is damaged or holds no images."""
+def parquet_images(path: Path, first: int = 0) -> Iterator[ImageRef | Failure]:
+    """One reference a row, in order, from a row on; a `Failure` where the file is damaged or holds no images."""
     name = display_name(path)
     try:
         column = image_column(path)
@@ -66,7 +66,7 @@ def parquet_images(path: Path) -> Iterator[ImageRef | Failure]:
             problem = NotAnImageError("a Parquet file without a column of image bytes ('image' or 'bytes')")
             yield failed(name, problem)
             return
-        yield from cell_refs(path, column)
+        yield from cell_refs(path, column, first)
     except MissingExtraError as error:
         yield Failure(name, error.code, str(error))
     except NotAnImageError as error:
@@ -75,14 +75,16 @@ def parquet_images(path: Path) -> Iterator[ImageRef | Failure]:
         yield unreachable(path, error)
 
 
-def cell_refs(path: Path, column: str) -> Iterator[ImageRef]:
-    """A reference to each row's image, named `shard.parquet/row`; no image is read."""
+def cell_refs(path: Path, column: str, first: int = 0) -> Iterator[ImageRef]:
+    """A reference to each row's image from row `first` on, named `shard.parquet/row`; no image is read."""
     with _opened(path) as file:
-        number = 0
+        start = 0
         for group in range(file.num_row_groups):
-            for row in range(file.metadata.row_group(group).num_rows):
+            rows = file.metadata.row_group(group).num_rows
+            for row in range(max(first - start, 0), rows):
+                number = start + row
                 yield ImageRef(f"{display_name(path)}/{number}", ParquetCell(path, column, group, row, number))
-                number += 1
+            start += rows
 
 
 def read_cell(cell: ParquetCell) -> bytes:

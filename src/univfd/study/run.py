@@ -123,7 +123,11 @@ class Study:
                 raise registry.unknown(f"option of {name}", option, experiment.own)
         asked = [part for part in experiment.uses if part in SHARED]
         if "split" in asked:
-            self._say_what_is_lacking(self.parts(self.readable))  # before hours of embedding, not after
+            parts = self.parts(self.readable)  # what is wrong is said before hours of embedding, not after
+            if "rounds" in experiment.uses:
+                self._say_what_is_lacking(parts)
+        if "network" in asked:
+            _ = self._network
         data = self._usable(asked)
         given = {part: data if part == "data" else self._give(part, data) for part in asked}
         result: Result = experiment.run(**given, **chosen)
@@ -179,7 +183,7 @@ class Study:
             "encoder": lambda: self.encoder(self.backbone, self.taps),
             "open_encoder": lambda: self.encoder,
             "layers": self._layers,
-            "network": self._network,
+            "network": lambda: self._network,
             "pictures": lambda: partial(pictures, data, perturb=self.perturb, work=self.work),
         }
         return makers[part]() if part in makers else getattr(self, part)
@@ -204,6 +208,7 @@ class Study:
             raise UsageError(f"{self.backbone} has no blocks to compare; choose another with --backbone")
         return self.encoder(self.backbone, (*taps, "proj"))
 
+    @cached_property
     def _network(self) -> Network | None:
         if self.network is None:
             return None
@@ -226,7 +231,7 @@ class Study:
         if "encoder" in asked:
             record["space"] = self.encoder(self.backbone, self.taps).space.to_dict()
         if "network" in asked and self.network is not None:
-            record["network"] = load(self.network).identity
+            record["network"] = self._network.name if self._network else ""
         for key in ("seed", "rounds"):
             record[key] = getattr(self, key)
         record["splits"] = {

@@ -91,7 +91,8 @@ def readme(
     if len(data.failures) > _NAMED:
         lines += [f"- {len(data.failures) - _NAMED} more could not be read; see {MANIFEST}."]
     shown = ("experiment", "options", "space", "network", "perturb", "seed", "univfd", "software")
-    lines += [f"- {name}: `{record[name]}`" for name in shown if record.get(name)] + [""]
+    texts = {name: " ".join(str(record[name]).replace("`", "'").split()) for name in shown if record.get(name)}
+    lines += [f"- {name}: `{text}`" for name, text in texts.items()] + [""]
     return "\n".join(lines)
 
 

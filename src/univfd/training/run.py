@@ -176,7 +176,7 @@ def _device(torch: Any, device: str) -> str:
 def _begin(checkpoints: Checkpoints, folder: Path, settings: Mapping[str, Any], resume: bool) -> State | None:
     """The state of the run to go on with; None for a new one."""
     if not checkpoints.begun:
-        if folder.is_dir() and any(folder.iterdir()):  # it is removed when the run has ended well
+        if checkpoints.foreign:  # the folder is removed when the run has ended well
             raise OutputExistsError(f"{folder} is there and is no unfinished run; move it away or take another name")
         checkpoints.begin(settings)
         return None

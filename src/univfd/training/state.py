@@ -12,12 +12,16 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..errors import FormatError, UsageError
+from ..images import DEFAULT_MAX_PIXELS
 from ..storage import read_arrays, read_json, replace_file, write_arrays, write_json
 from .schedule import Plateau
 
 KIND, SCHEMA = "training", 1
 _RUN, _STATE = "run.json", "state.json"
 _NAME = re.compile(r"epoch-\d{1,9}\.safetensors")
+
+_NOT_YET_KEPT = {"max_pixels": DEFAULT_MAX_PIXELS}
+"""Settings that runs of earlier versions do not state, as they were then unless another value was given."""
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -77,6 +81,11 @@ class Checkpoints:
         self._replace(_RUN, lambda path: write_json(path, KIND, SCHEMA, {"settings": dict(settings)}))
 
     @property
+    def foreign(self) -> bool:
+        """Whether the folder holds anything though no run has begun in it; half a beginning is nothing."""
+        return self._folder.is_dir() and any(path.name != f".{_RUN}" for path in self._folder.iterdir())
+
+    @property
     def begun(self) -> bool:
         """Whether there is a run to go on with."""
         return (self._folder / _RUN).exists()
@@ -91,6 +100,7 @@ class Checkpoints:
         mine = read_json(self._folder / _RUN, KIND, SCHEMA).get("settings", {})
         if not isinstance(mine, dict):
             raise FormatError(f"{self._folder / _RUN} holds no settings")
+        mine = _NOT_YET_KEPT | mine
         theirs = json.loads(json.dumps(dict(settings)))
         differing = [f"{k}: {theirs.get(k)!r} instead of {mine.get(k)!r}" for k in sorted({*mine, *theirs})
                      if mine.get(k) != theirs.get(k)]  # fmt: skip
