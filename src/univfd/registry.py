@@ -70,7 +70,9 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for a name that is not known, with the nearest known ones."""
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}."
+    hint = (
+        f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(known)}." if known else "There is none."
+    )
     return UnknownNameError(f"no {what} is called {name[:_SHOWN]!r}. {hint}")
 
 

@@ -85,7 +85,8 @@ def command(
     made.save(output)
     for failure in built.failures:
         remark(ctx, f"left out {failure.image}: {failure.message}")
-    remark(ctx, f"{len(built.bank)} images -> {output}; what it promises: univfd detectors info {output}")
+    more = "it promises nothing" if uncalibrated else f"what it promises: univfd detectors info {output}"
+    remark(ctx, f"{len(built.bank)} images -> {output}; {more}")
     if not uncalibrated and made.calibration.slope is None:
         remark(
             ctx,

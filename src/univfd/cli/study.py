@@ -188,5 +188,6 @@ def _run(ctx: click.Context, name: str, experiment: Experiment, values: dict[str
     with watching(ctx) as watch:
         study.work = Work(**work, watch=watch)
         failed = study.run(name, output, own)
-    remark(ctx, f"{len(failed)} images could not be used; report -> {output / 'README.md'}")
+    left_out = f"{len(failed)} images could not be used; " if failed else ""
+    remark(ctx, f"{left_out}report -> {output / 'README.md'}")
     return UNREADABLE if failed else DONE

@@ -28,7 +28,10 @@ def sample_of(row: Mapping[Any, Any], ref: ImageRef, where: str) -> Sample:
         DataError: no label, or an unknown one.
     """
     if "label" not in row:
-        raise DataError(f"{where}: no 'label'; expected one: real, fake, 0 or 1")
+        raise DataError(
+            f"{where}: no 'label'; expected one: real, fake, 0 or 1. This is for labelled collections; univfd detect "
+            "judges pictures without labels"
+        )
     try:
         label = Label.parse(row["label"])
     except FormatError as error:
