@@ -1,7 +1,7 @@
 """Makes the pictures of the service's page in `docs/images`, from the demo's images; needs the extras `server`,
 `provenance` and `browser`, and a Chromium.
 
-    python scripts/page_pictures.py --browser /usr/bin/chromium
+    python scripts/page_screenshots.py --browser /usr/bin/chromium
 """
 
 from __future__ import annotations
