@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from conftest import encoded, picture
+from conftest import PEAK_MEMORY, encoded, picture
 from mutations import chunk
 from score_rows import write_run
 from univfd.benchmark.rows import read_rows
@@ -120,13 +120,13 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "bmp upside down": lambda: bmp_that_says(8, -(2**31)),
 }
 
-_CHILD = """
-import resource, sys
+_CHILD = f"""
+{PEAK_MEMORY}
 from univfd.errors import InputError
 from univfd.images import decode
 from univfd.metadata import read_metadata
 from univfd.types import ImageRef
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak_kib()
 for name in sys.argv[1:]:
     with open(name, "rb") as file:
         data = file.read()
@@ -136,7 +136,7 @@ for name in sys.argv[1:]:
             print("taken")
         except InputError as error:
             print(type(error).__name__)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak_kib() - before)
 """
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import GifImagePlugin, Image, ImageOps, PngImagePlugin
 
-from conftest import encoded, picture
+from conftest import PEAK_MEMORY, encoded, picture
 from univfd import images
 from univfd.errors import (
     EmptyFileError,
@@ -331,8 +331,8 @@ def test_another_pillow_takes_its_own_memory(monkeypatch: pytest.MonkeyPatch) ->
     np.testing.assert_array_equal(decode(ref(data)).pixels, picture(1))
 
 
-PEAK = """
-import resource, sys
+PEAK = f"""
+{PEAK_MEMORY}
 from univfd.conditions import conditions
 from univfd.images import decode
 from univfd.types import ImageRef
@@ -342,7 +342,7 @@ def see(path):
     decoded = decode(ImageRef(path, open(path, "rb").read()))
     view(sys.argv[3]).cut(decoded.pixels, PreprocessSpec(224, (0, 0, 0), (1, 1, 1)))
     conditions(decoded.pixels, decoded.quantisation)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return 1024 * peak_kib()
 
 before = see(sys.argv[1])
 print(see(sys.argv[2]) - before)

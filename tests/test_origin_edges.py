@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 import provenance_files as make
-from conftest import picture
+from conftest import PEAK_MEMORY, picture
 from univfd.benchmark.rendering import Section, Table, latex, markdown
 from univfd.classifiers.knn import NearestNeighbor
 from univfd.detector import Detector
@@ -263,9 +263,8 @@ def test_a_gif_of_a_few_bytes_takes_no_gigabytes(
     (tmp_path / "real" / "x").mkdir(parents=True)
     (tmp_path / "real" / "x" / "a.gif").write_bytes(gif(screen, frame))
     code = (
-        "import resource, sys; from univfd.__main__ import main; sys.argv = sys.argv[1:]\n"
-        "try: main()\nexcept SystemExit: pass\n"
-        "print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)"
+        f"{PEAK_MEMORY}\nfrom univfd.__main__ import main; sys.argv = sys.argv[1:]\n"
+        "try: main()\nexcept SystemExit: pass\nprint('PEAK', peak_kib() // 1024, file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "univfd", *command, "real" if command[0] == "detect" else "."],

@@ -280,7 +280,7 @@ def test_what_passes_is_tried_again_and_what_does_not_is_not(
     rows = [r.to_dict() for r in RemoteDetector(url).detect(images, requests=1)]
     assert rows[0] == Failure("0", "not-an-image", "no").to_dict()
     answers += [401, 200, 200, 200]
-    with pytest.raises(UnauthorizedError, match="What you can"):
+    with pytest.raises(UnauthorizedError, match="--key-env NAME"):
         list(RemoteDetector(url).detect(images, requests=1))
     answers[:] = [503] * 8
     with pytest.raises(BusyError):

@@ -100,8 +100,8 @@ class Checkpoints:
         mine = read_json(self._folder / _RUN, KIND, SCHEMA).get("settings", {})
         if not isinstance(mine, dict):
             raise FormatError(f"{self._folder / _RUN} holds no settings")
-        mine = _NOT_YET_KEPT | mine
         theirs = json.loads(json.dumps(dict(settings)))
+        mine = {name: value for name, value in _NOT_YET_KEPT.items() if name in theirs} | mine
         differing = [f"{k}: {theirs.get(k)!r} instead of {mine.get(k)!r}" for k in sorted({*mine, *theirs})
                      if mine.get(k) != theirs.get(k)]  # fmt: skip
         if differing:
