@@ -417,7 +417,13 @@ def test_a_signal_ends_it_in_order(
         tmp_path / "run",
     ]
     arguments = [*map(str, command), "--partition", "1", "--ray"]
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as run:
+    # The tests may run where SIGINT is ignored (in the background of a script), which a child would inherit.
+    deaf = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        started = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, deaf)
+    with started as run:
         until = time.monotonic() + 120
         while not list((tmp_path / "run" / "rows").glob("*.parquet")) and time.monotonic() < until:
             time.sleep(0.05)
