@@ -28,13 +28,11 @@ from .detector import Detector
 from .errors import DataError
 from .images import DEFAULT_MAX_PIXELS
 from .metrics import Estimate, proportion
+from .search import NEAR
 from .sources import display_name
 from .types import Failure, Verdict
 
 LEAST_FOR_PROBABILITY = 20
-NEAR = 0.01
-"""Cosine distance to a row of the bank, below which an image may be a copy of what the detector was made of. It must
-also be less than half as far from it as from the next one: in some encoders' spaces all images are near each other."""
 
 _FEW_NEAR = 0.05  # share of near ones that is not spoken of
 _NAMED = 5  # groups that one remark names
@@ -175,7 +173,10 @@ def score(
 
 
 def _is_near(verdict: Verdict) -> bool:
-    """Is it nearly one row of the bank, and far nearer to it than to the next one?"""
+    """Is it nearly one row of the bank, and less than half as far from it as from the next one?
+
+    Near alone says little in the spaces of some encoders, where all images are near each other.
+    """
     distances = sorted(n.distance for n in (*verdict.nearest_real, *verdict.nearest_fake))
     return len(distances) > 1 and distances[0] < min(NEAR, distances[1] / 2)
 

@@ -171,17 +171,16 @@ def embed_loaded(backbone: Backbone, view: View, items: Sequence[Loaded | Failur
     embeddings = _embed(backbone, view, loaded)
     usable = np.asarray(np.isfinite(embeddings.vectors).all(axis=1))
     if not usable.all():
-        bad = {id(item) for item, fine in zip(loaded, usable, strict=True) if not fine}
-        items = [_without_vector(i, backbone) if id(i) in bad else i for i in items]
+        fine = iter(usable.tolist())
+        items = [i if isinstance(i, Failure) or next(fine) else _without_vector(i, backbone) for i in items]
         embeddings = Embeddings(embeddings.vectors[usable], embeddings.space)
     return Batch(tuple(items), embeddings, time.perf_counter() - start)
 
 
-def _without_vector(item: Loaded | Failure, backbone: Backbone) -> Failure:
+def _without_vector(item: Loaded, backbone: Backbone) -> Failure:
     """The row of an image that the encoder divides by zero for, say: one that is black all over."""
-    name = item.name if isinstance(item, Loaded) else item.image
     said = f"the encoder {backbone.entry.name} gives values for it that are not finite, so nothing can be said about it"
-    return Failure(name, InputError.code, said)
+    return Failure(item.name, InputError.code, said)
 
 
 def default_batch(processors: int | None = None) -> int:

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from .types import FloatArray
 
 Distances = NDArray[np.float64]
+NEAR = 0.01
+"""Cosine distance at or below which two pictures are nearly the same. A resized copy is mostly nearer, one that was
+compressed anew mostly not: in the features that tell real from fake it differs more than many other images do."""
 _BLOCK_ROWS = 65_536
 _BLOCK_QUERIES = 1_024
 _SPARE = 8  # candidates beyond k: float32 may put neighbours that are nearly equal in the wrong order

@@ -12,10 +12,6 @@ from ..index import Bank
 from ..search import nearest_rows, to_unit
 from ..types import FloatArray, Label
 
-NEAR = 0.01
-"""Cosine distance at or below which two pictures are nearly the same. A resized copy is mostly nearer, one that was
-compressed anew mostly not: in the features that tell real from fake it differs more than many other images do."""
-
 
 @dataclass(frozen=True, slots=True)
 class Double:

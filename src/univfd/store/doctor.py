@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..search import nearest_rows
+from ..search import NEAR, nearest_rows
 from ..types import Label
-from .admission import NEAR
 from .rows import Rows
 
 NEIGHBORS = 10
