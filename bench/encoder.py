@@ -8,15 +8,18 @@ DATA has `manifest.jsonl`. Every figure is a ratio, or a share, of one run on on
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import time
 from pathlib import Path
 
 import numpy as np
+import openvino
 
 from univfd.backbones import Backbone, open_backbone
 from univfd.datasets import open_dataset
+from univfd.detector import load
 from univfd.images import decode
 from univfd.perturbations import perturbation
 from univfd.types import FloatArray, Label, Pixels, Sample
@@ -24,6 +27,7 @@ from univfd.views import view
 
 PHOTOGRAPHS = 200
 ROUNDS = 7
+NAME = "clip-vit-b-16"
 FULL = "full"
 PHOTO_SOURCES = ("imagenet_samples", "openimages_taming", "ade20k_taming", "bsds500", "alae_imagenet256",
                  "metadata_extractor_images", "animegan_photo", "photoblog_herschel666", "deb_wallpapers")  # fmt: skip
@@ -34,7 +38,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
-    result = cutting() | retrieval(args.data)
+    result = cutting() | engines() | retrieval(args.data)
     text = json.dumps(result, indent=1)
     print(text)
     if args.output:
@@ -54,24 +58,39 @@ def cutting() -> dict[str, object]:
         "cls.10@7": ("cls.9@7", "cls.10@7"),
         FULL: ("proj", "mean.12"),
     }
+    return {"cpu_time_over_full_graph": over_full({name: open_backbone(NAME, taps=of) for name, of in taps.items()})}
+
+
+def engines() -> dict[str, object]:
+    """The shipped detectors' graphs on the engines for CPUs, over the full graph on the reference; in turn.
+
+    Says which CPU: what a lossy engine saves hangs on it.
+    """
+    opened = {FULL: open_backbone(NAME, taps=("proj", "mean.12"))}
+    for detector, engine in itertools.product(("default", "fast"), ("cpu", "openvino", "openvino-bf16")):
+        taps = load(detector).space.taps
+        opened[f"{detector}, {engine}"] = open_backbone(NAME, taps=taps, engine=engine)
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return {"engines_over_full_graph": over_full(opened), "cpu_computes": sorted(set(capabilities) & {"BF16", "INT8"})}
+
+
+def over_full(opened: dict[str, Backbone]) -> dict[str, float]:
+    """CPU seconds of each encoder over those of the full one, medians of turns."""
     crops = np.random.default_rng(0).integers(0, 256, (8, 224, 224, 3), dtype=np.uint8)
-    opened = {name: open_backbone("clip-vit-b-16", taps=of) for name, of in taps.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in taps}
+    seconds: dict[str, list[float]] = {name: [] for name in opened}
     for _ in range(ROUNDS):
         for name, backbone in opened.items():
             start = time.process_time()
             backbone.embed(crops)
             seconds[name].append(time.process_time() - start)
     median = {name: statistics.median(s) for name, s in seconds.items()}
-    return {
-        "cpu_time_over_full_graph": {name: round(s / median[FULL], 3) for name, s in median.items() if name != FULL}
-    }
+    return {name: round(s / median[FULL], 3) for name, s in median.items() if name != FULL}
 
 
 def retrieval(data: Path) -> dict[str, object]:
     """Share of photographs whose mirrored, cropped, JPEG 40 copy has them as its nearest neighbour (cosine)."""
     photos = [s for s in open_dataset(data) if s.label is Label.REAL and s.source in PHOTO_SOURCES][:PHOTOGRAPHS]
-    backbone = open_backbone("clip-vit-b-16")
+    backbone = open_backbone(NAME)
     cut, spec = view("resize").cut, backbone.entry.preprocess
     pictures = [decode_sample(s) for s in photos]
     originals = embed(backbone, [cut(p, spec).pixels for p in pictures])

@@ -26,7 +26,11 @@ from univfd.detector import load
 from univfd.types import ImageRef
 
 TURNS = 3
-OURS = ("default", "fast")
+OURS = {
+    f"{name}{said}": (name, engine)
+    for engine, said in (("cpu", ""), ("openvino-bf16", ", openvino-bf16"))
+    for name in ("default", "fast")
+}
 THEIRS = """\
 import sys, time
 from pathlib import Path
@@ -52,12 +56,13 @@ def main() -> None:
     command = args.rival_python.parent / "sahu65"
     result: dict[str, Any] = {"images": args.n, "turns": TURNS}
     result["warm"] = compared(
-        {name: partial(ours_warm, refs, name) for name in OURS}, lambda: theirs_warm(refs, args.rival_python)
+        {said: partial(ours_warm, refs, *which) for said, which in OURS.items()},
+        lambda: theirs_warm(refs, args.rival_python),
     )
     first = refs[0].name
     univfd = [sys.executable, "-m", "univfd", "detect", first, "--detector"]
     result["first_image"] = compared(
-        {name: partial(command_seconds, [*univfd, name]) for name in OURS},
+        {said: partial(command_seconds, [*univfd, name, "--engine", engine]) for said, (name, engine) in OURS.items()},
         lambda: command_seconds([str(command), "detect", first]),
     )
     text = json.dumps(result, indent=1)
@@ -77,8 +82,8 @@ def compared(ours: dict[str, Callable[[], float]], theirs: Callable[[], float]) 
     }
 
 
-def ours_warm(refs: list[ImageRef], name: str) -> float:
-    detector = load(name)
+def ours_warm(refs: list[ImageRef], name: str, engine: str) -> float:
+    detector = load(name, engine=engine)
     list(detector.detect(refs[:1]))
     clock = Clock()
     list(detector.detect(refs))

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -20,15 +21,18 @@ from conftest import picture
 from univfd import weights
 from univfd.backbones import EngineBackbone, _gate, open_backbone
 from univfd.backbones._cut import cut
-from univfd.backbones.openvino import OpenVinoBackbone
+from univfd.backbones.openvino import OpenVinoBackbone, _warn_of_no_bfloat16
 from univfd.catalogue import entry
 from univfd.detector import Detector, linear_detector, load
 from univfd.downloads import sha256_of
-from univfd.embedding import space_of
+from univfd.embedding import embed_images, space_of
 from univfd.engines import ENGINES, asked, candidates, provider_list
 from univfd.errors import EngineError, FeatureSpaceError, MissingExtraError, UnknownNameError, UsageError
-from univfd.parity import Parity
+from univfd.heatmap import heat_map
+from univfd.parity import LOSSY_SHARE, Parity
 from univfd.selftest import selftest
+from univfd.store import BankStore
+from univfd.store.adding import prepare
 from univfd.types import Verdict
 from univfd.views import view
 
@@ -78,6 +82,9 @@ def test_providers_in_order_with_their_options() -> None:
     assert options[1]["use_tf32"] == "0"  # else float32 products keep 10 bits
     assert [name for name, _ in provider_list(ENGINES["coreml"], Path("/kept"))] == [COREML, CPU]
     assert provider_list(ENGINES["cpu"], Path("/kept")) == [(CPU, {})]
+    assert provider_list(ENGINES["cuda-tf32"], Path("/kept"))[0][1]["use_tf32"] == "1"
+    below = dict(provider_list(ENGINES["tensorrt-fp16"], Path("/kept")))
+    assert (below[TENSORRT]["trt_fp16_enable"], below[CUDA]["use_tf32"]) == ("1", "0")
 
 
 def test_the_argument_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,16 +159,62 @@ def test_an_exact_engine_must_not_move_scores_and_a_lossy_one_may() -> None:
     near.require()
     with pytest.raises(EngineError, match="moves scores"):
         near.require_scores(lambda v: v.sum(axis=1))
-    replace(near, exact=False).require_scores(lambda v: v.sum(axis=1))
+    lossy = replace(near, exact=False)
+    moved = lossy.score_difference(lambda v: v.sum(axis=1))
+    lossy.require_scores(lambda v: v.sum(axis=1))  # one threshold is no measure
+    lossy.require_scores(lambda v: v.sum(axis=1), 11 * moved)
+    with pytest.raises(EngineError, match="moves scores"):
+        lossy.require_scores(lambda v: v.sum(axis=1), 9 * moved)
 
 
-def test_a_lossy_engine_has_a_feature_space_of_its_own(own_cache: Path) -> None:
-    taps = ("cls.1",)
-    exact, lossy = (open_backbone("clip-vit-b-16", taps=taps, engine=e) for e in ("cpu", "openvino-bf16"))
+def test_a_lossy_engine_has_a_feature_space_of_its_own() -> None:
+    exact, lossy = (open_backbone("clip-vit-b-16", taps=("cls.1",), engine=e) for e in ("cpu", "openvino-bf16"))
     assert space_of(exact, view("native")) != space_of(lossy, view("native"))
-    linear_detector("first block", exact, view("native"), np.ones(768), 0.0).save(own_cache / "detector")
-    with pytest.raises(FeatureSpaceError, match=r"this engine is lossy \(bf16\)"):
-        load(own_cache / "detector", engine="openvino-bf16")
+    assert space_of(exact, view("native")) == space_of(lossy, view("native"), exact=True)
+    made = linear_detector("made under it", lossy, view("native"), np.ones(768), 0.0)
+    assert made.space == made.reads == space_of(lossy, view("native"))
+    with pytest.raises(FeatureSpaceError, match="made in another feature space"):
+        replace(made, backbone=exact)
+
+
+def test_a_detector_judges_on_a_lossy_engine_near_to_what_it_was_measured_on(default: Detector, tmp_path: Path) -> None:
+    lossy = load(engine="openvino-bf16")
+    assert (default.lossy, lossy.lossy) == ("", "bf16")
+    assert lossy.space == default.space != lossy.reads
+    assert lossy.identity != default.identity
+    pictures = [picture(i, 260 + 40 * i, 300) for i in range(4)]
+    exact, near = ([v for v in d.detect(pictures) if isinstance(v, Verdict)] for d in (default, lossy))
+    assert {v.space for v in exact} == {default.space.digest}
+    assert {v.space for v in near} == {lossy.reads.digest}
+    assert {v.detector for v in near} == {lossy.identity}
+    moved = np.abs(np.subtract([v.score for v in near], [v.score for v in exact])).max()
+    assert moved < LOSSY_SHARE * default.calibration.between
+    cut = default.view
+    of_exact = next(iter(embed_images(default.backbone, cut, pictures)))
+    assert [v.score for v in lossy.judge(of_exact)] == [v.score for v in default.judge(of_exact)]
+    assert default.patch_probe is not None
+    assert heat_map(lossy, pictures[0]).scores.shape == heat_map(default, pictures[0]).scores.shape
+    with pytest.raises(FeatureSpaceError, match="the images"):
+        default.judge(next(iter(embed_images(lossy.backbone, cut, pictures))))
+    lossy.save(tmp_path / "saved")
+    assert load(tmp_path / "saved").identity == default.identity
+    assert all(check.passed for check in selftest(lossy))
+
+
+def test_no_bank_takes_in_what_a_lossy_engine_gives(default: Detector, tmp_path: Path) -> None:
+    lossy = open_backbone("clip-vit-b-16", taps=default.space.taps, engine="openvino-bf16")
+    store = BankStore.create(tmp_path / "store", default.space)
+    with pytest.raises(FeatureSpaceError, match="on an exact engine"):
+        prepare(store.snapshot(), lossy, default.view, [], near=None)
+
+
+@pytest.mark.parametrize("capabilities", [["FP32"], ["FP32", "BF16"]])
+def test_a_cpu_without_bfloat16_is_spoken_of(capabilities: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    core = SimpleNamespace(get_property=lambda *_: capabilities)
+    for name in ("openvino", "openvino-bf16"):
+        caplog.clear()
+        _warn_of_no_bfloat16(core, name, dict(ENGINES[name].options))
+        assert ("computes no bfloat16" in caplog.text) == (name == "openvino-bf16" and "BF16" not in capabilities)
 
 
 def scores(detector: Detector, **options: int) -> np.ndarray:

@@ -93,6 +93,11 @@ class Calibration:
         if not (-_FINITE <= self.fake_above <= _FINITE and self.real_below <= self.fake_above):
             raise FormatError(f"thresholds real_below={self.real_below}, fake_above={self.fake_above}: out of order")
 
+    @property
+    def between(self) -> float:
+        """How far the two thresholds are apart: the scale on which a difference of scores is large or small."""
+        return self.fake_above - self.real_below
+
     def verdict(self, score: float) -> VerdictLabel:
         """`fake`, `real` or `unsure`.
 

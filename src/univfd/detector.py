@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -38,7 +39,7 @@ from .detector_folder import (
 )
 from .downloads import Progress
 from .embedding import Batch, OnPixels, as_if_seen, embed_images, space_of
-from .errors import FeatureSpaceError, FormatError, UsageError
+from .errors import FormatError, UsageError
 from .images import DEFAULT_MAX_PIXELS
 from .index import Bank, IndexedBank
 from .patch_probe import PatchProbe
@@ -47,6 +48,8 @@ from .sources import Source, display_name
 from .storage import copy_folder, finite, new_folder, read_arrays, write_arrays, write_json
 from .types import Failure, FeatureSpace, FloatArray, Label, Neighbor, Timings, Verdict, VerdictLabel, digest_of
 from .views import View, view
+
+log = logging.getLogger(__name__)
 
 _FEW_ROWS = 20_000  # up to here a search is a small product beside a batch of the encoder
 
@@ -86,18 +89,31 @@ class Detector:
         self.space.require(self.bank.space, "the detector's bank")
         if self.patch_probe is not None:
             theirs = self.patch_probe.space
-            feature_space(self.backbone.entry, theirs.taps, theirs.view).require(theirs, "the detector's patch probe")
+            entry = replace(self.backbone.entry, lossy="") if self.lossy else self.backbone.entry
+            feature_space(entry, theirs.taps, theirs.view).require(theirs, "the detector's patch probe")
+
+    @cached_property
+    def reads(self) -> FeatureSpace:
+        """The feature space of the encoder's vectors: `space`, but for a lossy engine that gives near ones."""
+        return space_of(self.backbone, self.view)
 
     @cached_property
     def space(self) -> FeatureSpace:
-        """The feature space that the detector decides in."""
-        return space_of(self.backbone, self.view)
+        """The feature space that the detector decides in: that of its bank."""
+        made_exact = self.bank.space != self.reads
+        return space_of(self.backbone, self.view, exact=made_exact)
+
+    @property
+    def lossy(self) -> str:
+        """What the encoder's engine loses against what the detector was made with; empty: nothing."""
+        return self.backbone.entry.lossy if self.reads != self.space else ""
 
     @cached_property
     def identity(self) -> str:
         """`name@digest`, of all that scores and verdicts depend on, not of the names (generators) in attributions."""
         state = {k: hashlib.sha256(v.tobytes()).hexdigest() for k, v in self.classifier.state().items()}
         parts = {"bank": self.bank.digest, "state": state, "classifier": self._classifier_record()}
+        parts |= {"lossy": self.lossy} if self.lossy else {}
         return f"{self.name}@{digest_of(parts | {'calibration': self.calibration.to_dict()})[:12]}"
 
     def detect(
@@ -153,7 +169,8 @@ class Detector:
         loaded, vectors = batch.loaded, batch.embeddings.vectors
         if not loaded:
             return []
-        self.space.require(batch.embeddings.space, "the images")
+        if batch.embeddings.space != self.reads:
+            self.space.require(batch.embeddings.space, "the images")
         start = time.perf_counter()
         with one_thread() if len(self.bank) <= _FEW_ROWS else nullcontext():
             scores = self.classifier.decision_function(vectors)
@@ -183,7 +200,7 @@ class Detector:
                 format=item.format,
                 view=self.view.name,
                 detector=self.identity,
-                space=self.space.digest,
+                space=batch.embeddings.space.digest,
                 doubts=doubts[i],
                 remarks=(*item.notes, *_in_bank(item.sha256, (*nearest_fake[i], *nearest_real[i]))),
                 timings=Timings(item.seconds, *share),
@@ -330,7 +347,8 @@ def load(
         UnknownNameError: neither a shipped name nor a folder.
         FormatError: a folder that cannot be read.
         FeatureSpaceError: this version's encoder gives another feature space than the detector was made in.
-        EngineError: the engine computes wrong vectors on this machine, or moves this detector's scores.
+        EngineError: the engine computes wrong vectors on this machine, or moves this detector's scores (a lossy one: by
+            more than a little, see `univfd.parity.LOSSY_SHARE`).
         WeightsError: see `univfd.weights.ensure`.
     """
     folder = locate(detector)
@@ -346,11 +364,6 @@ def load(
     encoder = backbone or open_backbone(
         encoder_of(folder, manifest), taps=space.taps, threads=threads, progress=progress, engine=engine
     )
-    if encoder.entry.lossy and space_of(encoder, view(space.view)) != space:
-        raise FeatureSpaceError(
-            f"detector {manifest['name']} was made in another feature space: this engine is lossy "
-            f"({encoder.entry.lossy}), and has one of its own. Take an exact engine, or fit a detector under this one"
-        )
     opened = Detector(
         name=manifest["name"],
         backbone=encoder,
@@ -362,7 +375,9 @@ def load(
     )
     opened.space.require(space, f"detector {opened.name}")
     if isinstance(encoder, EngineBackbone) and encoder.parity is not None:
-        encoder.parity.require_scores(opened.score_of_crops)
+        encoder.parity.require_scores(opened.score_of_crops, opened.calibration.between)
+    if opened.lossy:
+        log.info("the engine is lossy (%s): scores are near those that %s has in float32", opened.lossy, opened.name)
     return opened
 
 

@@ -188,9 +188,16 @@ def default_batch(processors: int | None = None) -> int:
     return min(_MAX_BATCH, _IMAGES_PER_CPU * (processors or cpus()))
 
 
-def space_of(backbone: Backbone, view: View) -> FeatureSpace:
-    """The feature space of this encoder under this view."""
-    return feature_space(backbone.entry, backbone.taps, view.name, view.count if view.pool == "concat" else 1)
+def space_of(backbone: Backbone, view: View, *, exact: bool = False) -> FeatureSpace:
+    """The feature space of this encoder under this view.
+
+    Args:
+        backbone: an opened encoder.
+        view: how crops are cut.
+        exact: the space that it has on an exact engine, whatever engine it is on.
+    """
+    entry = replace(backbone.entry, lossy="") if exact else backbone.entry
+    return feature_space(entry, backbone.taps, view.name, view.count if view.pool == "concat" else 1)
 
 
 def _load(

@@ -1,7 +1,8 @@
 """What computes a prepared graph: engines by name, which of them are here, and which `auto` takes.
 
 `cpu` is ONNX Runtime in float32, the reference. The others must pass the gate (`univfd.parity`) on the machine that
-they run on. An exact engine shares the reference's feature space; one that is lossy by design has its own.
+they run on. An exact engine shares the reference's feature space. One that is lossy by design has its own; a detector
+made on an exact engine may judge its vectors, but no bank takes them in.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from . import registry
 from .errors import MissingExtraError
-from .parity import EXACT_COSINE
+from .parity import EXACT_COSINE, LOSSY_COSINE
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,10 @@ class Engine:
 
 
 _CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+_TENSORRT_OPTIONS = {
+    "trt_fp16_enable": "0", "trt_bf16_enable": "0", "trt_int8_enable": "0", "trt_engine_cache_enable": "1",
+    "trt_engine_cache_path": "{cache}",
+}  # fmt: skip
 _OPENVINO_OPTIONS = {"NUM_STREAMS": "1", "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": "NO"}
 
 CPU = Engine("cpu", "it comes with univfd", provider="CPUExecutionProvider")
@@ -59,9 +64,7 @@ ENGINES = {
         Engine("cuda", f"an NVIDIA GPU with CUDA and cuDNN; {_GPU}", provider="CUDAExecutionProvider",
                options=_CUDA_OPTIONS),
         Engine("tensorrt", f"an NVIDIA GPU with TensorRT; {_GPU} and tensorrt", provider="TensorrtExecutionProvider",
-               options={"trt_fp16_enable": "0", "trt_bf16_enable": "0", "trt_int8_enable": "0",
-                        "trt_engine_cache_enable": "1", "trt_engine_cache_path": "{cache}"},
-               below=("CUDAExecutionProvider",)),
+               options=_TENSORRT_OPTIONS, below=("CUDAExecutionProvider",)),
         Engine("coreml", "macOS, whose onnxruntime has it", provider="CoreMLExecutionProvider",
                # the neural engine computes in float16
                options={"ModelFormat": "MLProgram", "MLComputeUnits": "CPUAndGPU"}),
@@ -69,8 +72,13 @@ ENGINES = {
                provider="DmlExecutionProvider"),
         Engine("openvino", "pip install 'univfd[openvino]'", file="openvino",
                options={**_OPENVINO_OPTIONS, "INFERENCE_PRECISION_HINT": "f32"}),
-        Engine("openvino-bf16", "pip install 'univfd[openvino]'", file="openvino", cosine=0.99, lossy="bf16",
-               options={**_OPENVINO_OPTIONS, "INFERENCE_PRECISION_HINT": "bf16"}),
+        Engine("openvino-bf16", "a CPU with bfloat16; pip install 'univfd[openvino]'", file="openvino",
+               options={**_OPENVINO_OPTIONS, "INFERENCE_PRECISION_HINT": "bf16"}, cosine=LOSSY_COSINE, lossy="bf16"),
+        Engine("cuda-tf32", f"an NVIDIA GPU with CUDA and cuDNN; {_GPU}", provider="CUDAExecutionProvider",
+               options={**_CUDA_OPTIONS, "use_tf32": "1"}, cosine=LOSSY_COSINE, lossy="tf32"),
+        Engine("tensorrt-fp16", f"an NVIDIA GPU with TensorRT; {_GPU} and tensorrt",
+               provider="TensorrtExecutionProvider", options={**_TENSORRT_OPTIONS, "trt_fp16_enable": "1"},
+               below=("CUDAExecutionProvider",), cosine=LOSSY_COSINE, lossy="fp16"),
     )
 }  # fmt: skip
 _AUTO = ("cuda", "directml", "coreml", "cpu")

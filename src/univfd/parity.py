@@ -13,8 +13,12 @@ from .types import FloatArray, Pixels
 
 EXACT_COSINE = 0.999
 """Least cosine of an exact engine's vector to the reference's."""
+LOSSY_COSINE = 0.99
+"""The same of an engine that is lossy by design."""
 EXACT_SCORE = 1e-5
 """Largest difference of a score under an exact engine."""
+LOSSY_SHARE = 0.1
+"""Largest difference of a score under a lossy engine, as a share of the distance between the detector's thresholds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,7 @@ class Parity:
     Attributes:
         engine: whose they are.
         cosine: least accepted cosine.
-        exact: whether scores must agree too.
+        exact: whether scores must agree to rounding.
         reference: float32 ONNX Runtime on the CPU.
         batch: the engine's, all crops at once.
         single: the engine's, one crop at a time.
@@ -65,15 +69,25 @@ class Parity:
         expected = np.asarray(score(self.reference))
         return max(float(np.abs(np.asarray(score(v)) - expected).max()) for v in (self.batch, self.single))
 
-    def require_scores(self, score: Callable[[FloatArray], Any]) -> None:
-        """Refuse an exact engine that moves the scores of a detector.
+    def require_scores(self, score: Callable[[FloatArray], Any], between: float = 0.0) -> None:
+        """Refuse an engine that moves the scores of a detector: an exact one at all, a lossy one by more than a little.
+
+        Args:
+            score: `(N, D)` -> `(N,)`.
+            between: distance of the detector's thresholds; 0 where it has one, which is no measure for a lossy engine.
 
         Raises:
             EngineError: says by how much.
         """
-        if self.exact and not (difference := self.score_difference(score)) <= EXACT_SCORE:
+        if self.exact:
+            allowed = EXACT_SCORE
+        elif between > 0:
+            allowed = LOSSY_SHARE * between
+        else:
+            return
+        if not (difference := self.score_difference(score)) <= allowed:
             raise EngineError(
-                f"engine {self.engine!r} moves scores by {difference:.1e} on this machine; at most {EXACT_SCORE:.0e} "
+                f"engine {self.engine!r} moves scores by {difference:.1e} on this machine; at most {allowed:.0e} "
                 "is accepted. Take another engine (cpu)"
             )
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -398,6 +399,20 @@ def test_the_command_on_a_cluster_of_its_own(
     same(rows(out), expected)
     assert f"{partitions} were there" in univfd(*command[:-1], "--resume", "--ray", code=3).stderr
     assert "never overwritten" in univfd(*command, code=2).stderr
+
+
+def test_the_actors_take_the_lossy_engine_that_was_named(tmp_path: Path) -> None:
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(encoded(picture(i, 240, 260), "PNG"))
+    command = ("detect", *sorted(tmp_path.glob("*.png")), "--engine", "openvino-bf16", "--parquet")
+    univfd(*command, "-o", tmp_path / "single.parquet")
+    univfd(*command[:-1], "-o", tmp_path / "run", "--ray")
+    expected, got = pq.read_table(tmp_path / "single.parquet"), rows(tmp_path / "run")
+    for column in ("image", "detector", "space", "verdict"):
+        assert got[column].to_pylist() == expected[column].to_pylist()
+    moved = np.abs(np.subtract(got["score"].to_pylist(), expected["score"].to_pylist())).max()
+    assert moved < 0.1  # its rows hang a little on the batch
+    assert "no engine is called" in univfd(*command[:-2], "nonsense", "-o", tmp_path / "other", "--ray", code=2).stderr
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

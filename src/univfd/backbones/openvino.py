@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import threading
@@ -23,6 +24,8 @@ from ..types import FloatArray, Pixels
 from ..weights import GRAPH, WEIGHTS, ensure
 from . import check_crops, square_grid
 from ._kept_graph import cut_graph
+
+log = logging.getLogger(__name__)
 
 
 class OpenVinoBackbone:
@@ -53,6 +56,7 @@ class OpenVinoBackbone:
             with _beside(self._folder / WEIGHTS) as scratch:
                 (scratch / GRAPH).write_bytes(graph)
                 core = openvino.Core()
+                _warn_of_no_bfloat16(core, self.engine, self._config)
                 model = core.read_model(scratch / GRAPH)
                 return core.compile_model(model, "CPU", self._config).create_infer_request()
         except Exception as error:
@@ -82,6 +86,14 @@ class OpenVinoBackbone:
                 self._patch_requests[block] = self._open((f"patches.{block}",))
             outputs = self._patch_requests[block].infer({"pixels": self.entry.preprocess.normalise(crops)})
             return square_grid(np.array(outputs[0]), self.entry)
+
+
+def _warn_of_no_bfloat16(core: openvino.Core, engine: str, config: dict[str, str]) -> None:
+    """OpenVINO takes float32 silently where the CPU has no bfloat16."""
+    if config["INFERENCE_PRECISION_HINT"] == "bf16" and "BF16" not in core.get_property(
+        "CPU", "OPTIMIZATION_CAPABILITIES"
+    ):
+        log.warning("this CPU computes no bfloat16: engine %s is no faster here than openvino, and not exact", engine)
 
 
 @contextmanager

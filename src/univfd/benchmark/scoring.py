@@ -40,12 +40,12 @@ class Scoring:
         for perturb in self.perturbations:
             embedded: dict[str, tuple[EmbeddingCache, dict[str, Failure]]] = {}
             for detector in self.detectors:
-                if detector.space.digest not in embedded:
-                    embedded[detector.space.digest] = self._embed(detector, perturb)
-                yield from self._judge(detector, perturb, *embedded[detector.space.digest])
+                if detector.reads.digest not in embedded:
+                    embedded[detector.reads.digest] = self._embed(detector, perturb)
+                yield from self._judge(detector, perturb, *embedded[detector.reads.digest])
 
     def _embed(self, detector: Detector, perturb: str) -> tuple[EmbeddingCache, dict[str, Failure]]:
-        space = detector.space
+        space = detector.reads
         kept = EmbeddingCache(space, perturb, self.cache)
         what = f"{perturb}: embedding with {space.backbone} {'+'.join(space.taps)} {space.view}"
         done, total = 0, len({i.sha256 for i in self.images if isinstance(i, Keyed)})

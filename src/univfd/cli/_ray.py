@@ -47,12 +47,15 @@ class Asked:
     partition: int | None
     image_column: str | None
 
-    def work(self, *, batch_size: int | None, workers: int | None, threads: int | None, max_pixels: float) -> Work:
+    def work(
+        self, *, batch_size: int | None, workers: int | None, threads: int | None, max_pixels: float,
+        engine: str | None = None,
+    ) -> Work:  # fmt: skip
         """How each actor works: by default with as many threads as it has CPUs."""
         from ..distributed.workers import Work
 
         cpus = self.cluster.cpus
-        return Work(threads or cpus, workers or cpus, batch_size, round(max_pixels * 1e6))
+        return Work(threads or cpus, workers or cpus, batch_size, round(max_pixels * 1e6), engine)
 
 
 def _noted(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
@@ -107,6 +110,17 @@ def _bounds(text: str) -> tuple[int, int | None]:
     if not least.isdecimal() or int(least) < 1 or (colon and not most.isdecimal()):
         raise UsageError(f"--ray-actors {text}: expected MIN or MIN:MAX, 1 or more")
     return int(least), int(most) if colon else None
+
+
+def own_engine(engine: str | None) -> str | None:
+    """What the machine that starts the run computes with: it needs no GPU of the actors', but their loss, if any.
+
+    Args:
+        engine: of the actors.
+    """
+    from ..engines import DEFAULT, ENGINES
+
+    return DEFAULT if engine in ENGINES and not ENGINES[engine].lossy else engine
 
 
 def refuse(ctx: click.Context, *names: str) -> None:

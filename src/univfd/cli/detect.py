@@ -165,15 +165,15 @@ def _outcome(ctx: click.Context, counts: Counter[str], fail_on: tuple[str, ...],
 def _on_cluster(ctx: click.Context, on: Any, inputs: Iterable[Any]) -> int:
     """The same on a Ray cluster."""
     from ._judging import opened
-    from ._ray import detect_on, place, refuse
+    from ._ray import detect_on, own_engine, place, refuse
 
     if ctx.params["format"] not in {None, "parquet"}:
         raise UsageError("--ray writes Parquet, partition by partition; leave the format out")
-    refuse(ctx, "heatmap", "provenance", "trust", "server", "key_env", "explain", "explain_html", "engine", "retry")
+    refuse(ctx, "heatmap", "provenance", "trust", "server", "key_env", "explain", "explain_html", "retry")
     given = ctx.params
     place(given["output"])  # refused before the detector is opened
-    detector = opened(ctx, given["detector"], given["bank"], threads=1)
-    work = on.work(**{name: given[name] for name in ("batch_size", "workers", "threads", "max_pixels")})
+    detector = opened(ctx, given["detector"], given["bank"], threads=1, engine=own_engine(given["engine"]))
+    work = on.work(**{name: given[name] for name in ("batch_size", "workers", "threads", "max_pixels", "engine")})
     return detect_on(
         ctx, on, detector, inputs, given["output"], work, neighbors=1, resume=given["resume"], fail_on=given["fail_on"]
     )

@@ -8,7 +8,7 @@ import click
 
 from ..errors import UsageError
 from . import DONE, UNREADABLE
-from ._ray import asked, embed_on, ray_options, refuse
+from ._ray import asked, embed_on, own_engine, ray_options
 from ._shared import (
     PATH,
     collect,
@@ -52,14 +52,15 @@ def command(
     inputs, on = collect(images, from_file, null), asked(ctx)
     if resume and on is None:
         raise UsageError("--resume is of --ray")
-    if on is not None:
-        refuse(ctx, "engine")
     cut = named_view(view)
     work = tuned_for(backbone, engine).by_hand(threads, batch_size, workers)
     with download_progress(ctx) as downloading:
-        opened = open_backbone(backbone, taps=taps, threads=work.threads, progress=downloading, engine=engine)
+        here = engine if on is None else own_engine(engine)
+        opened = open_backbone(backbone, taps=taps, threads=work.threads, progress=downloading, engine=here)
     if on is not None:
-        asked_for = on.work(batch_size=batch_size, workers=workers, threads=threads, max_pixels=max_pixels)
+        asked_for = on.work(
+            batch_size=batch_size, workers=workers, threads=threads, max_pixels=max_pixels, engine=engine
+        )
         return embed_on(ctx, on, backbone, opened, cut, inputs, output, asked_for, perturb=perturb, resume=resume)
     batches = embed_images(
         opened, cut, inputs, perturb=perturb, batch_size=work.batch_size, workers=work.workers, streams=work.streams,

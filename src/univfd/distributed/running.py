@@ -6,10 +6,10 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from ..backbones import Backbone
+from ..backbones import Backbone, EngineBackbone
 from ..detector import Detector
 from ..embedding import space_of
 from ..errors import UnivFDError
@@ -81,7 +81,8 @@ def detect(
         UsageError: the earlier run had other inputs, another detector or other options.
         UnivFDError: partitions are missing at the end, or nothing could be written.
     """
-    record = {"line": "detect", "detector": detector.identity, "space": detector.space.to_dict()}
+    work = _on_same_loss(work, detector.backbone)
+    record = {"line": "detect", "detector": detector.identity, "space": detector.reads.to_dict()}
     record |= {"options": {"max_pixels": work.max_pixels, "neighbors": neighbors}}
 
     def arguments(ray: Any) -> dict[str, Any]:
@@ -122,6 +123,7 @@ def embed(
         resume: complete an earlier run.
         on_done: progress.
     """
+    work = _on_same_loss(work, opened)
     space = space_of(opened, cut)
     record = {"line": "embed", "space": space.to_dict()}
     record |= {"options": {"max_pixels": work.max_pixels, "perturb": perturb}}
@@ -131,6 +133,11 @@ def embed(
         return {"encoder": encoder, "work": work, "folder": folder}
 
     return _run(folder, inputs, record, size, image_column, resume, cluster, Embedder, arguments, on_done)
+
+
+def _on_same_loss(work: Work, opened: Backbone) -> Work:
+    """Workers choose among exact engines by themselves; what a lossy one gives, no other does."""
+    return replace(work, engine=opened.engine) if opened.entry.lossy and isinstance(opened, EngineBackbone) else work
 
 
 def _run(

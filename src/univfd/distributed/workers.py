@@ -47,12 +47,14 @@ class Work:
         loaders: decoding threads.
         batch_size: images a batch; None: sized for the machine.
         max_pixels: larger images are refused.
+        engine: what computes the encoder; None: each machine's own `UNIVFD_ENGINE`, else `cpu`.
     """
 
     threads: int
     loaders: int
     batch_size: int | None = None
     max_pixels: int = DEFAULT_MAX_PIXELS
+    engine: str | None = None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -81,8 +83,12 @@ class Packed:
             files = {str(p.relative_to(top)): p.read_bytes() for p in top.rglob("*") if p.is_file()}
         return cls(files, detector.identity)
 
-    def open(self, threads: int) -> Detector:
+    def open(self, threads: int, engine: str | None = None) -> Detector:
         """The detector on this machine.
+
+        Args:
+            threads: of the encoder.
+            engine: what computes it.
 
         Raises:
             FormatError: it decides otherwise here: another version of univfd.
@@ -92,7 +98,7 @@ class Packed:
                 path = Path(scratch, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
-            opened = load(scratch, threads=threads)
+            opened = load(scratch, threads=threads, engine=engine)
         if opened.identity != self.identity:
             raise FormatError(
                 f"{socket.gethostname()} has the detector as {opened.identity}, the driver as {self.identity}: install "
@@ -116,7 +122,7 @@ class Judge:
         import ray
 
         self._folder, self._work, self._neighbors = folder, work, neighbors
-        self._detector = ray.get(packed).open(work.threads)
+        self._detector = ray.get(packed).open(work.threads, work.engine)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Numbers of partitions -> what was done."""
@@ -145,13 +151,18 @@ class Encoder:
     space: FeatureSpace
     perturb: str = "clean"
 
-    def open(self, threads: int) -> tuple[Backbone, View]:
+    def open(self, threads: int, engine: str | None = None) -> tuple[Backbone, View]:
         """The encoder and view on this machine.
+
+        Args:
+            threads: of the encoder.
+            engine: what computes it.
 
         Raises:
             FeatureSpaceError: it gives another space here.
         """
-        opened, cut = open_backbone(self.backbone, taps=self.space.taps, threads=threads), view(self.space.view)
+        opened = open_backbone(self.backbone, taps=self.space.taps, threads=threads, engine=engine)
+        cut = view(self.space.view)
         self.space.require(space_of(opened, cut), f"the encoder on {socket.gethostname()}")
         return opened, cut
 
@@ -168,7 +179,7 @@ class Embedder:
             folder: of the run; without one, listings come in and embeddings go out.
         """
         self._encoder, self._work, self._folder = encoder, work, folder
-        self._backbone, self._view = encoder.open(work.threads)
+        self._backbone, self._view = encoder.open(work.threads, work.engine)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Numbers of partitions -> what was done; or entries with `ordinal` -> embeddings with it."""
