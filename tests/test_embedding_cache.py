@@ -18,10 +18,11 @@ from conftest import encoded, picture
 from test_architecture import imported
 from univfd import embedding_cache
 from univfd.backbones import Backbone
+from univfd.building import build_bank
 from univfd.embedding import Batch, Loaded, embed_images, space_of
 from univfd.embedding_cache import EmbeddingCache, Keyed, embed_missing, keyed
 from univfd.errors import FeatureSpaceError, UnivFDError, UnknownNameError
-from univfd.types import Failure, ImageRef
+from univfd.types import Failure, ImageRef, Label, Sample
 from univfd.views import view
 
 CUT = view("native")
@@ -67,6 +68,27 @@ def through(
 def facts(batch: Batch) -> list[object]:
     names = ("name", "sha256", "format", "width", "height", "conditions", "notes")
     return [tuple(getattr(i, n) for n in names) if isinstance(i, Loaded) else i for i in batch.items]
+
+
+def test_a_bank_is_built_out_of_what_is_kept(
+    toy: Backbone, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding_cache, "SHARD", 4)
+    samples = [Sample(ImageRef(str(f), f), Label(i % 2), "g" if i % 2 else "", "s") for i, f in enumerate(files)]
+    plain = build_bank(toy, CUT, samples, added="2026-01-01")
+    counting, counts = Counting(toy), []
+    for again in (False, True):
+        kept = EmbeddingCache(space_of(toy, CUT), root=tmp_path)
+        counts.append(0)
+
+        def count(n: int) -> None:
+            counts[-1] += n
+
+        built = build_bank(counting, CUT, iter(samples), added="2026-01-01", kept=kept, on_done=count)
+        assert (built.bank.digest, built.groups, built.failures) == (plain.bank.digest, plain.groups, plain.failures)
+        assert counting.seen == 8  # nine pictures, one of them twice
+        assert len(kept) == 8, again
+    assert counts == [10, 10]
 
 
 @pytest.mark.parametrize("perturb", ["clean", "jpeg:60", "limit:128+webp:50"])

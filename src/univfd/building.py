@@ -17,6 +17,7 @@ from .bank import FeatureBank
 from .calibration import UNCALIBRATED, Calibration, calibrate, check_promise, needed_for, too_few
 from .detector import Detector
 from .embedding import Loaded, embed_images, space_of
+from .embedding_cache import EmbeddingCache, embed_through
 from .errors import DataError, UsageError
 from .evaluation import Cohort, held_out_scores, per_row, rounds, together
 from .images import DEFAULT_MAX_PIXELS
@@ -45,6 +46,7 @@ def build_bank(
     batch_size: int | None = None,
     workers: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    kept: EmbeddingCache | None = None,
     on_done: Callable[[int], None] = lambda _: None,
 ) -> Built:
     """Embed a labelled collection into a bank.
@@ -57,7 +59,8 @@ def build_bank(
         batch_size: images a batch.
         workers: decoding threads.
         max_pixels: larger images are refused.
-        on_done: called after each batch with the number of inputs in it.
+        kept: embeddings are taken from there, and kept there; default: nothing is kept.
+        on_done: called after some inputs, with their number.
 
     Raises:
         DataError: not one image could be read.
@@ -66,30 +69,35 @@ def build_bank(
     keys: list[str] = []
     parts: list[Any] = []
     failures: list[Failure] = []
-    kept: list[Sample] = []
+    good: list[Sample] = []
 
     def remember() -> Iterator[Any]:
         for sample in samples:
             used.append(sample)
             yield sample.ref
 
+    options: Any = {"batch_size": batch_size, "workers": workers, "max_pixels": max_pixels}
+    batches = (
+        embed_images(backbone, view, remember(), **options)
+        if kept is None
+        else embed_through(kept, backbone, view, remember(), on_done=on_done, **options)
+    )
     taken = 0
-    for batch in embed_images(
-        backbone, view, remember(), batch_size=batch_size, workers=workers, max_pixels=max_pixels
-    ):
+    for batch in batches:
         for item in batch.items:
             if isinstance(item, Loaded):
-                kept.append(used[taken])
+                good.append(used[taken])
                 keys.append(item.sha256)
             else:
                 failures.append(item)
             taken += 1
         parts.append(batch.embeddings.vectors)
-        on_done(len(batch.items))
-    if not kept:
+        if kept is None:
+            on_done(len(batch.items))
+    if not good:
         raise DataError(f"none of {taken} images could be read" if taken else "the data set holds no images")
     embeddings = Embeddings(np.concatenate(parts), space_of(backbone, view))
-    return Built(_bank(embeddings, kept, keys, added), tuple(s.group for s in kept), tuple(failures))
+    return Built(_bank(embeddings, good, keys, added), tuple(s.group for s in good), tuple(failures))
 
 
 def _bank(embeddings: Embeddings, kept: list[Sample], keys: list[str], added: str) -> FeatureBank:

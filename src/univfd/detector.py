@@ -169,8 +169,7 @@ class Detector:
         loaded, vectors = batch.loaded, batch.embeddings.vectors
         if not loaded:
             return []
-        if batch.embeddings.space != self.reads:
-            self.space.require(batch.embeddings.space, "the images")
+        self._require_readable(batch.embeddings.space)
         start = time.perf_counter()
         with one_thread() if len(self.bank) <= _FEW_ROWS else nullcontext():
             scores = self.classifier.decision_function(vectors)
@@ -207,6 +206,10 @@ class Detector:
             )
             for i, (item, score) in enumerate(zip(loaded, scores, strict=True))
         ]
+
+    def _require_readable(self, space: FeatureSpace) -> None:
+        if space != self.reads:
+            self.space.require(space, "the images")
 
     def score_of_crops(self, vectors: FloatArray) -> NDArray[np.float64]:
         """Scores `(N,)` of pictures all of whose crops have the same vector: rows of `(N, D)`."""

@@ -38,7 +38,7 @@ from .embedding import Batch, Loaded, embed_images, space_of
 from .errors import FileAccessError, InputError
 from .images import DEFAULT_MAX_PIXELS
 from .perturbations import perturbation
-from .pipeline import ordered_map
+from .pipeline import batched, ordered_map
 from .remarks import Remark
 from .sources import Source, expand, read_bytes
 from .storage import cannot_write, read_arrays, replace_file
@@ -264,6 +264,35 @@ def embed_missing(
         )  # fmt: skip
         failures |= _keep(kept, missing, batches, on_done)
     return failures
+
+
+def embed_through(
+    kept: EmbeddingCache,
+    backbone: Backbone,
+    view: View,
+    images: Iterable[Source],
+    *,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    on_done: Callable[[int], None] = lambda _: None,
+) -> Iterator[Batch]:
+    """What `embed_images` gives, a shard at a time; what the cache lacks is kept. See `embed_missing`."""
+    readers = workers or cpus()
+    for part in batched(expand(images), SHARD):
+        left = len(part)
+
+        def advance(n: int) -> None:
+            nonlocal left
+            left -= n
+            on_done(n)
+
+        found = list(ordered_map(_keyed, part, workers=readers, ahead=4 * readers))
+        failures = embed_missing(
+            kept, backbone, view, found, batch_size=batch_size, workers=workers, max_pixels=max_pixels, on_done=advance
+        )
+        yield kept.batch(found, failures)
+        on_done(left)  # files that are there twice, and those that could not be read
 
 
 def _keep(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import math
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,10 @@ from ..errors import UsageError
 from ..sources import Source
 
 if TYPE_CHECKING:
+    from ..backbones import Backbone
+    from ..embedding_cache import EmbeddingCache
     from ..types import Sample
+    from ..views import View
 
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
@@ -78,6 +82,22 @@ class Megapixels(click.FloatRange):
         if math.isnan(found := super().convert(value, param, ctx)):
             self.fail(f"{value} is no number of megapixels", param, ctx)
         return found
+
+
+def kept_embeddings(ctx: click.Context, backbone: Backbone, view: View) -> EmbeddingCache | None:
+    """The embedding cache of an encoder and view; None, and a remark, where it cannot be written."""
+    from ..embedding import space_of
+    from ..embedding_cache import EmbeddingCache
+
+    kept = EmbeddingCache(space_of(backbone, view))
+    try:
+        kept.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=kept.folder):
+            pass
+    except OSError as error:
+        remark(ctx, f"embeddings are not kept for the next time: {error}")
+        return None
+    return kept
 
 
 max_pixels_option = click.option(

@@ -14,7 +14,16 @@ from ._bank_index import INDEX
 from ._bank_looks import LOOKS
 from ._bank_make import MAKING
 from ._bank_trials import TRIALS
-from ._shared import PATH, download_progress, progress, remark, space_options, split_option, work_options
+from ._shared import (
+    PATH,
+    download_progress,
+    kept_embeddings,
+    progress,
+    remark,
+    space_options,
+    split_option,
+    work_options,
+)
 
 if TYPE_CHECKING:
     from ..bank import FeatureBank
@@ -58,10 +67,12 @@ def build(
     require_new(output)
     with download_progress(ctx) as downloading:
         opened = open_backbone(backbone, taps=taps, threads=threads, progress=downloading)
+    cut = named_view(view)
+    kept = kept_embeddings(ctx, opened, cut)
     with progress(ctx, "images") as advance:
         built = build_bank(
-            opened, named_view(view), open_dataset(data, splits=splits), added=today(), batch_size=batch_size,
-            workers=workers, max_pixels=round(max_pixels * 1e6), on_done=advance,
+            opened, cut, open_dataset(data, splits=splits), added=today(), batch_size=batch_size, workers=workers,
+            max_pixels=round(max_pixels * 1e6), kept=kept, on_done=advance,
         )  # fmt: skip
     built.bank.save(output)
     for failure in built.failures:

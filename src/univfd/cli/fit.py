@@ -8,7 +8,17 @@ from typing import Any
 import click
 
 from . import DONE, UNREADABLE
-from ._shared import PATH, download_progress, progress, remark, settings, space_options, split_option, work_options
+from ._shared import (
+    PATH,
+    download_progress,
+    kept_embeddings,
+    progress,
+    remark,
+    settings,
+    space_options,
+    split_option,
+    work_options,
+)
 from .bank import today
 
 
@@ -71,10 +81,11 @@ def command(
     cut = named_view(view)
     with download_progress(ctx) as downloading:
         opened = open_backbone(backbone, taps=taps, threads=threads, progress=downloading)
+    kept = kept_embeddings(ctx, opened, cut)
     with progress(ctx, "images") as advance:
         built = build_bank(
             opened, cut, samples, added=today(), batch_size=batch_size, workers=workers,
-            max_pixels=round(max_pixels * 1e6), on_done=advance,
+            max_pixels=round(max_pixels * 1e6), kept=kept, on_done=advance,
         )  # fmt: skip
     if uncalibrated:
         made = assemble(display_name(output.name), opened, cut, built.bank, classifier, values)
