@@ -24,7 +24,7 @@ extensions = [
     "sphinx_copybutton",
     "generated",
 ]
-exclude_patterns = ["_ext", "tutorials/practice.py"]
+exclude_patterns = ["_ext", "tutorials/*.py"]
 
 html_theme = "furo"
 html_title = f"UnivFD {__version__}"

@@ -21,7 +21,8 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
     """A shell in an empty folder that looks like a clone where it must."""
     folder = tmp_path / "clone"
     (folder / "docs" / "tutorials").mkdir(parents=True)
-    shutil.copy(DOCS / "tutorials" / "practice.py", folder / "docs" / "tutorials")
+    for program in (DOCS / "tutorials").glob("*.py"):
+        shutil.copy(program, folder / "docs" / "tutorials")
     monkeypatch.chdir(folder)
     opened = Shell(folder)
     yield opened

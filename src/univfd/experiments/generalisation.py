@@ -63,13 +63,13 @@ def _beside(panel: Panel) -> Iterator[list[Value]]:
     for mean in published("generalisation").means:
         for method in _ours(mean.method, panel):
             value = _mean(panel, method, mean)
-            yield [titled(method), mean.figure, mean.over, value, f"{mean.value:.2f}", mean.of, mean.source]
+            yield [titled(method), mean.figure, mean.over, value, f"{mean.value / 100:.4f}", mean.of, mean.source]
     for row in published("generalisation").rows:
         for method in _ours(row.method, panel):
             for name in (n for n in row.values if any(g.kind == "generator" and g.name == n for g in panel.about)):
                 there = method in panel.methods
                 value = panel.of(method, _FIGURES[row.figure], name) if there else _NO_NETWORK
-                yield [titled(method), row.figure, name, value, f"{row.values[name]:.2f}", row.of, row.source]
+                yield [titled(method), row.figure, name, value, f"{row.values[name] / 100:.4f}", row.of, row.source]
 
 
 def _ours(method: str, panel: Panel) -> list[str]:

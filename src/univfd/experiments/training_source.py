@@ -74,7 +74,7 @@ def _beside(panels: Mapping[str, Panel]) -> Iterator[list[Value]]:
             ours = Absent("these data have no such families")
             if panel is not None and there:
                 ours = panel.mean("linear", AP, unseen(mean.over))
-        yield [titled(mean.method), mean.figure, mean.over, ours, f"{mean.value:.2f}", mean.of, mean.source]
+        yield [titled(mean.method), mean.figure, mean.over, ours, f"{mean.value / 100:.4f}", mean.of, mean.source]
 
 
 def _drawing(panels: Mapping[str, Panel]) -> Drawing:

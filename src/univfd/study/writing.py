@@ -123,7 +123,8 @@ def paper_table(rows: Sequence[Sequence[Value]], name: str = "paper") -> Table:
     """Our numbers beside the paper's: method, figure, over what, ours, the paper's, its source."""
     notes = (
         "The paper's encoder is CLIP ViT-L/14, its training set 720,000 images of ProGAN and LSUN, its tests other "
-        "generators and other images: numbers beside each other, not a repetition. Published numbers are in percent.",
+        "generators and other images: numbers beside each other, not a repetition. Published percentages are shares "
+        "here, as ours are.",
     )
     head = ("method", "figure", "over", "ours", "the paper's", "variant", "source of the paper's")
     return Table(name, "Our numbers beside the paper's", notes, head, [Section((), rows)])
