@@ -58,6 +58,19 @@ def test_detect_prints_a_line_an_image_and_words_on_stderr(toy_folder: Path, ima
     assert result.stderr.decode().startswith("12 images: 6 fake, 6 real")
 
 
+@pytest.mark.parametrize(("options", "words"), [((), False), (("--verbose",), True)])
+def test_attempts_of_the_hub_client_are_told_only_to_who_asks(tmp_path: Path, options: tuple[str], words: bool) -> None:
+    """At every attempt it logs what went wrong and that it tries again, both twice."""
+    code = "import univfd.cli, sys; import huggingface_hub.utils.logging as hub; print(hub.get_verbosity())"
+    program = (
+        "import sys\nfrom click.testing import CliRunner\nfrom univfd.cli import group\n"
+        f"assert not CliRunner().invoke(group, [*{list(options)!r}, 'models', 'list']).exit_code\n{code}"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "HF_HUB_VERBOSITY"} | {"UNIVFD_HOME": str(tmp_path)}
+    said = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, check=True).stdout
+    assert (int(said) < 40) == words  # logging.ERROR
+
+
 def test_explain_lists_three_neighbours_of_each_class(toy_folder: Path, images: Path) -> None:
     result = univfd("detect", images / "00-real.png", "--detector", toy_folder, "--explain")
     text = result.stdout.decode()

@@ -178,7 +178,7 @@ def fetch_hub(repo: str, revision: str, file: str, size: int, scratch: Path, pro
         # Which HTTP library the hub's client uses, and so what it raises, is not part of its contract.
         if isinstance(error, OSError) and error.errno in _REFUSALS:
             raise
-        raise DownloadError(f"the hub did not deliver {repo}/{file}: {error}") from error
+        raise DownloadError(f"the hub did not deliver {repo}/{file}: {str(error).rstrip('. ')}") from error
     return Path(got)
 
 

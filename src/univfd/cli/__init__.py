@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import logging
+import os
 import pkgutil
 import signal
 import sys
@@ -80,6 +81,8 @@ def group(ctx: click.Context, verbose: bool, quiet: bool) -> None:
     for handler in logging.getLogger().handlers:
         handler.setFormatter(_Lines("univfd: %(message)s"))
     logging.getLogger("univfd").setLevel(level)
+    if not verbose:
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else each attempt is four lines; the last one is told
     warnings.filterwarnings("ignore", module="PIL")  # remarks of the decoders; what matters becomes a row
     ctx.obj = {"quiet": quiet}
 
