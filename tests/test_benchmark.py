@@ -24,7 +24,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, brier_score
 
 from conftest import toy_samples
 from univfd import metrics
-from univfd.backbones import open_backbone
+from univfd.backbones import Backbone, open_backbone
 from univfd.benchmark import compare as comparing
 from univfd.benchmark import rendering, tables
 from univfd.benchmark.figures import CellFigures, Part, figures, worst
@@ -72,8 +72,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def detectors(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Two on one feature space, the first with a probability and room for unsure."""
     folder = tmp_path_factory.mktemp("detectors")
-    from univfd.backbones import open_backbone
-
     toy, cut, samples = open_backbone("toy"), view("native"), toy_samples()
     built = build_bank(toy, cut, samples[:14], added="2026-01-01").bank
     linear = assemble("linear", toy, cut, built, "linear", {})
@@ -104,7 +102,35 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return pq.read_table(folder / "scores.parquet").to_pylist()
 
 
+class Coarse:
+    """An encoder on an engine that loses precision: near vectors, in a space of their own."""
+
+    def __init__(self, inner: Backbone) -> None:
+        self.entry, self.taps, self._inner = replace(inner.entry, lossy="coarse"), inner.taps, inner
+
+    def embed(self, crops: np.ndarray) -> np.ndarray:
+        return self._inner.embed(crops).astype(np.float16).astype(np.float32)
+
+
 # Rows
+
+
+def test_a_lossy_engine_has_embeddings_of_its_own_and_judges_them(
+    samples: list[Sample], opened: list[Detector], tmp_path: Path
+) -> None:
+    exact = opened[0]
+    coarse = replace(exact, name="coarse", backbone=Coarse(exact.backbone))
+    assert coarse.space == exact.space == exact.reads != coarse.reads
+    done = run(samples[:6], [exact, coarse], tmp_path / "run", data="toy", cache=tmp_path / "cache")
+    assert (done.rows, done.failed) == (12, 0)
+    rows = rows_of(tmp_path / "run")
+    assert [r["identity"] for r in rows] == [exact.identity] * 6 + [coarse.identity] * 6
+    here, there = ([r["score"] for r in rows if r["detector"] == d.name] for d in (exact, coarse))
+    assert here != there
+    assert here == pytest.approx(there, abs=0.1)
+    said = json.loads((tmp_path / "run" / "run.json").read_text())["spaces"]
+    assert said == {d.name: d.reads.to_dict() for d in (exact, coarse)}
+    assert {p.name for p in (tmp_path / "cache").iterdir()} == {exact.reads.digest, coarse.reads.digest}
 
 
 def test_rows_are_what_the_detector_says(finished: Path, samples: list[Sample], opened: list[Detector]) -> None:

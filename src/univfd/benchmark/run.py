@@ -196,7 +196,7 @@ def _plan(
         "images": len(samples),
         "data_digest": data_digest(zip(keys, (s.label for s in samples), strict=True)),
         "detectors": [d.identity for d in detectors],
-        "spaces": {d.name: d.space.to_dict() for d in detectors},
+        "spaces": {d.name: d.reads.to_dict() for d in detectors},
         "perturbations": list(perturbations),
         "max_pixels": max_pixels,
         "seed": None,  # what perturbations draw, they draw from each picture's content

@@ -208,7 +208,7 @@ async def detectors(request: Request) -> JSONResponse:
     detector, limits = state.service.detector, state.service.limits
     row = DetectorRow(
         name=detector.name, identity=detector.identity, backbone=detector.backbone.entry.name, view=detector.view.name,
-        space=detector.space.digest, bank_rows=len(detector.bank),
+        space=detector.reads.digest, bank_rows=len(detector.bank),
         heatmaps=detector.patch_probe is not None and limits.maps > 0,
         promise=promise(detector.calibration),  # type: ignore[arg-type]
     )  # fmt: skip
