@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from univfd.detector import Detector
 from univfd.embedding import Batch, Loaded, space_of
 from univfd.errors import FormatError, UsageError
 from univfd.index import IndexedBank, _manifest
-from univfd.store import BankStore, LargeSnapshot, Rows, Snapshot, indexing
+from univfd.index.lance import LanceIndex
+from univfd.store import BankStore, LargeSnapshot, Rows, Snapshot, indexing, tables
 from univfd.store.adding import add_rows
 from univfd.types import Embeddings, FeatureSpace, Label
 from univfd.views import view
@@ -123,6 +125,31 @@ def test_a_large_version_gives_the_verdicts_of_exact_search_after_every_edit(
     same(2)
     store.compact()
     same()
+
+
+def test_a_snapshot_outlives_a_compaction_of_its_table(
+    store: BankStore, space: FeatureSpace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service searches for days; compacting removes the files of versions of the table that are a day old."""
+    indexing.build(store)
+    for i in range(3):
+        add_rows(store, Rows.of(bank_of(space, 30, 10 + i)), "more", "add", store.snapshot())
+    open_for_days = store.at()
+    queries = bank_of(space, 6, 77).vectors
+    expected = store.at().bank.nearest(queries, 2)
+    monkeypatch.setattr(tables, "timedelta", lambda **_: timedelta(0))  # the least age that is taken
+    other = BankStore.open(store.uri)
+    for i in range(2):
+        add_rows(other, Rows.of(bank_of(space, 5, 20 + i)), "later", "add", other.snapshot())
+        other.compact(older_than=timedelta(0))
+    near, rows = open_for_days.bank.nearest(queries, 2)
+    np.testing.assert_array_equal(rows, expected[1])
+    np.testing.assert_allclose(near, expected[0])
+    one = open_for_days.bank.nearest(queries, 2, label=Label.FAKE)[0]
+    assert np.isfinite(one).all()
+    assert isinstance(open_for_days.bank, IndexedBank)
+    assert isinstance(open_for_days.bank.index, LanceIndex)
+    assert open_for_days.bank.index.source.take(rows[0]).shape == (2, space.dim)
 
 
 def test_a_removed_row_is_not_found_though_many_of_its_like_were_removed(store: BankStore, space: FeatureSpace) -> None:

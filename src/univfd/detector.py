@@ -224,7 +224,7 @@ class Detector:
         """This detector with another bank of its feature space.
 
         What was learned stays as it is, thresholds too; what reads the bank's rows (evidence, doubts, attribution, and
-        the score of a classifier that compares with them) reads the new ones.
+        the score of a classifier that compares with them, by the sizes that the classes have now) reads the new ones.
 
         Args:
             bank: known images; or a bank store, or a version of one, whose rows are searched where they lie if they
@@ -240,8 +240,9 @@ class Detector:
             name = name or f"{self.name}+{said}"
         self.space.require(bank.space, "the bank")
         old = self.classifier
+        on = getattr(old, "on", None)
         try:
-            classifier = type(old).from_state(old.get_params(), old.state(), bank)
+            classifier = on(bank) if on else type(old).from_state(old.get_params(), old.state(), bank)
         except ValueError as error:
             raise UsageError(f"{self.name} cannot decide with this bank: {error}") from error
         return replace(self, bank=bank, classifier=classifier, name=name or self.name)

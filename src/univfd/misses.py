@@ -70,6 +70,9 @@ def file_miss(
                 return "full"
             if most_bytes is not None and _size(folder) + len(data) > most_bytes:
                 return "full"
+            if not manifest.exists():  # what a full disk stops behind this is a folder of ours all the same
+                with new_contents(manifest) as scratch:
+                    scratch.write_bytes(b"")
             place = folder / truth.word / f"{verdict.sha256[:16]}{ending}"
             place.parent.mkdir(exist_ok=True)
             row = json_of(_row(place.relative_to(folder), verdict, truth, by, facts)).encode("utf-8", "replace")

@@ -1,7 +1,8 @@
 """Classifiers over frozen features. Each is one file of this folder and follows scikit-learn's estimator contract.
 
 Beside `fit`, `decision_function` and `predict` each has what a detector folder needs: `state()` and
-`from_state(params, state, bank)`. `decision_function` is the score: higher = fake, 0 = undecided.
+`from_state(params, state, bank)`. One whose state follows from the bank's rows has `on(bank)` too: itself with another
+bank. `decision_function` is the score: higher = fake, 0 = undecided.
 """
 
 from __future__ import annotations

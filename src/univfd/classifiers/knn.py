@@ -124,6 +124,13 @@ class NearestNeighbor(Estimator):
             cls.from_index(bank.index, params, scale) if isinstance(bank, IndexedBank) else cls._of(bank, params, scale)
         )
 
+    def on(self, bank: Bank) -> Self:
+        """These neighbours among the rows of another bank, whose classes have other sizes: `scale_` is found anew."""
+        params = self.get_params()
+        made = self.from_index(bank.index, params) if isinstance(bank, IndexedBank) else self.from_bank(bank, params)
+        made.scale_ = made.scale_.round(6)  # the same with and without an index, which sums in another order
+        return made
+
     def state(self) -> dict[str, NDArray[Any]]:
         """`scale` `(2,)`; the rows are the bank's."""
         return {"scale": self.scale_}

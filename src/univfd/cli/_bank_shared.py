@@ -160,17 +160,19 @@ def keys_of(keys: tuple[str, ...], images: tuple[str, ...]) -> list[str]:
     """Keys that were given, and those of images.
 
     Raises:
-        UsageError: an image that cannot be read.
+        UsageError: an image that cannot be read, or none at all where some were given.
     """
     from ..embedding_cache import keyed
     from ..types import Failure
 
-    found = list(keys)
+    found = []
     for item in keyed(images) if images else ():
         if isinstance(item, Failure):
             raise UsageError(f"{item.image}: {item.message}")
         found.append(item.sha256)
-    return found
+    if images and not found:  # no key would stand for any row
+        raise UsageError(f"{' '.join(images)[:200]}: there are no images; nothing was changed")
+    return [*keys, *found]
 
 
 def said(ctx: click.Context, store: str, edit: Any, *, as_json: bool = False, **more: Any) -> None:

@@ -153,10 +153,13 @@ def refit(
     made.detector.save(output)
     if as_json:
         echo_json({"detector": made.detector.identity, "compared": made.compared, "wrong_before": made.wrong_before,
-                   "wrong_after": made.wrong_after, "flips": [f.to_dict() for f in made.flips]})  # fmt: skip
+                   "wrong_after": made.wrong_after, "flips": [f.to_dict() for f in made.flips],
+                   "not_compared": made.not_compared})  # fmt: skip
         return
     click.echo(f"{made.detector.identity} -> {display_name(output)}")
-    if then is not None:
+    if made.not_compared and then is not None:
+        remark(ctx, f"not compared with version {then.edit.number}: {made.not_compared}")
+    elif then is not None:
         click.echo(
             f"against version {then.edit.number}, each row's generator or source held out: {len(made.flips)} of "
             f"{made.compared} verdicts differ; wrong ones {made.wrong_before} before, {made.wrong_after} after"

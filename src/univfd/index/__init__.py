@@ -21,7 +21,7 @@ from ..errors import StaleIndexError, UsageError
 from ..search import Distances, to_unit
 from ..types import FloatArray
 from ._indexed_bank import Bank, IndexedBank
-from ._lance_rows import LanceRows
+from ._lance_rows import PANIC, LanceRows
 from ._manifest import Manifest
 from ._rows import ANY, BankRows, RowNumbers, RowSource, Where
 
@@ -33,8 +33,8 @@ IfStale = Literal["refuse", "exact", "accept"]
 _log = logging.getLogger(__name__)
 
 __all__ = [
-    "ANY", "EXACT_ROWS", "Bank", "BankRows", "IfStale", "IndexedBank", "LanceRows", "Manifest", "NeighborIndex",
-    "RowNumbers", "RowSource", "Where", "choose", "open_index",
+    "ANY", "EXACT_ROWS", "PANIC", "Bank", "BankRows", "IfStale", "IndexedBank", "LanceRows", "Manifest",
+    "NeighborIndex", "RowNumbers", "RowSource", "Where", "choose", "open_index",
 ]  # fmt: skip
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,9 @@ from ._rows import ANY, RowNumbers, Where
 _BLOCK = 8_192
 _TAKEN = 500  # ids of one condition
 _CACHE = 512 << 20
+PANIC = "RustPanic"
+"""Class of what LanceDB raises where a damaged file takes it by surprise."""
+T = TypeVar("T")
 Ids = NDArray[np.int64]
 
 
@@ -142,16 +147,31 @@ class LanceRows:
         with plain_errors(self.table.name):
             for start in range(0, len(wanted), _TAKEN):
                 ids = self.ids[wanted[start : start + _TAKEN]]
-                if self.key == "_rowid":
-                    table = self.table.take_row_ids(ids.tolist()).select([self.vector]).with_row_id().to_arrow()
-                else:
-                    condition = f"{self.key} IN ({', '.join(map(str, ids.tolist()))})"
-                    table = self.table.search().where(condition).select([self.vector, self.key]).limit(None).to_arrow()
+                table = self.newest(partial(self._of_ids, ids))
                 for batch in table.to_batches():
                     got, known = self.numbers(batch.column(self.key).to_numpy().astype(np.int64))
                     found[np.searchsorted(wanted, got)] = self.units(batch)[known]
         out[:] = found[inverse.reshape(-1)]
         return out
+
+    def _of_ids(self, ids: Ids) -> Any:
+        if self.key == "_rowid":
+            return self.table.take_row_ids(ids.tolist()).select([self.vector]).with_row_id().to_arrow()
+        condition = f"{self.key} IN ({', '.join(map(str, ids.tolist()))})"
+        return self.table.search().where(condition).select([self.vector, self.key]).limit(None).to_arrow()
+
+    def newest(self, query: Callable[[], T]) -> T:
+        """What a query gives: of the table as it was opened, or, where that has been cleaned away since, as it is now.
+
+        An id stands for one vector for good, so both give the same for rows that are still there.
+        """
+        try:
+            return query()
+        except (OSError, RuntimeError, ValueError) as error:
+            if self.key == "_rowid" or "not found" not in str(error).lower():
+                raise
+            self.table.checkout_latest()
+            return query()
 
     def units(self, batch: Any) -> FloatArray:
         """The vectors of a record batch, scaled to length 1."""
@@ -174,12 +194,21 @@ class LanceRows:
 
         condition = self.condition(where)
         with plain_errors(self.table.name):
-            query = self.table.search().limit(None)
-            query = query.where(condition) if condition else query
-            for batch in _selected(query, self.key, columns).to_batches(batch_size=_BLOCK):
+            for batch in self.newest(partial(self._begun, condition, columns)):
                 rows, known = self.numbers(batch.column(self.key).to_numpy().astype(np.int64))
                 if len(rows):
                     yield batch if known.all() else batch.filter(pa.array(known)), rows
+
+    def _begun(self, condition: str, columns: list[str]) -> Iterator[Any]:
+        query = self.table.search().limit(None)
+        query = query.where(condition) if condition else query
+        return _primed(iter(_selected(query, self.key, columns).to_batches(batch_size=_BLOCK)))
+
+
+def _primed(batches: Iterator[Any]) -> Iterator[Any]:
+    """The same, with the first one already there: what goes wrong at the start goes wrong now."""
+    first = list(islice(batches, 1))
+    return chain(first, batches)
 
 
 def _selected(query: Any, key: str, columns: list[str]) -> Any:
@@ -211,12 +240,14 @@ def _places(there: Ids, ids: Ids, folder: Path | str) -> RowNumbers:
 
 @contextmanager
 def plain_errors(what: str) -> Iterator[None]:
-    """LanceDB's errors as one of ours."""
+    """LanceDB's errors as one of ours; it raises `OSError`, `RuntimeError` and `ValueError` for whatever went wrong."""
     try:
         yield
     except UnivFDError:
         raise
-    except (OSError, RuntimeError, ValueError) as error:  # LanceDB raises these three, for whatever went wrong
+    except Exception as error:
+        if not isinstance(error, OSError | RuntimeError | ValueError) and type(error).__name__ != PANIC:
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
         if "conflict" in reason.lower():
             raise ConflictError(

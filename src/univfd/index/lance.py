@@ -161,13 +161,17 @@ class LanceIndex:
     ) -> list[tuple[RowNumbers, FloatArray]]:
         """Rows that may be the nearest of each query, of `wide` candidates, and their unit vectors."""
         source = self.source
-        with plain_errors(source.table.name):
+
+        def asked() -> Any:
             query = source.table.search(list(unit) if len(unit) > 1 else unit[0], vector_column_name=source.vector)
             query = query.distance_type("cosine").nprobes(effort[0]).refine_factor(effort[1]).limit(wide)
             condition = source.condition(where)
             query = query.where(condition) if condition else query
             columns = [source.vector, "_distance"] + ([] if source.key == "_rowid" else [source.key])
-            table = query.with_row_id(True).select(columns).to_arrow().combine_chunks()
+            return query.with_row_id(True).select(columns).to_arrow().combine_chunks()
+
+        with plain_errors(source.table.name):
+            table = source.newest(asked)
         found: list[tuple[RowNumbers, FloatArray]] = [
             (np.empty(0, np.intp), np.empty((0, source.dim), np.float32)) for _ in unit
         ]

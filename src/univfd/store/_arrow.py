@@ -76,6 +76,8 @@ def edit(record: dict[str, Any]) -> Edit:
     for name, kind in _DETAIL.get(record["op"], {}).items():
         if not isinstance(detail[name], kind):
             raise TypeError(f"{name} is {detail[name]!r:.60}, expected {kind.__name__}")
+    if not all(isinstance(tag, str) for tag in detail.get("tags", ())):
+        raise TypeError("tags that are no texts")
     return Edit(**(kept | ids | {"detail": detail}))
 
 

@@ -18,6 +18,7 @@ from ..backbones import Backbone
 from ..bank import FeatureBank
 from ..embedding import Batch, Loaded, space_of
 from ..embedding_cache import EmbeddingCache, Keyed, embed_missing, keyed
+from ..errors import ConflictError
 from ..images import DEFAULT_MAX_PIXELS
 from ..sources import Source
 from ..types import Embeddings, Failure, Label, Sample
@@ -198,17 +199,29 @@ def add_rows(
     seen: Snapshot | LargeSnapshot,
     report: Mapping[str, Any] | None = None,
 ) -> Edit | None:
-    """Add rows whose keys a version does not have, as one new version."""
+    """Add rows whose keys a version does not have, as one new version.
+
+    Raises:
+        ConflictError: another process has added some of them meanwhile, under the other label.
+    """
     if not len(rows):
         return None
     ids = store.append(rows)
-    keys = np.array(rows.keys(), object)
+    keys, labels = rows.keys(), list(map(Label, rows.bank.labels.tolist()))
     detail = {k: v if isinstance(v, int) else len(v) for k, v in (report or {}).items()}
 
     def plan(history: History) -> Change | None:
         fresh = np.ones(len(ids), bool)
         if history.tip.id != seen.edit.id:  # another process was here meanwhile
             there = store.keys(history.ids(history.tip.number))
+            others = [
+                key for key, label in zip(keys, labels, strict=True) if key in there and there[key][1] is not label
+            ]
+            if others:
+                raise ConflictError(
+                    f"{store.uri}: another process added {len(others)} of these {len(keys)} images meanwhile under "
+                    f"the other label (the first: key {others[0][:16]}); nothing was changed. Run the command again"
+                )
             fresh = np.array([key not in there for key in keys])
         return Change(op, what, ids[fresh], detail=detail) if fresh.any() else None
 

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..index import Bank
-from ..search import nearest_rows, to_unit
+from ..search import Distances, nearest_rows, pair_distances, to_unit
 from ..types import FloatArray, Label
+
+_BLOCK = 1_024  # new images that are compared with all in front of them at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,23 +115,41 @@ def near_rows(
     found = []
     n = len(names)
     known = bank.neighbors(*bank.nearest(vectors, 1))
-    among, new_rows = nearest_rows(unit, unit, min(n, 10))
+    among, earlier = _nearest_before(unit)
     kept: list[int] = []
     unlike = np.empty_like(unit) if leaving_out else unit  # the kept ones' vectors, so far
     for i in range(n):
         best: tuple[float, str, Label] | None = None
         for there in known[i]:
             best = (there.distance, there.key, there.label)
-        earlier = [(float(far), int(row)) for far, row in zip(among[i], new_rows[i], strict=True) if row < i]
-        if leaving_out and any(far <= bound for far, _ in earlier):
-            far_from = 1 - unlike[: len(kept)] @ unit[i]
-            earlier = [(float(far_from.min()), kept[int(far_from.argmin())])] if kept else []
-        for distance, row in earlier:
-            if best is None or distance < best[0]:
-                best = (distance, keys[row], labels[row])
+        distance, row = float(among[i]), int(earlier[i])
+        if leaving_out and distance <= bound:  # it may be near to one that is left out
+            distance = np.inf
+            if kept:
+                far = pair_distances(unit[i], unlike[: len(kept)])
+                distance, row = float(far.min()), kept[int(far.argmin())]
+        if distance < (best[0] if best else np.inf):
+            best = (distance, keys[row], labels[row])
         if best is not None and best[0] <= bound:
             found.append(Near(names[i], keys[i], labels[i], best[1], best[2], best[0]))
         elif leaving_out:
             unlike[len(kept)] = unit[i]
             kept.append(i)
     return found
+
+
+def _nearest_before(unit: FloatArray) -> tuple[Distances, NDArray[np.intp]]:
+    """Cosine distance `(N,)` of each row to the nearest one in front of it, and its number; infinite of the first."""
+    distances, rows = np.full(len(unit), np.inf), np.zeros(len(unit), np.intp)
+    for start in range(0, len(unit), _BLOCK):
+        block = unit[start : start + _BLOCK]
+        _, found = nearest_rows(block, unit[:start], 1)
+        alike = 1 - block @ block.T
+        alike[np.triu_indices(len(block))] = np.inf
+        for i, query in enumerate(block):
+            within = int(alike[i].argmin())
+            for row in [*found[i].tolist(), *([start + within] if np.isfinite(alike[i, within]) else [])]:
+                far = float(pair_distances(query, unit[row : row + 1])[0])
+                if far < distances[start + i]:
+                    distances[start + i], rows[start + i] = far, row
+    return distances, rows

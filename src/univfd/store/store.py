@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ConflictError, FormatError, UsageError
 from ..index import Bank
@@ -186,16 +187,24 @@ class BankStore:
         )
 
     def remove(self, ids: Ids, what: str) -> Edit | None:
-        """Take rows out; those that are gone already do not matter."""
+        """Take rows out; those that are gone already do not matter.
+
+        Raises:
+            ConflictError: another edit has put others in the place of some since they were chosen.
+        """
 
         def plan(history: History) -> Change | None:
-            there = ids[np.isin(ids, history.ids(history.tip.number))]
+            there = ids[self._still_there(ids, history)]
             return Change("remove", what, remove=there) if len(there) else None
 
         return self.commit(plan)
 
     def relabel(self, ids: Ids, changes: dict[str, Any], what: str) -> Edit | None:
-        """Put rows with another label or other texts in the place of rows; see `Rows.relabelled`."""
+        """Put rows with another label or other texts in the place of rows; see `Rows.relabelled`.
+
+        Raises:
+            ConflictError: another edit has put others in the place of some since they were chosen.
+        """
         old = self.rows(ids)
         thumbnails = self.thumbnails(ids)
         new = replace(old.relabelled(changes), thumbnails=tuple(thumbnails.get(int(i)) for i in ids))
@@ -205,7 +214,7 @@ class BankStore:
         made, replaced = self.append(new.take(changed)), ids[changed]
 
         def plan(history: History) -> Change | None:
-            there = np.isin(replaced, history.ids(history.tip.number))  # another process may have taken some out
+            there = self._still_there(replaced, history)  # another process may have taken some out
             return Change("relabel", what, made[there], replaced[there]) if there.any() else None
 
         return self.commit(plan)
@@ -215,9 +224,16 @@ class BankStore:
 
         Raises:
             UsageError: there is nothing to undo.
+            ConflictError: another process made an edit meanwhile, which is not the one that was to be undone.
         """
+        seen = self.history().tip.id
 
         def plan(history: History) -> Change:
+            if history.tip.id != seen:
+                raise ConflictError(
+                    f"{self.uri}: another process made version {history.tip.number} meanwhile; nothing was undone. "
+                    "Look at the log, and run the command again"
+                )
             target = history.tip.number
             for _ in range(steps):
                 target = history.before(target)
@@ -249,8 +265,10 @@ class BankStore:
         if not name.strip() or name.isdecimal() or "@" in name or "/" in name:
             raise UsageError(f"tag {name!r}: expected a name that is no number and has no '@' and no '/'")
 
+        named = self.history().resolve(version)  # the newest one of now, whatever comes meanwhile
+
         def plan(history: History) -> Change:
-            target = history.resolve(version)
+            target = history.resolve(named)
             return Change("tag", f"{name} = version {target}", detail={"tag": name, "version": target})
 
         edit = self.commit(plan)
@@ -278,6 +296,19 @@ class BankStore:
             self.tables.squash(replace(base, added=kept, removed=difference(live, kept)[0], restores=None))
         used = np.concatenate([np.concatenate([e.added, e.removed]) for e in self.history().edits])
         return self.tables.clean(used, older_than)
+
+    def _still_there(self, ids: Ids, history: History) -> NDArray[np.bool_]:
+        """`(N,)` which rows the newest version has; refuses where it has the images of others in rows of other ids."""
+        newest = history.ids(history.tip.number)
+        there = np.isin(ids, newest)
+        if not there.all():
+            other = set(self.keys(ids[~there])) & set(self.keys(newest))
+            if other:
+                raise ConflictError(
+                    f"{self.uri}: another edit has changed {len(other)} of these {len(ids)} rows since they were "
+                    "chosen; nothing was changed. Run the command again"
+                )
+        return there
 
     def _edit_of(self, history: History, change: Change) -> Edit:
         new = Edit(

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from .. import registry
 from ..errors import ConflictError, FormatError, OutputExistsError, UnivFDError, UsageError
-from ..index import LanceRows
+from ..index import PANIC, LanceRows
 from ..storage import locked
 from ..types import FeatureSpace, Label
 from ._arrow import arrow, edit, edits_schema, gather, record, rows_schema, to_arrow
@@ -109,6 +109,9 @@ class Tables:
             edits = sorted((edit(r) for r in records), key=lambda e: e.number)
         except (ValueError, KeyError, TypeError) as error:
             raise FormatError(f"{self.uri}: an edit cannot be read ({error}); the store is damaged") from error
+        named = np.concatenate([e.removed for e in edits]) if edits else np.empty(0, np.int64)
+        if not np.isin(named, np.concatenate([e.added for e in edits] or [named])).all():
+            raise FormatError(f"{self.uri}: an edit takes out rows that no edit has put in; the store is damaged")
         numbers = [e.number for e in edits]
         if not numbers or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
             raise FormatError(f"{self.uri}: the list of edits has gaps or doubles ({numbers[:20]}); it is damaged")
@@ -240,7 +243,8 @@ def _connect(uri: str, options: Options | None) -> Any:
         import lancedb
     except ModuleNotFoundError as error:
         raise registry.missing_extra("a bank store", error) from error
-    return lancedb.connect(uri, storage_options=dict(options) if options else None)
+    place = uri if is_address(uri) else str(Path(uri).absolute())  # LanceDB has an own mind of "~"
+    return lancedb.connect(place, storage_options=dict(options) if options else None)
 
 
 def _names(db: Any) -> set[str]:
@@ -308,7 +312,9 @@ def _plain_errors(uri: str) -> Iterator[None]:
         raise
     except UnicodeError as error:
         raise UsageError(f"{uri}: a text to be written is no Unicode: {error}") from error
-    except (RuntimeError, ValueError, OSError, TimeoutError) as error:
+    except Exception as error:
+        if not isinstance(error, RuntimeError | ValueError | OSError) and type(error).__name__ != PANIC:
+            raise
         text = " ".join(str(error).split())
         low = text.lower()
         for own in (str(Path(uri).resolve()), str(Path(uri).absolute())):  # a folder may be called as an error is
@@ -319,9 +325,12 @@ def _plain_errors(uri: str) -> Iterator[None]:
             raise ConflictError(f"{uri}: another process changed it at the same time; run the command again") from error
         if "no space left" in low or "quota" in low:
             raise UnivFDError(f"{uri} cannot be written: the disk is full. Make room; nothing was changed") from error
-        if any(w in low for w in ("timed out", "timeout", "connect error", "error sending request", "credential")):
+        if any(
+            w in low
+            for w in ("timed out", "timeout", "connect error", "error sending request", "credential", "resolve region")
+        ):
             raise UnivFDError(
-                f"{uri} cannot be reached: {text[:300]}. Check address, credentials and network"
+                f"{uri} cannot be reached: {text[:300]}. Check address, credentials, region and network"
             ) from error
         if "nosuchbucket" in low:
             raise UsageError(f"{uri}: there is no such bucket") from error

@@ -85,9 +85,10 @@ def effect(name: str, label: Label, batch: Batch, before: Detector, after: Detec
 def effect_on_bank(before: Detector, after: FeatureBank, label: Label, *, max_judged: int = MAX_JUDGED) -> Effect:
     """What a bank's own images of one class would be called if their generator, or source, were not in it.
 
-    The places that rows come from are dealt into folds; each fold is judged by both banks without it, new rows of its
-    places too. A fold without which either bank has one class alone is not judged: `n` says how many rows were. A
-    trained probe has seen them nevertheless: of such a detector only the flips say something, not the shares.
+    Generators, or sources, are dealt into folds; each fold is judged by both banks without it, new rows of its
+    generators or sources too. A fold without which either bank has too few rows of a class to decide with is not
+    judged: `n` says how many rows were. A trained probe has seen them nevertheless: of such a detector only the flips
+    say something, not the shares.
 
     Args:
         before: the detector with its bank.
@@ -100,20 +101,27 @@ def effect_on_bank(before: Detector, after: FeatureBank, label: Label, *, max_ju
         raise UsageError(f"what-if reads all rows of a bank; {before.name} has {len(old):,} in a store")
     rows = old.rows(label)
     rows = rows[:: max(1, -(-len(rows) // max_judged))]
-    places = old.origin[rows].astype(str)
+    places = _places(old)[rows]
     names = np.unique(places)
     parts: tuple[list[Verdict], list[Verdict]] = ([], [])
     for fold in range(min(FOLDS, len(names))):
-        own = np.isin(places, names[fold::FOLDS])
-        banks = [
-            b.take(~(np.isin(b.origin.astype(str), names[fold::FOLDS]) & (b.labels == label))) for b in (old, after)
-        ]
+        own = names[fold::FOLDS]
+        banks = [b.take(~(np.isin(_places(b), own) & (b.labels == label))) for b in (old, after)]
         if not all(map(_both_classes, banks)):
             continue
-        batch = _batch_of(old.take(rows[own]))
-        for bank, verdicts in zip(banks, parts, strict=True):
-            verdicts += before.with_bank(bank).judge(batch)
+        try:
+            detectors = [before.with_bank(bank) for bank in banks]
+        except UsageError:  # more neighbours than a class has rows
+            continue
+        batch = _batch_of(old.take(rows[np.isin(places, own)]))
+        for detector, verdicts in zip(detectors, parts, strict=True):
+            verdicts += detector.judge(batch)
     return _effect(f"the bank's own {label.word} images, their places taken out", label, *parts)
+
+
+def _places(bank: FeatureBank) -> NDArray[np.str_]:
+    """`(N,)` the generator of each fake, wherever it was found, and the source of each image without one."""
+    return np.where(bank.generator == "", bank.origin, bank.generator).astype(str)
 
 
 def _both_classes(bank: FeatureBank) -> bool:
@@ -147,6 +155,7 @@ class Refit:
         compared: number of rows that have a held-out verdict in both.
         wrong_before: how many of them the version before called by the wrong class.
         wrong_after: how many the new one does.
+        not_compared: why not, where there is nothing to compare with.
     """
 
     detector: Detector
@@ -154,6 +163,7 @@ class Refit:
     compared: int
     wrong_before: int
     wrong_after: int
+    not_compared: str = ""
 
 
 def refit(
@@ -191,12 +201,15 @@ def refit(
     made, now = fit(rows)
     if before is None:
         return Refit(made, (), 0, 0, 0)
-    _, then = fit(before)
+    try:
+        _, then = fit(before)
+    except DataError as error:
+        return Refit(made, (), 0, 0, 0, f"it cannot be held out: {error}")
     labels = dict(zip(rows.keys(), map(Label, rows.bank.labels.tolist()), strict=True))
     both = [key for key in now if key in then]
     flips = tuple(Flip(key, then[key], now[key]) for key in both if then[key] != now[key])
-    wrong = [sum(_wrong(said[key], labels[key]) for key in both) for said in (then, now)]
-    return Refit(made, flips, len(both), *wrong)
+    old, new = (sum(_wrong(said[key], labels[key]) for key in both) for said in (then, now))
+    return Refit(made, flips, len(both), old, new)
 
 
 def _fit(
