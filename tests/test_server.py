@@ -160,6 +160,21 @@ def test_a_mistake_of_ours_is_told_without_its_words(toy_folder: Path) -> None:
     assert (headers["x-content-type-options"], headers["cache-control"]) == ("nosniff", "no-store")
 
 
+def test_a_slash_too_many_is_no_address(server: Server) -> None:
+    status, headers, _ = server.ask("POST", "/v1/detect/", b"x", {"Host": "evil.example"})
+    assert status in {403, 404}
+    assert "location" not in headers
+
+
+def test_every_image_that_was_refused_is_counted_once(server: Server, images: list[bytes]) -> None:
+    names = [f'univfd_images_total{{outcome="{code}"}}' for code in ("too-large", "empty", "not-an-image")]
+    before = [server.figure(name) for name in names]
+    assert server.ask("POST", "/v1/detect", b"x" * 26_000_000)[0] == 413
+    assert server.ask("POST", "/v1/detect", b"")[0] == 422
+    assert server.ask("POST", "/v1/detect", b"no image")[0] == 415
+    assert [server.figure(name) - b for name, b in zip(names, before, strict=True)] == [1, 1, 1]
+
+
 def test_the_detector_and_the_limits_are_told(server: Server, toy_detector: Detector) -> None:
     _, answer = server.json("GET", "/v1/detectors")
     (row,) = answer["detectors"]

@@ -45,6 +45,46 @@ def slowly(port: int, data: bytes, seconds: float) -> bytes:
 SHORT = "import univfd.server.protocol as p, univfd.server.uploads as u\np.HEAD_SECONDS = u.GRACE_SECONDS = 2.0"
 
 
+UNREAD = "import univfd.server.protocol as p\np.WRITE_SECONDS = 2.0"
+
+
+def waiting_in_the_kernel(server: Server, connection: socket.socket) -> int:
+    """Bytes that the server has handed to the kernel and the client has not taken."""
+    here, there = f":{server.port:04X}", f":{connection.getsockname()[1]:04X}"
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    return next(int(w[4].partition(":")[0], 16) for w in lines if w[1].endswith(here) and w[2].endswith(there))
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="what waits in the kernel is told by Linux alone")
+def test_answers_that_nobody_reads_hold_no_connection(toy_folder: Path) -> None:
+    """The kernel takes nearly all, and what is left is too little to stop the service from writing."""
+    asked = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+    with serving("--detector", toy_folder, "--connections", 2, before=UNREAD) as server:
+        unread = []
+        for _ in range(2):
+            connection = socket.socket()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            connection.connect((server.host, server.port))
+            unread.append(connection)
+            before = -1
+            for sent in range(400):
+                connection.sendall(asked)
+                if sent > 40:
+                    time.sleep(0.05)
+                    if (now := waiting_in_the_kernel(server, connection)) == before:
+                        break
+                    before = now
+            else:
+                raise AssertionError("the kernel takes it all")
+        until = time.monotonic() + 30
+        while server.ask("GET", "/healthz")[0] != 200:
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        for connection in unread:
+            connection.close()
+        assert server.stop() == 0
+
+
 def test_slow_clients_are_given_up_on_and_others_served(toy_folder: Path, images: list[bytes]) -> None:
     with serving("--detector", toy_folder, "--connections", 12, before=SHORT) as server:
         head = b"POST /v1/detect HTTP/1.1\r\nHost: localhost\r\n"

@@ -238,7 +238,9 @@ def row(toy_detector: Detector) -> dict[str, object]:
 
 @pytest.fixture
 def flaky(monkeypatch: pytest.MonkeyPatch, row: dict[str, object]) -> Iterator[tuple[str, list[object]]]:
-    """A service whose answers are taken from a list: a status, or None for a connection closed without a word."""
+    """A service whose answers are taken from a list: a status, a row, None for a connection closed without a word, or
+    seconds of silence.
+    """
     monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.001)
     answers: list[object] = []
 
@@ -250,9 +252,15 @@ def flaky(monkeypatch: pytest.MonkeyPatch, row: dict[str, object]) -> Iterator[t
             if (status := answers.pop(0) if answers else 200) is None:
                 self.close_connection = True
                 return
-            code = {401: "unauthorized", 415: "not-an-image"}.get(status, "busy")
+            if isinstance(status, float):  # seconds until the client gives up
+                time.sleep(status)
+                self.close_connection = True
+                return
+            said = status if isinstance(status, dict) else row
+            status = 200 if isinstance(status, dict) else status
+            code = {401: "unauthorized", 415: "not-an-image", 429: "rate-limited", 504: "deadline"}.get(status, "busy")
             error = {"error": {"code": code, "message": "no", "what_to_do": "what you can"}}
-            body = json.dumps(row if status == 200 else error).encode()
+            body = json.dumps(said if status == 200 else error).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -262,6 +270,8 @@ def flaky(monkeypatch: pytest.MonkeyPatch, row: dict[str, object]) -> Iterator[t
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
+    server.daemon_threads = True
+    server.block_on_close = False
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}", answers
     server.shutdown()
@@ -282,11 +292,85 @@ def test_what_passes_is_tried_again_and_what_does_not_is_not(
     answers += [401, 200, 200, 200]
     with pytest.raises(UnauthorizedError, match="--key-env NAME"):
         list(RemoteDetector(url).detect(images, requests=1))
-    answers[:] = [503] * 8
+    answers[:] = [503] * 12  # what was under way may have taken one
     with pytest.raises(BusyError):
         list(RemoteDetector(url).detect(images[:1]))
     with pytest.raises(errors.UnreachableError):
         list(RemoteDetector("http://127.0.0.1:9").detect(images[:1]))
+
+
+def test_a_deadline_that_is_always_met_is_a_row_and_the_next_image_has_its_turn(
+    flaky: tuple[str, list[object]], row: dict[str, object]
+) -> None:
+    url, answers = flaky
+    answers += [504] * 3
+    rows = [r.to_dict() for r in RemoteDetector(url).detect([ImageRef("a", b"x"), ImageRef("b", b"x")], requests=1)]
+    assert rows == [Failure("a", "deadline", "no").to_dict(), row | {"image": "b"}]
+    assert not answers
+
+
+def test_a_rate_is_kept_to_however_long_it_takes(flaky: tuple[str, list[object]], row: dict[str, object]) -> None:
+    url, answers = flaky
+    images = [ImageRef(str(i), b"x") for i in range(12)]
+    answers += [429] * 40  # of eight threads each would have been refused five times and more
+    rows = [r.to_dict() for r in RemoteDetector(url).detect(images)]
+    assert rows == [row | {"image": str(i)} for i in range(12)]
+    assert not answers
+
+
+def test_a_service_that_lets_nothing_through_is_given_up(
+    flaky: tuple[str, list[object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, answers = flaky
+    monkeypatch.setattr(remote, "_QUOTA_PATIENCE", 0.2)
+    answers += [429] * 10_000
+    start = time.monotonic()
+    with pytest.raises(errors.ServiceError):
+        list(RemoteDetector(url).detect([ImageRef(str(i), b"x") for i in range(20)]))
+    assert time.monotonic() - start < 20
+
+
+def test_another_detector_in_the_middle_of_a_run_ends_it(
+    flaky: tuple[str, list[object]], row: dict[str, object]
+) -> None:
+    url, answers = flaky
+    images = [ImageRef(str(i), b"x") for i in range(3)]
+    answers += [row, row | {"detector": "other@2"}]
+    rows = RemoteDetector(url).detect(images, requests=1)
+    assert next(rows).to_dict() == row | {"image": "0"}
+    with pytest.raises(errors.ServiceError, match=r"has another detector now, other@2; it was .*@"):
+        next(rows)
+
+
+def test_the_name_of_the_file_is_in_its_provenance_too(flaky: tuple[str, list[object]], row: dict[str, object]) -> None:
+    url, answers = flaky
+    said = {"image": "image", "c2pa": "none", "headline": "", "claims": [], "findings": []}
+    answers += [row | {"provenance": said}]
+    (got,) = RemoteDetector(url).detect([ImageRef("a.jpg", b"x")], provenance=True)
+    assert got.row["provenance"]["image"] == "a.jpg"
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_stopping_ends_what_threads_wait_for(
+    flaky: tuple[str, list[object]], monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    """They wait for their next attempt, or for an answer that does not come."""
+    url, answers = flaky
+    monkeypatch.setattr(remote, "_FIRST_PAUSE", 60.0)
+    monkeypatch.setattr(remote, "_LONGEST_PAUSE", 60.0)
+    answers += [200] + ([503] if busy else [30.0]) * 20
+    rows = RemoteDetector(url).detect([ImageRef(str(i), b"x") for i in range(40)], requests=4)
+    next(rows)
+    time.sleep(0.3)
+    start = time.monotonic()
+    rows.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - start < 15
+
+
+def test_an_address_of_ipv6_has_the_port_of_its_scheme() -> None:
+    for url, port in (("http://[::1]", 80), ("https://[2001:db8::5]/", 443), ("http://[::1]:8000", 8000)):
+        connection = RemoteDetector(url)._connection()
+        assert (connection.host, connection.port) == (url.partition("[")[2].partition("]")[0], port)
 
 
 def test_keys_go_unencrypted_to_this_machine_alone(caplog: pytest.LogCaptureFixture) -> None:
@@ -594,6 +678,44 @@ def test_a_batch_is_no_larger_than_a_minute_allows() -> None:
     """A larger one would be told to come again, for ever."""
     of = {"megabytes": 25, "megapixels": 100, "queue": 4, "deadline": 9, "heatmaps": True}
     assert [Limits.of(**of, max_batch=1000, rate=rate).max_batch for rate in (0, 600, 2000)] == [1000, 600, 1000]  # type: ignore[arg-type]
+
+
+def test_keys_that_could_not_be_read_for_a_moment_are_let_in_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "keys"
+    key = keys.generate(file, "ann")
+    known, honest = keys.Keys(file), keys.read
+    assert known.check(f"Bearer {key}") == "ann"
+    file.touch()
+
+    def refused(path: Path) -> dict[str, str]:
+        raise UsageError(f"file of keys {path}: Permission denied")
+
+    monkeypatch.setattr(keys, "read", refused)
+    for _ in range(3):
+        with pytest.raises(UnauthorizedError):
+            known.check(f"Bearer {key}")
+    assert caplog.text.count("Permission denied") == 1
+    monkeypatch.setattr(keys, "read", honest)  # as after `chown`, which leaves size, time and inode as they were
+    assert known.check(f"Bearer {key}") == "ann"
+
+
+def test_two_keys_of_one_name_are_a_mistake(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    keys.generate(file, "ann")
+    file.write_text(file.read_text() * 2)
+    with pytest.raises(FormatError, match=r"line \d: a second key of the same name"):
+        keys.read(file)
+
+
+@pytest.mark.parametrize(
+    "limit", [{"deadline": float("inf")}, {"megabytes": float("nan")}, {"megapixels": float("inf")}]
+)
+def test_limits_are_finite(limit: dict[str, float]) -> None:
+    given = {"megabytes": 25.0, "megapixels": 100.0, "deadline": 30.0} | limit
+    with pytest.raises(UsageError, match="expected finite numbers"):
+        Limits.of(**given, queue=64, max_batch=1000, rate=0, heatmaps=True)
 
 
 def test_a_file_without_keys_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

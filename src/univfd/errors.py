@@ -14,6 +14,7 @@ what was expected and what to do::
     ├── UsageError                  usage            the call itself is wrong
     │   ├── UnknownNameError        unknown-name     no such backbone, classifier, view ...
     │   ├── MissingExtraError       missing-extra    an optional dependency is not installed
+    │   │   └── NoProvenanceError   no-provenance    that which reads what a file says of its origin
     │   └── OutputExistsError       output-exists    refuses to overwrite a result
     ├── WeightsError                weights          weights are missing, wrong or cannot be stored
     │   ├── OfflineError            offline          not in the cache and the network is switched off
@@ -108,6 +109,12 @@ class MissingExtraError(UsageError):
     """An optional dependency is not installed."""
 
     code = "missing-extra"
+
+
+class NoProvenanceError(MissingExtraError):
+    """What reads the provenance of files is not installed, whatever the file."""
+
+    code = "no-provenance"
 
 
 class OutputExistsError(UsageError):

@@ -14,7 +14,14 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
-def ordered_map(function: Callable[[In], Out], items: Iterable[In], *, workers: int, ahead: int) -> Iterator[Out]:
+def ordered_map(
+    function: Callable[[In], Out],
+    items: Iterable[In],
+    *,
+    workers: int,
+    ahead: int,
+    ending: Callable[[], object] = lambda: None,
+) -> Iterator[Out]:
     """`map` in threads that keeps the order and never runs more than `ahead` items in front of the consumer.
 
     Args:
@@ -22,6 +29,8 @@ def ordered_map(function: Callable[[In], Out], items: Iterable[In], *, workers: 
         items: consumed lazily, in the consumer's thread.
         workers: threads.
         ahead: bound on items that are taken and not yet yielded; at least `workers`.
+        ending: called before the threads are waited for, at the end or where the consumer stops: what they wait for
+            themselves can be ended there.
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="univfd-load")
     pending: deque[Future[Out]] = deque()
@@ -34,6 +43,7 @@ def ordered_map(function: Callable[[In], Out], items: Iterable[In], *, workers: 
         while pending:
             yield pending.popleft().result()
     finally:
+        ending()
         pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -7,10 +7,12 @@ import http.client
 import ipaddress
 import logging
 import random
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,13 +31,15 @@ REQUESTS = 8
 """Requests at a time: enough to fill the batches of the service."""
 MAP_REQUESTS = 2
 """With heat maps: a service draws no more at a time, and refuses the others."""
-_ATTEMPTS = 8
-_SECONDS = 120.0
+_ATTEMPTS, _LATE_ATTEMPTS = 8, 3
+_SECONDS, _CONNECT_SECONDS = 120.0, 15.0
+_PATIENCE = 180.0  # seconds of attempts that come to nothing
+_QUOTA_PATIENCE = 900.0  # seconds in which nothing at all was let through by the service's rate
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _LONGEST_ANSWER = 64 << 20
-_AGAIN = {429, 502, 503, 504}
+_AGAIN, _TOO_MANY = {502, 503, 504}, 429
 _OF_THE_IMAGE = {e.TooLargeError.code, e.MissingExtraError.code, e.SlowUploadError.code, e.InputError.code}
-_OF_THE_IMAGE |= {kind.code for kind in e.InputError.__subclasses__()}
+_OF_THE_IMAGE |= {kind.code for kind in e.InputError.__subclasses__()} | {e.DeadlineError.code}
 _REFUSALS = {kind.code: kind for kind in e.ServiceError.__subclasses__()}
 
 
@@ -59,7 +63,8 @@ class RemoteRow:
 class RemoteDetector:
     """The detector behind an address. Threads may share it; each has a connection of its own.
 
-    What is passing (no answer, 429, 502, 503, 504) is tried again, `Retry-After` kept, for some minutes at most.
+    What is passing (no answer, 502, 503, 504) is tried again for some minutes at most. A rate of the service (429) is
+    kept: where it has let one request wait, the others wait behind that one.
     """
 
     def __init__(self, url: str, *, key: str = "") -> None:
@@ -93,6 +98,10 @@ class RemoteDetector:
         self._host, self._port, self._secure = parts.hostname, port, parts.scheme == "https"
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._own, self._told = threading.local(), False
+        self._open: set[http.client.HTTPConnection] = set()
+        self._stopped, self._turn = threading.Event(), threading.Lock()
+        self._let_through = 0.0  # when something last was
+        self._identity = ""  # of the detector that answers
         self._most: int | None = None  # bytes of an image, where the service has said so
 
     def about(self) -> dict[str, Any]:
@@ -112,6 +121,7 @@ class RemoteDetector:
         texts = all(isinstance(first.get(name), str) for name in ("name", "identity"))
         if not texts or not isinstance(first.get("promise"), dict) or type(first.get("bank_rows")) is not int:
             raise e.ServiceError(f"{self.url} says nothing of its detector that univfd serve would say")
+        self._identity = first["identity"]
         return first
 
     def detect(
@@ -133,13 +143,23 @@ class RemoteDetector:
             requests: at a time.
 
         Raises:
-            ServiceError: it does not answer, or refuses the caller; what is wrong with one image is a row.
+            ServiceError: it does not answer, refuses the caller, or has another detector than it had at first; what is
+                wrong with one image is a row.
         """
+        self._stopped.clear()
         options = (
             {"neighbors": neighbors} | ({"heatmap": 1} if heatmap else {}) | ({"provenance": 1} if provenance else {})
         )
         one = partial(self._one, path=f"/v1/detect?{urlencode(options)}", provenance=provenance)
-        yield from ordered_map(one, refs, workers=requests, ahead=2 * requests)
+        yield from ordered_map(one, refs, workers=requests, ahead=2 * requests, ending=self._stop)
+
+    def _stop(self) -> None:
+        """End what threads wait for."""
+        self._stopped.set()
+        for connection in list(self._open):
+            if (waiting := connection.sock) is not None:
+                with suppress(OSError):
+                    waiting.shutdown(socket.SHUT_RDWR)
 
     def _one(self, ref: ImageRef | Failure, *, path: str, provenance: bool) -> RemoteRow:
         beside = {"provenance": None} if provenance else {}
@@ -160,7 +180,11 @@ class RemoteDetector:
             answer.pop("promise", None)
             try:
                 shown = base64.b64decode(picture["base64"]) if picture else None
-                return RemoteRow(remote_row(answer) | {"image": ref.name}, shown)
+                row = remote_row(answer) | {"image": ref.name}
+                if row.get("provenance") is not None:
+                    row["provenance"] = row["provenance"] | {"image": ref.name}
+                self._require_same(row["detector"])
+                return RemoteRow(row, shown)
             except (TypeError, KeyError, ValueError) as error:
                 raise e.ServiceError(f"{self.url} gave an answer that is none of univfd serve: {error}") from error
         problem = _problem(answer)
@@ -168,36 +192,80 @@ class RemoteDetector:
             return RemoteRow(Failure(ref.name, problem["code"], str(problem.get("message"))).to_dict() | beside)
         raise _refusal(self.url, status, answer)
 
+    def _require_same(self, identity: str) -> None:
+        self._identity = self._identity or identity
+        if identity != self._identity:
+            raise e.ServiceError(
+                f"{self.url} has another detector now, {identity}; it was {self._identity}. What is there stays; judge "
+                "the rest into another file"
+            )
+
     def _ask(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
         """Status and JSON of an answer.
 
         Raises:
             UnreachableError: there is none, or not one of this service.
         """
+        with ExitStack() as turn:
+            waiting = False
+            while True:
+                if not waiting:
+                    with self._turn:  # behind one that waits for the rate
+                        pass
+                status, wait, answer = self._persist(method, path, body)
+                now = time.monotonic()
+                if status != _TOO_MANY:
+                    self._let_through = now
+                    return status, answer
+                if not waiting:
+                    turn.enter_context(self._turn)
+                    waiting, since = True, max(now, self._let_through)
+                if now - max(since, self._let_through) > _QUOTA_PATIENCE:
+                    return status, answer
+                self._tell("takes no more images for now: keeping to its rate")
+                self._pause(max(wait, _FIRST_PAUSE))
+
+    def _persist(self, method: str, path: str, body: bytes) -> tuple[int, float, dict[str, Any]]:
+        """Ask until there is an answer that is not passing, or no hope; status, seconds to wait, JSON."""
+        start, late = time.monotonic(), 0
         for attempt in range(_ATTEMPTS):
             pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt) * random.uniform(0.5, 1.5)
-            last = attempt == _ATTEMPTS - 1
+            last = attempt == _ATTEMPTS - 1 or time.monotonic() - start > _PATIENCE
             try:
                 status, wait, answer = self._once(method, path, body)
             except (OSError, http.client.HTTPException) as error:
                 self._forget()
-                if last or isinstance(error, ssl.SSLCertVerificationError):
+                last = last or time.monotonic() - start > _PATIENCE
+                if last or self._stopped.is_set() or isinstance(error, ssl.SSLCertVerificationError):
                     raise e.UnreachableError(
                         f"{self.url} does not answer: {str(error) or type(error).__name__}"
                     ) from error
             else:
-                if status not in _AGAIN or last:
-                    return status, answer
+                late += _problem(answer).get("code") == e.DeadlineError.code
+                if status not in _AGAIN or last or late == _LATE_ATTEMPTS:
+                    return status, wait, answer
                 pause = max(pause, min(wait, _LONGEST_PAUSE))
-            if attempt and not self._told:  # once, whichever thread it is
-                self._told = True
-                log.warning("%s does not answer, or has no place: trying again, up to %d times", self.url, _ATTEMPTS)
-            time.sleep(pause)
+            if attempt:
+                self._tell(f"does not answer, or has no place: trying again, up to {_ATTEMPTS} times")
+            self._pause(pause)
         raise AssertionError("the last attempt returns or raises")
+
+    def _pause(self, seconds: float) -> None:
+        if self._stopped.wait(seconds):
+            raise e.UnreachableError(f"{self.url} was not waited for: stopped")
+
+    def _tell(self, what: str) -> None:
+        """Once, whichever thread it is."""
+        if not self._told:
+            self._told = True
+            log.warning("%s %s", self.url, what)
 
     def _once(self, method: str, path: str, body: bytes) -> tuple[int, float, dict[str, Any]]:
         connection = self._connection()
         kind = {"Content-Type": "application/octet-stream"} if body else {}
+        if connection.sock is None:
+            connection.connect()
+        connection.sock.settimeout(_SECONDS)
         try:
             connection.request(method, self._path + path, body or None, self._headers | kind)
         except (BrokenPipeError, ConnectionResetError):
@@ -219,13 +287,16 @@ class RemoteDetector:
     def _connection(self) -> http.client.HTTPConnection:
         if getattr(self._own, "connection", None) is None:
             kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
-            self._own.connection = kind(self._host, self._port, timeout=_SECONDS)
+            made = kind(self._host, self._port or kind.default_port, timeout=_CONNECT_SECONDS)
+            self._own.connection = made
+            self._open.add(made)
         connection: http.client.HTTPConnection = self._own.connection
         return connection
 
     def _forget(self) -> None:
         if (connection := getattr(self._own, "connection", None)) is not None:
             connection.close()
+            self._open.discard(connection)
             self._own.connection = None
 
 

@@ -166,7 +166,7 @@ def test_remarks_of_the_service_are_known_in_every_language(browser: Browser, se
         assert other["text"] == "new: 3"  # of a newer service
         missing = tab.evaluate("(codes) => codes.filter((c) => !knows('e_' + c))", list(BY_CODE))
         other = {
-            "access", "input", "usage", "unknown-name", "missing-extra", "conflict", "weights",
+            "access", "input", "usage", "unknown-name", "missing-extra", "no-provenance", "conflict", "weights",
             "offline", "download", "checksum", "cache", "format", "stale-index", "feature-space", "data", "service",
             "request", "error", "engine",
         }  # fmt: skip
@@ -238,7 +238,7 @@ def test_a_busy_service_is_asked_again(browser: Browser, server: Server) -> None
 
 def test_without_the_extra_for_provenance_verdicts_are_given(browser: Browser, server: Server) -> None:
     error = {
-        "error": {"code": "missing-extra", "message": "install univfd[provenance]", "what_to_do": "ask the operator"}
+        "error": {"code": "no-provenance", "message": "install univfd[provenance]", "what_to_do": "ask the operator"}
     }
     with page_of(server, browser, expected=(REFUSED,)) as tab:
         tab.route("**/v1/detect*provenance=true", lambda route: route.fulfill(status=501, body=json.dumps(error)))

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import FormatError, MissingExtraError, UnivFDError
+from ..errors import FormatError, NoProvenanceError, UnivFDError
 from ._worker import READY, read_frame, write_frame
 
 _LONGEST_ANSWER = 1 << 24
@@ -31,11 +31,11 @@ def require_extra() -> None:
     """Say early what is missing.
 
     Raises:
-        MissingExtraError: without the extra `provenance`.
+        NoProvenanceError: without the extra `provenance`.
     """
     for module in _NEEDED:
         if importlib.util.find_spec(module) is None:
-            raise MissingExtraError(
+            raise NoProvenanceError(
                 f"provenance needs {module}, which is not installed: pip install 'univfd[provenance]'"
             )
 
@@ -93,10 +93,13 @@ class Worker:
         self.close()
         paths = json.dumps([p for p in sys.path if p])
         quiet = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _CODE, paths, str(self._memory)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, **quiet},
-        )  # fmt: skip
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _CODE, paths, str(self._memory)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, **quiet},
+            )  # fmt: skip
+        except OSError as error:  # no handle, process or memory is left
+            raise UnivFDError(f"the process that reads provenance does not start ({error})") from error
         self._owner, self._done = os.getpid(), 0
         try:
             ready = self._exchange((), _START_SECONDS)

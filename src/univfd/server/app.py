@@ -72,6 +72,7 @@ def create_app(
 
     app = FastAPI(
         title="UnivFD", version=__version__, description=DESCRIPTION, lifespan=life, docs_url=None, redoc_url=None,
+        redirect_slashes=False,  # it would name the host that the caller sent, without TLS, and ask for no key
     )  # fmt: skip
     install(app)
     app.include_router(open_routes)

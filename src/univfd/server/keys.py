@@ -84,6 +84,8 @@ def read(path: Path) -> dict[str, str]:
             continue
         if not (match := _LINE.fullmatch(line.strip())):
             raise FormatError(f"{path}, line {number}: expected 'NAME sha256:HEX' as 'univfd serve keygen' writes it")
+        if match["name"] in found:
+            raise FormatError(f"{path}, line {number}: a second key of the same name; each name stands for one key")
         found[match["name"]] = match["digest"]
     return found
 
@@ -103,6 +105,7 @@ class Keys:
                 "%s has no key yet, so nobody is let in: univfd serve keygen --key-file %s --name NAME", path, path
             )
         self._stamp: tuple[int, int, int] | None = None  # of the file, when it was last read; not yet known
+        self._wrong = ""  # with the file, as it was last told
 
     def check(self, authorization: str | None) -> str:
         """The name that belongs to the key of an `Authorization: Bearer` header.
@@ -126,12 +129,15 @@ class Keys:
         stamp = self._stamp_now()
         if stamp == self._stamp:
             return
-        self._stamp = stamp
+        self._stamp, wrong = stamp, ""
         try:
             self._known = read(self._path)
         except (UsageError, FormatError) as error:  # nobody is let in by a file that cannot be read
-            log.error("no key is accepted: %s", error)
-            self._known = {}
+            self._known, wrong = {}, str(error)
+            self._stamp = None  # it may be let read without being changed
+        if wrong and wrong != self._wrong:
+            log.error("no key is accepted: %s", wrong)
+        self._wrong = wrong
 
     def _stamp_now(self) -> tuple[int, int, int]:
         try:

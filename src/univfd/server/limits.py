@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -49,6 +50,10 @@ class Limits:
         Raises:
             UsageError: nothing would be served under them.
         """
+        if not all(map(math.isfinite, (megabytes, megapixels, deadline))):
+            raise UsageError(
+                f"limits of {megabytes} MB, {megapixels} megapixels, {deadline} s: expected finite numbers"
+            )
         most = round(megabytes * 1e6)
         if rate:  # a larger batch would be told to wait, for ever
             max_batch = min(max_batch, rate)

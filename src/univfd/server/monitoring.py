@@ -10,7 +10,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .problems import KEPT_NOWHERE
+from .problems import ANSWERED, KEPT_NOWHERE
 from .request_log import RequestLog
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -111,10 +111,13 @@ class Counting:
         try:
             await self._app(scope, receive, counted)
         finally:
-            path, seconds = getattr(scope.get("route"), "path", "other"), time.perf_counter() - start
+            noted = scope.get("state", {})  # by `guard`, the routes and refusals
+            path, seconds = (
+                getattr(scope.get("route"), "path", "other"),
+                noted.get(ANSWERED, time.perf_counter()) - start,
+            )
             self._monitor.on_request(path, status, seconds)
             if self._requests is not None:
-                noted = scope.get("state", {})  # by `guard` and the routes
                 self._requests.add(
                     key=noted.get("key", ""), path=path, status=status, images=noted.get("images", 0), seconds=seconds
                 )

@@ -38,7 +38,7 @@ const judge = async (item, heat = false) => {
   try {
     return await post(path + wanted, item.file);
   } catch (error) {
-    if (error.problem?.code !== "missing-extra" || !wanted) throw error;
+    if (error.problem?.code !== "no-provenance" || !wanted) throw error;
     state.provenance = false; // verdicts do not need it
     return post(`${path}false`, item.file);
   }

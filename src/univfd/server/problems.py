@@ -38,6 +38,8 @@ class Answer:
 
 
 _WEIGHTS = Answer(503, "wait; the operator must see to the weights of the service")
+ANSWERED = "answered"
+"""In the state of a request: when its answer was there, where more was awaited behind it (`time.perf_counter`)."""
 _AGAIN = "try again after the seconds of Retry-After"
 _PICTURE = "send a whole JPEG, PNG, WebP, AVIF, GIF, TIFF, BMP or HEIC file"
 
@@ -53,6 +55,7 @@ ANSWERS: dict[type[e.UnivFDError], Answer] = {
     e.UsageError: Answer(422, "correct the request; /docs shows what is understood"),
     e.UnknownNameError: Answer(422, "correct the name; /docs shows what is understood"),
     e.MissingExtraError: Answer(501, "ask the operator to install what the message names"),
+    e.NoProvenanceError: Answer(501, "ask without provenance, or the operator to install what the message names"),
     e.OutputExistsError: Answer(409, "it is there already; nothing needs to be done"),
     e.WeightsError: _WEIGHTS,
     e.OfflineError: _WEIGHTS,
@@ -99,6 +102,7 @@ class _Refusal(Json):
         start = {"type": "http.response.start", "status": self.status_code}
         await send(start | {"headers": [*self.raw_headers, (b"connection", b"close")]})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        scope.setdefault("state", {})[ANSWERED] = time.perf_counter()
         seen, until = 0, time.monotonic() + _DRAIN_SECONDS
         while seen < _DRAIN_BYTES and (left := until - time.monotonic()) > 0:
             try:

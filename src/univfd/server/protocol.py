@@ -28,6 +28,7 @@ class GuardedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a connection, or refuse it."""
         super().connection_made(transport)
+        self.transport.set_write_buffer_limits(high=0)  # else what is little and never read starts no clock
         if self._most is not None and len(self.connections) > self._most:
             self._refuse(503, "busy", "too many connections", f"try again after {RETRY_SECONDS} seconds")
             return

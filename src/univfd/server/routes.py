@@ -16,7 +16,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingRes
 
 from .. import conditions
 from ..calibration import Calibration
-from ..errors import ForbiddenError, RateLimitedError, RequestError, TooLargeError
+from ..errors import ForbiddenError, RateLimitedError, RequestError, TooLargeError, UnivFDError
 from ..types import Failure, Label
 from ..writers import json_of
 from .feedback import file_wrong
@@ -134,15 +134,19 @@ async def detect(
 ) -> JSONResponse:
     """Judge one image: the bytes as the body, or a form with one file."""
     state = _state(request)
-    state.service.admit(heatmap=heatmap)
-    state.rate.take(request.state.caller)
-    upload = await one_file(request, state.service.limits, state.service.memory)
-    _taken_in(request)
-    upload.rename(name or upload.name)
     try:
-        judged = await state.service.single(upload, Options(neighbors, heatmap, provenance))
-    finally:
-        upload.release()
+        state.service.admit(heatmap=heatmap)
+        state.rate.take(request.state.caller)
+        upload = await one_file(request, state.service.limits, state.service.memory)
+        _taken_in(request)
+        upload.rename(name or upload.name)
+        try:
+            judged = await state.service.single(upload, Options(neighbors, heatmap, provenance))
+        finally:
+            upload.release()
+    except UnivFDError as error:
+        state.service.monitor.images.labels(error.code).inc()
+        raise
     if isinstance(judged[0], Failure):
         return _refused(request, judged[0])
     return Json(_row(state.service, judged))

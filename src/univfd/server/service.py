@@ -205,6 +205,7 @@ class Service:
         try:
             return await self._judge(upload, options)
         except e.UnivFDError as error:
+            self._count(error.code, reported=False)
             return Failure(upload.name, error.code, words_for(error)), {}
         except Exception:  # a mistake of ours; the answer has begun, so it must be a row
             log.exception("internal error")
@@ -247,9 +248,6 @@ class Service:
                 beside["heatmap"] = await self._in_time(engine.call(picture.draw), until)
             self._count(item.verdict, reported)
             return item, beside
-        except e.DeadlineError as error:
-            self._count(error.code, reported)
-            raise
         finally:
             if looking is not None:
                 looking.cancel()
@@ -290,7 +288,6 @@ class Service:
             self.monitor.images.labels(outcome).inc()
 
     def _full(self, why: str) -> e.BusyError:
-        self.monitor.images.labels(e.BusyError.code).inc()
         return e.BusyError(why)
 
 
