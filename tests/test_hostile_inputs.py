@@ -329,7 +329,7 @@ def test_an_address_that_is_none(url: str) -> None:
 def answered(status: int, body: bytes) -> RemoteDetector:
     """The client of a service that answers so to everything."""
     remote = RemoteDetector("http://127.0.0.1:9")
-    remote._once = lambda method, path, sent: (status, 0.0, parsed(body))  # type: ignore[method-assign]
+    remote._once = lambda call, method, path, sent: (status, 0.0, parsed(body))  # type: ignore[method-assign]
     return remote
 
 

@@ -367,9 +367,23 @@ def test_stopping_ends_what_threads_wait_for(
     assert time.monotonic() - start < 15
 
 
+def test_one_that_is_stopped_leaves_another_of_the_same_client_alone(
+    flaky: tuple[str, list[object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, answers = flaky
+    monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.5)
+    client, images = RemoteDetector(url), [ImageRef(str(i), b"x") for i in range(8)]
+    answers += [200, 200] + [503] * 6
+    stopped, other = client.detect(images, requests=2), client.detect(images, requests=2)
+    next(stopped)
+    next(other)
+    stopped.close()  # type: ignore[attr-defined]
+    assert len(list(other)) == 7
+
+
 def test_an_address_of_ipv6_has_the_port_of_its_scheme() -> None:
     for url, port in (("http://[::1]", 80), ("https://[2001:db8::5]/", 443), ("http://[::1]:8000", 8000)):
-        connection = RemoteDetector(url)._connection()
+        connection = RemoteDetector(url)._connection(remote._Call())
         assert (connection.host, connection.port) == (url.partition("[")[2].partition("]")[0], port)
 
 

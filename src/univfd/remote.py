@@ -60,6 +60,22 @@ class RemoteRow:
         return dict(self.row)
 
 
+class _Call:
+    """One walk over images, which whoever asked for it may stop: its connections, and what its threads wait for."""
+
+    def __init__(self) -> None:
+        self.stopped = threading.Event()
+        self.open: set[http.client.HTTPConnection] = set()
+
+    def stop(self) -> None:
+        """End all waiting."""
+        self.stopped.set()
+        for connection in list(self.open):
+            if (waiting := connection.sock) is not None:
+                with suppress(OSError):
+                    waiting.shutdown(socket.SHUT_RDWR)
+
+
 class RemoteDetector:
     """The detector behind an address. Threads may share it; each has a connection of its own.
 
@@ -98,8 +114,7 @@ class RemoteDetector:
         self._host, self._port, self._secure = parts.hostname, port, parts.scheme == "https"
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._own, self._told = threading.local(), False
-        self._open: set[http.client.HTTPConnection] = set()
-        self._stopped, self._turn = threading.Event(), threading.Lock()
+        self._turn = threading.Lock()  # of one that waits for the service's rate
         self._let_through = 0.0  # when something last was
         self._identity = ""  # of the detector that answers
         self._most: int | None = None  # bytes of an image, where the service has said so
@@ -110,7 +125,7 @@ class RemoteDetector:
         Raises:
             ServiceError: it does not answer, or refuses.
         """
-        status, answer = self._ask("GET", "/v1/detectors", b"")
+        status, answer = self._ask(_Call(), "GET", "/v1/detectors", b"")
         if status != 200 or not answer.get("detectors"):
             raise _refusal(self.url, status, answer)
         limits = answer.get("limits")
@@ -146,22 +161,14 @@ class RemoteDetector:
             ServiceError: it does not answer, refuses the caller, or has another detector than it had at first; what is
                 wrong with one image is a row.
         """
-        self._stopped.clear()
         options = (
             {"neighbors": neighbors} | ({"heatmap": 1} if heatmap else {}) | ({"provenance": 1} if provenance else {})
         )
-        one = partial(self._one, path=f"/v1/detect?{urlencode(options)}", provenance=provenance)
-        yield from ordered_map(one, refs, workers=requests, ahead=2 * requests, ending=self._stop)
+        call = _Call()
+        one = partial(self._one, call=call, path=f"/v1/detect?{urlencode(options)}", provenance=provenance)
+        yield from ordered_map(one, refs, workers=requests, ahead=2 * requests, ending=call.stop)
 
-    def _stop(self) -> None:
-        """End what threads wait for."""
-        self._stopped.set()
-        for connection in list(self._open):
-            if (waiting := connection.sock) is not None:
-                with suppress(OSError):
-                    waiting.shutdown(socket.SHUT_RDWR)
-
-    def _one(self, ref: ImageRef | Failure, *, path: str, provenance: bool) -> RemoteRow:
+    def _one(self, ref: ImageRef | Failure, *, call: _Call, path: str, provenance: bool) -> RemoteRow:
         beside = {"provenance": None} if provenance else {}
         if isinstance(ref, Failure):
             return RemoteRow(ref.to_dict() | beside)
@@ -174,7 +181,7 @@ class RemoteDetector:
         if self._most is not None and len(data) > self._most:
             told = f"{len(data)} bytes; the service takes {self._most} at most for one image"
             return RemoteRow(Failure(ref.name, e.TooLargeError.code, told).to_dict() | beside)
-        status, answer = self._ask("POST", path, data)
+        status, answer = self._ask(call, "POST", path, data)
         if status == 200:
             picture = answer.pop("heatmap", None)
             answer.pop("promise", None)
@@ -200,7 +207,7 @@ class RemoteDetector:
                 "the rest into another file"
             )
 
-    def _ask(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
+    def _ask(self, call: _Call, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
         """Status and JSON of an answer.
 
         Raises:
@@ -212,7 +219,7 @@ class RemoteDetector:
                 if not waiting:
                     with self._turn:  # behind one that waits for the rate
                         pass
-                status, wait, answer = self._persist(method, path, body)
+                status, wait, answer = self._persist(call, method, path, body)
                 now = time.monotonic()
                 if status != _TOO_MANY:
                     self._let_through = now
@@ -223,20 +230,20 @@ class RemoteDetector:
                 if now - max(since, self._let_through) > _QUOTA_PATIENCE:
                     return status, answer
                 self._tell("takes no more images for now: keeping to its rate")
-                self._pause(max(wait, _FIRST_PAUSE))
+                self._pause(call, max(wait, _FIRST_PAUSE))
 
-    def _persist(self, method: str, path: str, body: bytes) -> tuple[int, float, dict[str, Any]]:
+    def _persist(self, call: _Call, method: str, path: str, body: bytes) -> tuple[int, float, dict[str, Any]]:
         """Ask until there is an answer that is not passing, or no hope; status, seconds to wait, JSON."""
         start, late = time.monotonic(), 0
         for attempt in range(_ATTEMPTS):
             pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt) * random.uniform(0.5, 1.5)
             last = attempt == _ATTEMPTS - 1 or time.monotonic() - start > _PATIENCE
             try:
-                status, wait, answer = self._once(method, path, body)
+                status, wait, answer = self._once(call, method, path, body)
             except (OSError, http.client.HTTPException) as error:
-                self._forget()
+                self._forget(call)
                 last = last or time.monotonic() - start > _PATIENCE
-                if last or self._stopped.is_set() or isinstance(error, ssl.SSLCertVerificationError):
+                if last or call.stopped.is_set() or isinstance(error, ssl.SSLCertVerificationError):
                     raise e.UnreachableError(
                         f"{self.url} does not answer: {str(error) or type(error).__name__}"
                     ) from error
@@ -247,11 +254,11 @@ class RemoteDetector:
                 pause = max(pause, min(wait, _LONGEST_PAUSE))
             if attempt:
                 self._tell(f"does not answer, or has no place: trying again, up to {_ATTEMPTS} times")
-            self._pause(pause)
+            self._pause(call, pause)
         raise AssertionError("the last attempt returns or raises")
 
-    def _pause(self, seconds: float) -> None:
-        if self._stopped.wait(seconds):
+    def _pause(self, call: _Call, seconds: float) -> None:
+        if call.stopped.wait(seconds):
             raise e.UnreachableError(f"{self.url} was not waited for: stopped")
 
     def _tell(self, what: str) -> None:
@@ -260,8 +267,8 @@ class RemoteDetector:
             self._told = True
             log.warning("%s %s", self.url, what)
 
-    def _once(self, method: str, path: str, body: bytes) -> tuple[int, float, dict[str, Any]]:
-        connection = self._connection()
+    def _once(self, call: _Call, method: str, path: str, body: bytes) -> tuple[int, float, dict[str, Any]]:
+        connection = self._connection(call)
         kind = {"Content-Type": "application/octet-stream"} if body else {}
         if connection.sock is None:
             connection.connect()
@@ -274,7 +281,7 @@ class RemoteDetector:
         response = connection.getresponse()
         text = response.read(_LONGEST_ANSWER)
         if response.will_close:
-            self._forget()
+            self._forget(call)
         wait = response.headers.get("Retry-After", "")
         try:
             answer = parsed(text)
@@ -284,19 +291,19 @@ class RemoteDetector:
             answer = {"error": {"code": "service", "message": f"an answer that is none of univfd serve: {text[:80]!r}"}}
         return response.status, float(wait) if wait.isdecimal() and len(wait) < 6 else 0.0, answer
 
-    def _connection(self) -> http.client.HTTPConnection:
+    def _connection(self, call: _Call) -> http.client.HTTPConnection:
         if getattr(self._own, "connection", None) is None:
             kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
             made = kind(self._host, self._port or kind.default_port, timeout=_CONNECT_SECONDS)
             self._own.connection = made
-            self._open.add(made)
+            call.open.add(made)
         connection: http.client.HTTPConnection = self._own.connection
         return connection
 
-    def _forget(self) -> None:
+    def _forget(self, call: _Call) -> None:
         if (connection := getattr(self._own, "connection", None)) is not None:
             connection.close()
-            self._open.discard(connection)
+            call.open.discard(connection)
             self._own.connection = None
 
 
