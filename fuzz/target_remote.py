@@ -52,6 +52,12 @@ class _Connection:
 
     def close(self) -> None: ...
 
+    def settimeout(self, seconds: float) -> None: ...
+
+    @property
+    def sock(self) -> _Connection:
+        return self
+
 
 def one(data: bytes) -> None:
     """Let the client take it for an answer."""
@@ -60,7 +66,7 @@ def one(data: bytes) -> None:
     code = (
         int(status) if status.isdigit() and len(status) == 3 and status not in {b"429", b"502", b"503", b"504"} else 200
     )
-    remote._connection = lambda: _Connection(_Response(code, body))  # type: ignore[assignment,method-assign,return-value]
+    remote._connection = lambda call: _Connection(_Response(code, body))  # type: ignore[assignment,method-assign,return-value]
     with refused():
         remote.about()
     with refused():
