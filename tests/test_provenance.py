@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import errno
 import hashlib
 import io
 import json
@@ -25,7 +26,14 @@ from PIL import Image
 import provenance_files as make
 from conftest import picture
 from univfd.detector import Detector
-from univfd.errors import EmptyFileError, FileAccessError, FormatError, MissingExtraError, UnsupportedImageError
+from univfd.errors import (
+    EmptyFileError,
+    FileAccessError,
+    FormatError,
+    NoProvenanceError,
+    UnivFDError,
+    UnsupportedImageError,
+)
 from univfd.provenance import Finding, Provenance, ProvenanceReader, read_provenance
 from univfd.provenance import _watermark as watermark
 from univfd.types import ImageRef
@@ -390,5 +398,15 @@ def test_detect_puts_it_beside_the_verdict(folder: Path, toy_detector: Detector,
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'univfd\[provenance\]'"):
+    with pytest.raises(NoProvenanceError, match=r"pip install 'univfd\[provenance\]'"):
         read_provenance(make.plain())
+
+
+def test_a_process_that_cannot_be_started_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with ProvenanceReader() as reader:
+        monkeypatch.setattr("univfd.provenance._process.subprocess.Popen", refused)
+        with pytest.raises(UnivFDError, match=r"does not start.*Too many open files"):
+            reader.read(ImageRef("a.png", make.plain()))

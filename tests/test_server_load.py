@@ -45,6 +45,22 @@ def slowly(port: int, data: bytes, seconds: float) -> bytes:
 SHORT = "import univfd.server.protocol as p, univfd.server.uploads as u\np.HEAD_SECONDS = u.GRACE_SECONDS = 2.0"
 
 
+DRAINING = "import univfd.server.problems as p\np._DRAIN_SECONDS = 8.0"
+
+
+def test_the_time_of_a_refusal_ends_with_its_answer(toy_folder: Path) -> None:
+    """What still comes behind it is thrown away for a while, which nobody waits for."""
+    with serving("--detector", toy_folder, before=DRAINING) as server:
+        name = 'univfd_request_seconds_sum{path="/v1/detect"}'
+        before = server.figure(name)
+        with socket.create_connection((server.host, server.port), 30) as connection:
+            connection.sendall(b"POST /v1/detect HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 1000000\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 403 ")
+            while connection.recv(65536):  # until the server has let go
+                pass
+        assert 0 < server.figure(name) - before < 6
+
+
 UNREAD = "import univfd.server.protocol as p\np.WRITE_SECONDS = 2.0"
 
 
