@@ -54,7 +54,7 @@ def compared(data: Path, engine: str, cache: Path) -> dict[str, Any]:
     exact, lossy = open_backbone(BACKBONE, taps=COMPUTED), open_backbone(BACKBONE, taps=COMPUTED, engine=engine)
     cut = view(VIEW)
     made = {p: rounded(embedded(exact, cut, samples, p, cache)) for _, copies in PROBES for p in copies}
-    lost = {test: embedded(lossy, cut, whole, p, cache) for test, p in TESTS.items()}
+    lost = {test: rounded(embedded(lossy, cut, whole, p, cache)) for test, p in TESTS.items()}
     features: Features = {}
     for name in TAPS:
         tests = {(test, EXACT): columns(made[p][: len(whole)], name) for test, p in TESTS.items()}

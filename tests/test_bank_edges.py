@@ -137,7 +137,7 @@ def test_edits_of_rows_that_never_came_are_damage(tmp_path: Path) -> None:
     table = lancedb.connect(str(tmp_path / "s")).open_table("edits")
     table.update(where="number = 2", values={"removed": np.array([2**62], "<i8").tobytes()})
     with pytest.raises(FormatError, match="takes out rows that no edit has put in"):
-        BankStore.open(tmp_path / "s").history()
+        BankStore.open(tmp_path / "s").snapshot()
 
 
 def test_what_lancedb_says_is_one_of_our_cases(tmp_path: Path) -> None:
@@ -158,7 +158,10 @@ def test_a_tilde_in_a_name_is_a_letter(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "home").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    BankStore.create("~/faces", random_bank(4).space)
+    store = BankStore.create("~/faces", random_bank(4).space)
+    add_rows(store, Rows.of(random_bank(20)), "rows", "import", store.snapshot())
+    assert len(store.tables.source(store.snapshot().ids)) == 20
+    store.undo()
     assert len(BankStore.open("~/faces").snapshot().ids) == 0
     assert not list((tmp_path / "home").iterdir())
 
@@ -401,8 +404,9 @@ def test_a_refit_stands_though_the_version_before_is_too_small_to_compare_with(t
 
     small = rows(40, 1)
     large = Rows.of(small.add(rows(200, 2)))
-    for before, why in ((small, "too few"), (rows(0, 1), "leaving one out")):
-        trained = refit("m", large, Rows.of(before), toy, view("native"), "ridge", {})
+    tries = [(small, "too few", "ridge", {}), (rows(0, 1), "leaving one out", "ridge", {})]
+    for before, why, name, params in [*tries, (rows(6, 1), "at least 5", "knn", {"k": 9})]:
+        trained = refit("m", large, Rows.of(before), toy, view("native"), name, params)  # type: ignore[arg-type]
         assert trained.detector.calibration.n_real == 120
         assert why in trained.not_compared
     assert not refit("m", large, large, toy, view("native"), "ridge", {}).not_compared

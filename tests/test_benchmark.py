@@ -31,8 +31,10 @@ from univfd.benchmark.figures import CellFigures, Part, figures, worst
 from univfd.benchmark.rows import COLUMNS, Scores, read_rows, write_rows
 from univfd.benchmark.run import open_detectors, run
 from univfd.building import assemble, build_bank
+from univfd.calibrating import score
 from univfd.calibration import Calibration
 from univfd.cli import group
+from univfd.collection import gather
 from univfd.datasets import open_dataset
 from univfd.detector import Detector, linear_detector
 from univfd.embedding import space_of
@@ -113,6 +115,12 @@ class Coarse:
 
 
 # Rows
+
+
+def test_thresholds_are_not_set_on_lossy_scores(opened: list[Detector], data: Path) -> None:
+    coarse = replace(opened[0], backbone=Coarse(opened[0].backbone))
+    with pytest.raises(UsageError, match="calibrate on an exact one"):
+        score(coarse, gather(data))
 
 
 def test_a_lossy_engine_has_embeddings_of_its_own_and_judges_them(

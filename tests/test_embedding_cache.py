@@ -91,6 +91,33 @@ def test_a_bank_is_built_out_of_what_is_kept(
     assert counts == [10, 10]
 
 
+def test_a_disk_that_fills_up_does_not_end_what_needs_no_cache(
+    toy: Backbone, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(embedding_cache, "SHARD", 4)
+    samples = [Sample(ImageRef(str(f), f), Label(i % 2), "g" if i % 2 else "", "s") for i, f in enumerate(files)]
+    plain = build_bank(toy, CUT, samples, added="2026-01-01")
+    honest, written = Path.write_bytes, []
+
+    def full(self: Path, data: bytes) -> int:
+        written.append(self)
+        if len(written) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return honest(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    kept = EmbeddingCache(space_of(toy, CUT), root=tmp_path)
+    kept.may_fail = True
+    built = build_bank(toy, CUT, samples, added="2026-01-01", kept=kept)
+    assert (built.bank.digest, built.failures) == (plain.bank.digest, plain.failures)
+    assert caplog.text.count("no longer kept for the next time") == 1
+    batch = kept.batch(images_of(files[:4]), {})
+    assert [i.conditions for i in batch.loaded] == [
+        i.conditions for i in next(embed_images(toy, CUT, files[:4])).loaded
+    ]
+    assert len(list(kept.folder.iterdir())) == 1
+
+
 @pytest.mark.parametrize("perturb", ["clean", "jpeg:60", "limit:128+webp:50"])
 def test_what_is_kept_is_what_would_be_made(toy: Backbone, files: list[Path], tmp_path: Path, perturb: str) -> None:
     direct = next(embed_images(toy, CUT, files, perturb=perturb, batch_size=len(files)))

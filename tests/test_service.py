@@ -367,6 +367,48 @@ def test_stopping_ends_what_threads_wait_for(
     assert time.monotonic() - start < 15
 
 
+def test_nothing_is_asked_once_it_is_stopped(flaky: tuple[str, list[object]], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither by who waits behind one that keeps to the rate, nor by a thread that takes the next image."""
+    url, answers = flaky
+    monkeypatch.setattr(remote, "_FIRST_PAUSE", 60.0)
+    answers += [200] + [429] * 8 + [20.0] * 20
+    rows = RemoteDetector(url).detect([ImageRef(str(i), b"x") for i in range(40)], requests=4)
+    next(rows)
+    time.sleep(0.5)
+    start, left = time.monotonic(), len(answers)
+    rows.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - start < 10
+    time.sleep(0.3)
+    assert len(answers) == left
+
+
+def test_a_wait_that_is_longer_than_anybody_has_is_not_begun(
+    flaky: tuple[str, list[object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, answers = flaky
+    honest = RemoteDetector._once
+
+    def tomorrow(self: RemoteDetector, *args: Any) -> tuple[int, float, dict[str, Any]]:
+        status, _, answer = honest(self, *args)
+        return status, 86_400.0, answer
+
+    monkeypatch.setattr(RemoteDetector, "_once", tomorrow)
+    answers += [429]
+    with pytest.raises(RateLimitedError):
+        list(RemoteDetector(url).detect([ImageRef("a", b"x")]))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="handles are told by Linux")
+def test_walks_leave_no_connection_behind(flaky: tuple[str, list[object]]) -> None:
+    client = RemoteDetector(flaky[0])
+    counts = []
+    for _ in range(4):
+        assert len(list(client.detect([ImageRef(str(i), b"x") for i in range(16)]))) == 16
+        names = [str(f.readlink()) for f in Path("/proc/self/fd").iterdir() if f.is_symlink()]
+        counts.append(sum(name.startswith("socket:") for name in names))
+    assert counts[-1] <= counts[0] + 8  # those of the other end, which closes later
+
+
 def test_one_that_is_stopped_leaves_another_of_the_same_client_alone(
     flaky: tuple[str, list[object]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,7 @@ from .calibration import (
 )
 from .collection import Collection
 from .detector import Detector
-from .errors import DataError
+from .errors import DataError, UsageError
 from .images import DEFAULT_MAX_PIXELS
 from .metrics import Estimate, proportion
 from .search import NEAR
@@ -152,7 +152,15 @@ def score(
         workers: decoding threads.
         max_pixels: larger images are refused.
         on_done: called after each image with 1.
+
+    Raises:
+        UsageError: the detector is on a lossy engine; thresholds would be kept as those of exact scores.
     """
+    if detector.lossy:
+        raise UsageError(
+            f"this engine is lossy ({detector.lossy}), and thresholds are of exact scores: calibrate on an exact one "
+            "(UNIVFD_ENGINE=cpu); lossy engines may use what comes of it"
+        )
     members, scores, unsure, failures, near = [], [], [], list(collection.failures), 0
     rows = _promising(detector).detect(
         [m.ref for m in collection.members], batch_size=batch_size, workers=workers, max_pixels=max_pixels,

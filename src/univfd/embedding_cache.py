@@ -74,7 +74,11 @@ class _Shard:
 
 
 class EmbeddingCache:
-    """The kept embeddings of one feature space under one perturbation."""
+    """The kept embeddings of one feature space under one perturbation.
+
+    Attributes:
+        may_fail: where a shard cannot be written, say so once and keep it in memory; else that is an error.
+    """
 
     def __init__(self, space: FeatureSpace, perturb: str = "clean", root: Path | None = None) -> None:
         """Look up what is there; shards whose checksum is wrong are removed, those that cannot be read are not.
@@ -90,6 +94,8 @@ class EmbeddingCache:
         steps = (perturb or "clean").replace(":", "-")
         self.folder = (root or home() / "embeddings") / space.digest / steps / _code_digest()
         self.software: set[str] = set()
+        self.may_fail = False
+        self._held: dict[Path, _Shard] = {}
         self._rows: dict[str, tuple[Path, int, int]] = {}
         self._open: OrderedDict[Path, _Shard] = OrderedDict()
         for scratch in self.folder.glob(f"{_SCRATCH}*"):  # of a process that was killed while it wrote
@@ -152,8 +158,14 @@ class EmbeddingCache:
         except OSError as error:
             with suppress(OSError):
                 scratch.unlink()
-            raise cannot_write(self.folder, error) from error
-        self._index(path)
+            if not self.may_fail:
+                raise cannot_write(self.folder, error) from error
+            if not self._held:
+                log.warning("embeddings are no longer kept for the next time: %s", cannot_write(self.folder, error))
+            self._held[path] = _Shard(embeddings.vectors, arrays["sizes"], facts)
+            self._take_up(path, arrays)
+        else:
+            self._index(path)
 
     def batch(self, images: Iterable[Keyed | Failure], failures: Mapping[str, Failure]) -> Batch:
         """Images as `embed_images` gives them, out of the cache; the crops are not there any more.
@@ -181,11 +193,16 @@ class EmbeddingCache:
         """Take up a shard's rows; where two shards have an image, the first one counts."""
         arrays = read_arrays(path, {"keys": (None, 32), "sizes": (None, 2), "vectors": (None, self.space.dim)})
         self.software.add(_from_bytes(arrays["about"])["software"])
+        self._take_up(path, arrays)
+
+    def _take_up(self, path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         pixels = arrays["sizes"].astype(np.int64).prod(axis=1)
         for row, key in enumerate(arrays["keys"]):
             self._rows.setdefault(key.tobytes().hex(), (path, row, int(pixels[row])))
 
     def _shard(self, path: Path) -> _Shard:
+        if path in self._held:
+            return self._held[path]
         if path not in self._open:
             arrays = read_arrays(path, {})
             self._open[path] = _Shard(arrays["vectors"], arrays["sizes"], _from_bytes(arrays["facts"]))

@@ -2,7 +2,7 @@
 
 `cpu` is ONNX Runtime in float32, the reference. The others must pass the gate (`univfd.parity`) on the machine that
 they run on. An exact engine shares the reference's feature space. One that is lossy by design has its own; a detector
-made on an exact engine may judge its vectors, but no bank takes them in.
+made on an exact engine may judge its vectors, but its bank does not take them in.
 """
 
 from __future__ import annotations

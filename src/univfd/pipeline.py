@@ -43,6 +43,8 @@ def ordered_map(
         while pending:
             yield pending.popleft().result()
     finally:
+        for waiting in pending:
+            waiting.cancel()
         ending()
         pool.shutdown(wait=True, cancel_futures=True)
 

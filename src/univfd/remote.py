@@ -67,8 +67,13 @@ class _Call:
         self.stopped = threading.Event()
         self.open: set[http.client.HTTPConnection] = set()
 
+    def close(self) -> None:
+        """Let the connections go; its threads have ended."""
+        for connection in self.open:
+            connection.close()
+
     def stop(self) -> None:
-        """End all waiting."""
+        """End all waiting; nothing is asked any more."""
         self.stopped.set()
         for connection in list(self.open):
             if (waiting := connection.sock) is not None:
@@ -166,7 +171,10 @@ class RemoteDetector:
         )
         call = _Call()
         one = partial(self._one, call=call, path=f"/v1/detect?{urlencode(options)}", provenance=provenance)
-        yield from ordered_map(one, refs, workers=requests, ahead=2 * requests, ending=call.stop)
+        try:
+            yield from ordered_map(one, refs, workers=requests, ahead=2 * requests, ending=call.stop)
+        finally:
+            call.close()
 
     def _one(self, ref: ImageRef | Failure, *, call: _Call, path: str, provenance: bool) -> RemoteRow:
         beside = {"provenance": None} if provenance else {}
@@ -227,7 +235,7 @@ class RemoteDetector:
                 if not waiting:
                     turn.enter_context(self._turn)
                     waiting, since = True, max(now, self._let_through)
-                if now - max(since, self._let_through) > _QUOTA_PATIENCE:
+                if now + wait - max(since, self._let_through) > _QUOTA_PATIENCE:
                     return status, answer
                 self._tell("takes no more images for now: keeping to its rate")
                 self._pause(call, max(wait, _FIRST_PAUSE))
@@ -238,6 +246,7 @@ class RemoteDetector:
         for attempt in range(_ATTEMPTS):
             pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt) * random.uniform(0.5, 1.5)
             last = attempt == _ATTEMPTS - 1 or time.monotonic() - start > _PATIENCE
+            self._pause(call, 0)
             try:
                 status, wait, answer = self._once(call, method, path, body)
             except (OSError, http.client.HTTPException) as error:
@@ -272,6 +281,8 @@ class RemoteDetector:
         kind = {"Content-Type": "application/octet-stream"} if body else {}
         if connection.sock is None:
             connection.connect()
+        if call.stopped.is_set():  # what is stopped from here on ends the request too
+            raise ConnectionAbortedError("stopped")
         connection.sock.settimeout(_SECONDS)
         try:
             connection.request(method, self._path + path, body or None, self._headers | kind)

@@ -41,8 +41,13 @@ from ..types import FloatArray, Label
 from . import Arrays
 from ._estimator import Estimator
 
-_SAMPLE = 500  # rows of the larger class that its factor is estimated from
+_SAMPLE, _LEAST_SAMPLE = 500, 100  # rows of the larger class that its factor is estimated from
+_COMPARED = 20_000_000  # pairs of them and all others of the class, at most
 _SAME = 1e-9  # a distance below this is that of a copy
+
+
+def _sampled(rows: int) -> int:
+    return max(_LEAST_SAMPLE, min(_SAMPLE, _COMPARED // max(rows, 1)))
 
 
 class NearestNeighbor(Estimator):
@@ -166,9 +171,9 @@ class NearestNeighbor(Estimator):
         """Some rows of a class, evenly spaced."""
         if self.index_ is None:
             base = (self.real_, self.fake_)[label]
-            return base[:: max(1, len(base) // _SAMPLE)]
+            return base[:: max(1, len(base) // _sampled(len(base)))]
         rows = self.index_.source.fitting(Where(label))
-        return self.index_.source.take(rows[:: max(1, len(rows) // _SAMPLE)])
+        return self.index_.source.take(rows[:: max(1, len(rows) // _sampled(len(rows)))])
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
         """Score r_m - f_m, -2..2.

@@ -85,11 +85,19 @@ class Megapixels(click.FloatRange):
 
 
 def kept_embeddings(ctx: click.Context, backbone: Backbone, view: View) -> EmbeddingCache | None:
-    """The embedding cache of an encoder and view; None, and a remark, where it cannot be written."""
+    """The embedding cache of an encoder and view; None, and a remark, where it cannot be written.
+
+    Says too where the encoder's space is one of its own.
+    """
     from ..embedding import space_of
     from ..embedding_cache import EmbeddingCache
 
     kept = EmbeddingCache(space_of(backbone, view))
+    kept.may_fail = True
+    if loss := backbone.entry.lossy:
+        remark(
+            ctx, f"the engine is lossy ({loss}): its feature space is its own, and exact engines refuse what is made"
+        )
     try:
         kept.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=kept.folder):

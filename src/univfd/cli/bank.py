@@ -57,6 +57,7 @@ def build(
 
     DATA is a folder of real and fake images (0_real/1_fake, real/fake, nature/ai, or any with dataset.toml), a
     manifest (.jsonl, .csv, .parquet) with the columns file, label, generator, source, or WebDataset tar shards.
+    Embeddings are kept in the cache folder for the next time.
     """
     from ..backbones import open_backbone
     from ..building import build_bank

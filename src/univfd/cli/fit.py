@@ -63,7 +63,8 @@ def command(
     """Make a detector of a labelled collection: a bank, a classifier, and thresholds with promised error rates.
 
     DATA is as for `univfd bank build`. The promises are fixed on scores with one generator, and one fold of the real
-    sources, held out at a time; they need several generators and sources.
+    sources, held out at a time; they need several generators and sources. Embeddings are kept in the cache folder, so
+    that another classifier on the same images needs no encoder.
     """
     from ..backbones import open_backbone
     from ..building import assemble, build_bank, check_classifier, check_enough, fit_detector

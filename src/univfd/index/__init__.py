@@ -21,7 +21,7 @@ from ..errors import StaleIndexError, UsageError
 from ..search import Distances, to_unit
 from ..types import FloatArray
 from ._indexed_bank import Bank, IndexedBank
-from ._lance_rows import PANIC, LanceRows
+from ._lance_rows import PANIC, LanceRows, lance_place
 from ._manifest import Manifest
 from ._rows import ANY, BankRows, RowNumbers, RowSource, Where
 
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 __all__ = [
     "ANY", "EXACT_ROWS", "PANIC", "Bank", "BankRows", "IfStale", "IndexedBank", "LanceRows", "Manifest",
-    "NeighborIndex", "RowNumbers", "RowSource", "Where", "choose", "open_index",
+    "NeighborIndex", "RowNumbers", "RowSource", "Where", "choose", "lance_place", "open_index",
 ]  # fmt: skip
 
 

@@ -80,7 +80,9 @@ class LanceRows:
         lancedb = _library()
         with plain_errors(f"{folder}, table {table!r}"):
             session = lancedb.Session(index_cache_size_bytes=cache_bytes, metadata_cache_size_bytes=cache_bytes // 4)
-            db = lancedb.connect(str(folder), session=session, storage_options=dict(options) if options else None)
+            db = lancedb.connect(
+                lance_place(folder), session=session, storage_options=dict(options) if options else None
+            )
             opened = db.open_table(table)
             if version is not None:
                 opened.checkout(version)
@@ -236,6 +238,11 @@ def _places(there: Ids, ids: Ids, folder: Path | str) -> RowNumbers:
     if len(missing):
         raise FormatError(f"{folder}: the table lacks {len(missing)} of {len(ids)} rows, for one id {int(missing[0])}")
     return by_id[places]
+
+
+def lance_place(folder: Path | str) -> str:
+    """A folder or address as LanceDB takes it: it would read a `~` at the start of a relative path as the home."""
+    return str(folder) if "://" in str(folder) else str(Path(folder).absolute())
 
 
 @contextmanager

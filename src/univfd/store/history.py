@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UnknownNameError, UsageError
+from ..errors import FormatError, UnknownNameError, UsageError
 
 Ids = NDArray[np.int64]
 NO_IDS: Ids = np.empty(0, np.int64)
@@ -120,6 +120,7 @@ class History:
 
         Raises:
             UnknownNameError: no such version.
+            FormatError: an edit takes out what never came.
         """
         self.edit(number)
         order = self.order
@@ -130,7 +131,10 @@ class History:
             if edit.number > number:
                 break
             alive[by_id[np.searchsorted(sorted_ids, edit.added)]] = True
-            alive[by_id[np.searchsorted(sorted_ids, edit.removed)]] = False
+            gone = np.searchsorted(sorted_ids, edit.removed)
+            if len(gone) and (gone.max() == len(order) or (sorted_ids[gone] != edit.removed).any()):
+                raise FormatError(f"edit {edit.number} takes out rows that no edit has put in; the store is damaged")
+            alive[by_id[gone]] = False
         return order[alive]
 
     def change(self, number: int) -> tuple[Ids, Ids]:

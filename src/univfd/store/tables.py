@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from .. import registry
 from ..errors import ConflictError, FormatError, OutputExistsError, UnivFDError, UsageError
-from ..index import PANIC, LanceRows
+from ..index import PANIC, LanceRows, lance_place
 from ..storage import locked
 from ..types import FeatureSpace, Label
 from ._arrow import arrow, edit, edits_schema, gather, record, rows_schema, to_arrow
@@ -109,9 +109,6 @@ class Tables:
             edits = sorted((edit(r) for r in records), key=lambda e: e.number)
         except (ValueError, KeyError, TypeError) as error:
             raise FormatError(f"{self.uri}: an edit cannot be read ({error}); the store is damaged") from error
-        named = np.concatenate([e.removed for e in edits]) if edits else np.empty(0, np.int64)
-        if not np.isin(named, np.concatenate([e.added for e in edits] or [named])).all():
-            raise FormatError(f"{self.uri}: an edit takes out rows that no edit has put in; the store is damaged")
         numbers = [e.number for e in edits]
         if not numbers or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
             raise FormatError(f"{self.uri}: the list of edits has gaps or doubles ({numbers[:20]}); it is damaged")
@@ -243,8 +240,7 @@ def _connect(uri: str, options: Options | None) -> Any:
         import lancedb
     except ModuleNotFoundError as error:
         raise registry.missing_extra("a bank store", error) from error
-    place = uri if is_address(uri) else str(Path(uri).absolute())  # LanceDB has an own mind of "~"
-    return lancedb.connect(place, storage_options=dict(options) if options else None)
+    return lancedb.connect(lance_place(uri), storage_options=dict(options) if options else None)
 
 
 def _names(db: Any) -> set[str]:

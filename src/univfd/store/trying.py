@@ -203,7 +203,7 @@ def refit(
         return Refit(made, (), 0, 0, 0)
     try:
         _, then = fit(before)
-    except DataError as error:
+    except (DataError, UsageError) as error:  # the classifier itself may want more rows than there were
         return Refit(made, (), 0, 0, 0, f"it cannot be held out: {error}")
     labels = dict(zip(rows.keys(), map(Label, rows.bank.labels.tolist()), strict=True))
     both = [key for key in now if key in then]
