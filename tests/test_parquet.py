@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from conftest import encoded, picture
+from univfd.benchmark.rows import read_rows
 from univfd.datasets import open_dataset
 from univfd.detector import Detector
-from univfd.errors import DataError, TruncatedImageError
+from univfd.errors import DataError, FormatError, TruncatedImageError
 from univfd.images import decode
 from univfd.sources import expand, read_bytes
 from univfd.types import Failure, ImageRef, Verdict
@@ -25,6 +26,18 @@ PICTURES = [encoded(picture(i, 240, 240), "PNG") for i in range(5)]
 def shard(path: Path, values: list[Any], column: str = "image", group: int = 2, **others: list[Any]) -> Path:
     pq.write_table(pa.table({column: values, **others}), path, row_group_size=group)
     return path
+
+
+def test_names_of_columns_that_are_no_text_are_damage(toy_detector: Detector, tmp_path: Path) -> None:
+    path = shard(tmp_path / "shard.parquet", PICTURES[:2], label_x=[0, 1])
+    path.write_bytes(path.read_bytes().replace(b"label_x", b"label_\xff"))
+    (row,) = toy_detector.detect(path)
+    assert isinstance(row, Failure)
+    assert row.error == "not-an-image"
+    with pytest.raises(DataError, match="no readable Parquet file"):
+        list(open_dataset(path))
+    with pytest.raises(FormatError, match="cannot be read as score rows"):
+        read_rows(path)
 
 
 def test_rows_in_order_with_the_bad_ones_in_their_place(toy_detector: Detector, tmp_path: Path) -> None:

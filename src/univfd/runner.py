@@ -187,7 +187,7 @@ def _checked(rows: Iterable[Any], path: Path, states: Sequence[str] = _STATES) -
                 raise FormatError(f"{path}, row {number} is no result of this program. Choose another output")
             _check_columns(row)
             yield row
-    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, OSError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the system; Arrow's, of damage, have none
             raise
         raise FormatError(

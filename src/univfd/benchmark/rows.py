@@ -194,7 +194,7 @@ def read_rows(path: Path) -> Scores:
             if missing:
                 raise FormatError(f"{path} lacks the columns {', '.join(sorted(missing))}: it is no file of score rows")
             table = file.read([name for name, _ in COLUMNS])
-    except (OSError, KeyError, pa.ArrowException) as error:
+    except (OSError, KeyError, UnicodeError, pa.ArrowException) as error:
         raise FormatError(f"{path} cannot be read as score rows: {error}") from error
     if not len(table):
         raise FormatError(f"{path} holds no rows")

@@ -73,7 +73,7 @@ def _shard(shard: Path, column: str) -> Iterator[Sample]:
                             raise DataError(f"{ref.name}: label {number}; the classes are {', '.join(names)}")
                         row["label"] = names[number]
                     yield sample_of(row, ref, ref.name)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, UnicodeError, OSError) as error:
         raise DataError(f"{shard} is no readable Parquet file: {error}") from error
 
 

@@ -68,13 +68,13 @@ def shard_images(run: list[Entry]) -> Iterator[ImageRef | Failure]:
                     for value in _values(file, first.column, group, low, high):
                         yield _image_of(run[done].name, value)
                         done += 1
-                except (OSError, pa.ArrowException) as error:
+                except (OSError, UnicodeError, pa.ArrowException) as error:
                     if isinstance(error, OSError) and (error.errno is not None or first.store):
                         raise  # a disk or a network that fails says nothing of the file
                     for entry in run[done:until]:
                         yield failed(entry.name, TruncatedImageError(f"the row group is damaged: {error}"))
                     done = until
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeError, pa.ArrowException) as error:
         for entry in run[done:]:
             yield failed(entry.name, FileAccessError(f"the Parquet file cannot be read: {error}"))
         return

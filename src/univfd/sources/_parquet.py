@@ -115,7 +115,7 @@ def _group(path: Path, column: str, group: int, state: tuple[int, int]) -> Any:
     try:
         with _opened(path) as file:
             return file.read_row_group(group, columns=[column]).column(0)
-    except (pa.ArrowException, IndexError, OSError) as error:
+    except (pa.ArrowException, UnicodeError, IndexError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise TruncatedImageError(f"row group {group} is damaged: {error}") from error
@@ -132,7 +132,7 @@ def _opened(path: Path) -> Any:
         raise FileAccessError(NOT_REGULAR)
     try:
         return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, UnicodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise NotAnImageError(f"not a readable Parquet file: {error}") from error
