@@ -358,7 +358,7 @@ def test_stopping_ends_what_threads_wait_for(
     url, answers = flaky
     monkeypatch.setattr(remote, "_FIRST_PAUSE", 60.0)
     monkeypatch.setattr(remote, "_LONGEST_PAUSE", 60.0)
-    answers += [200] + ([503] if busy else [30.0]) * 20
+    answers += [200] * 4 + ([503] if busy else [30.0]) * 20  # the first image is among the first four, in any order
     rows = RemoteDetector(url).detect([ImageRef(str(i), b"x") for i in range(40)], requests=4)
     next(rows)
     time.sleep(0.3)
@@ -371,7 +371,7 @@ def test_nothing_is_asked_once_it_is_stopped(flaky: tuple[str, list[object]], mo
     """Neither by who waits behind one that keeps to the rate, nor by a thread that takes the next image."""
     url, answers = flaky
     monkeypatch.setattr(remote, "_FIRST_PAUSE", 60.0)
-    answers += [200] + [429] * 8 + [20.0] * 20
+    answers += [200] * 4 + [429] * 8 + [20.0] * 20
     rows = RemoteDetector(url).detect([ImageRef(str(i), b"x") for i in range(40)], requests=4)
     next(rows)
     time.sleep(0.5)
@@ -415,7 +415,7 @@ def test_one_that_is_stopped_leaves_another_of_the_same_client_alone(
     url, answers = flaky
     monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.5)
     client, images = RemoteDetector(url), [ImageRef(str(i), b"x") for i in range(8)]
-    answers += [200, 200] + [503] * 6
+    answers += [200] * 4 + [503] * 6
     stopped, other = client.detect(images, requests=2), client.detect(images, requests=2)
     next(stopped)
     next(other)
