@@ -106,8 +106,7 @@ def test_a_disk_that_fills_up_does_not_end_what_needs_no_cache(
         return honest(self, data)
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    kept = EmbeddingCache(space_of(toy, CUT), root=tmp_path)
-    kept.may_fail = True
+    kept = EmbeddingCache(space_of(toy, CUT), root=tmp_path, may_fail=True)
     built = build_bank(toy, CUT, samples, added="2026-01-01", kept=kept)
     assert (built.bank.digest, built.failures) == (plain.bank.digest, plain.failures)
     assert caplog.text.count("no longer kept for the next time") == 1

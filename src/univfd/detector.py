@@ -239,10 +239,10 @@ class Detector:
             bank, said = bank.deciding()
             name = name or f"{self.name}+{said}"
         self.space.require(bank.space, "the bank")
-        old = self.classifier
-        on = getattr(old, "on", None)
         if bank.digest == self.bank.digest:
             return replace(self, bank=bank, name=name or self.name)
+        old = self.classifier
+        on = getattr(old, "on", None)
         try:
             classifier = on(bank) if on else type(old).from_state(old.get_params(), old.state(), bank)
         except ValueError as error:

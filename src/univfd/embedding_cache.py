@@ -74,19 +74,18 @@ class _Shard:
 
 
 class EmbeddingCache:
-    """The kept embeddings of one feature space under one perturbation.
+    """The kept embeddings of one feature space under one perturbation."""
 
-    Attributes:
-        may_fail: where a shard cannot be written, say so once and keep it in memory; else that is an error.
-    """
-
-    def __init__(self, space: FeatureSpace, perturb: str = "clean", root: Path | None = None) -> None:
+    def __init__(
+        self, space: FeatureSpace, perturb: str = "clean", root: Path | None = None, *, may_fail: bool = False
+    ) -> None:
         """Look up what is there; shards whose checksum is wrong are removed, those that cannot be read are not.
 
         Args:
             space: the feature space.
             perturb: chain of perturbations, see `univfd.perturbations.perturbation`.
             root: folder of all spaces; default: `embeddings` in the user's cache folder.
+            may_fail: where a shard cannot be written, say so once and keep it in memory; else that is an error.
         """
         perturbation(perturb)  # refuses what is none: it becomes a folder's name
         self.space = space
@@ -94,7 +93,7 @@ class EmbeddingCache:
         steps = (perturb or "clean").replace(":", "-")
         self.folder = (root or home() / "embeddings") / space.digest / steps / _code_digest()
         self.software: set[str] = set()
-        self.may_fail = False
+        self._may_fail = may_fail
         self._held: dict[Path, _Shard] = {}
         self._rows: dict[str, tuple[Path, int, int]] = {}
         self._open: OrderedDict[Path, _Shard] = OrderedDict()
@@ -131,7 +130,7 @@ class EmbeddingCache:
 
         Raises:
             FeatureSpaceError: vectors of another space.
-            UnivFDError: the folder cannot be written.
+            UnivFDError: the folder cannot be written, and that may not be.
         """
         self.space.require(embeddings.space, "the embeddings to keep")
         if not items:
@@ -158,7 +157,7 @@ class EmbeddingCache:
         except OSError as error:
             with suppress(OSError):
                 scratch.unlink()
-            if not self.may_fail:
+            if not self._may_fail:
                 raise cannot_write(self.folder, error) from error
             if not self._held:
                 log.warning("embeddings are no longer kept for the next time: %s", cannot_write(self.folder, error))

@@ -92,8 +92,7 @@ def kept_embeddings(ctx: click.Context, backbone: Backbone, view: View) -> Embed
     from ..embedding import space_of
     from ..embedding_cache import EmbeddingCache
 
-    kept = EmbeddingCache(space_of(backbone, view))
-    kept.may_fail = True
+    kept = EmbeddingCache(space_of(backbone, view), may_fail=True)
     if loss := backbone.entry.lossy:
         remark(
             ctx, f"the engine is lossy ({loss}): its feature space is its own, and exact engines refuse what is made"
