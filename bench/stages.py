@@ -252,7 +252,7 @@ def encoded_alone(engine: str, taps: Iterable[str], data: Path, count: int, thre
 
 
 def parity(data: Path, count: int, threads: int) -> Any:
-    """Scores of the images under each exact engine, and other batch sizes, against the default."""
+    """Scores of the images under each engine in float32, and other batch sizes, against the default."""
     refs = refs_of(data, count)
     expected = scores(load(threads=threads), refs)
     out = {"scores": {"smallest": float(expected.min()), "largest": float(expected.max()), "n": len(expected)}}

@@ -2,8 +2,8 @@
 
     python scripts/lossy_tables.py DATA [--engine openvino-bf16] [--cache DIR] [-o FILE]
 
-DATA as for `build_default.py`, whose rounds these are: trained on embeddings of the exact engine, as what is shipped is,
-then judged on those of the exact and of the lossy engine, both kept as the build keeps them, by the shipped thresholds.
+DATA as for `build_default.py`, whose rounds these are: trained on embeddings in float32, as what is shipped is,
+then judged on those and on those of the lossy engine, both kept as the build keeps them, by the shipped thresholds.
 Embeddings are kept in the cache folder, which may be that of `build_default.py`.
 """
 

@@ -119,7 +119,7 @@ class Coarse:
 
 def test_thresholds_are_not_set_on_lossy_scores(opened: list[Detector], data: Path) -> None:
     coarse = replace(opened[0], backbone=Coarse(opened[0].backbone))
-    with pytest.raises(UsageError, match="calibrate on an exact one"):
+    with pytest.raises(UsageError, match="calibrate on one in float32"):
         score(coarse, gather(data))
 
 

@@ -154,12 +154,12 @@ def score(
         on_done: called after each image with 1.
 
     Raises:
-        UsageError: the detector is on a lossy engine; thresholds would be kept as those of exact scores.
+        UsageError: the detector is on a lossy engine; thresholds would be kept as those of float32.
     """
     if detector.lossy:
         raise UsageError(
-            f"this engine is lossy ({detector.lossy}), and thresholds are of exact scores: calibrate on an exact one "
-            "(UNIVFD_ENGINE=cpu); lossy engines may use what comes of it"
+            f"this engine is lossy ({detector.lossy}), and thresholds are of float32 scores: calibrate on one in "
+            "float32 (UNIVFD_ENGINE=cpu); lossy engines may use what comes of it"
         )
     members, scores, unsure, failures, near = [], [], [], list(collection.failures), 0
     rows = _promising(detector).detect(

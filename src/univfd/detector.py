@@ -100,8 +100,8 @@ class Detector:
     @cached_property
     def space(self) -> FeatureSpace:
         """The feature space that the detector decides in: that of its bank."""
-        made_exact = self.bank.space != self.reads
-        return space_of(self.backbone, self.view, exact=made_exact)
+        made_in_float32 = self.bank.space != self.reads
+        return space_of(self.backbone, self.view, float32=made_in_float32)
 
     @property
     def lossy(self) -> str:

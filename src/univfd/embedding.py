@@ -188,15 +188,15 @@ def default_batch(processors: int | None = None) -> int:
     return min(_MAX_BATCH, _IMAGES_PER_CPU * (processors or cpus()))
 
 
-def space_of(backbone: Backbone, view: View, *, exact: bool = False) -> FeatureSpace:
+def space_of(backbone: Backbone, view: View, *, float32: bool = False) -> FeatureSpace:
     """The feature space of this encoder under this view.
 
     Args:
         backbone: an opened encoder.
         view: how crops are cut.
-        exact: the space that it has on an exact engine, whatever engine it is on.
+        float32: the space that it has on an engine in float32, whatever engine it is on.
     """
-    entry = replace(backbone.entry, lossy="") if exact else backbone.entry
+    entry = replace(backbone.entry, lossy="") if float32 else backbone.entry
     return feature_space(entry, backbone.taps, view.name, view.count if view.pool == "concat" else 1)
 
 

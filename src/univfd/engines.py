@@ -1,8 +1,9 @@
 """What computes a prepared graph: engines by name, which of them are here, and which `auto` takes.
 
-`cpu` is ONNX Runtime in float32, the reference. The others must pass the gate (`univfd.parity`) on the machine that
-they run on. An exact engine shares the reference's feature space. One that is lossy by design has its own; a detector
-made on an exact engine may judge its vectors, but its bank does not take them in.
+`cpu` is ONNX Runtime in float32, the reference: scores are equal to 1e-5 whatever the batch and the threads. The others
+must pass the gate (`univfd.parity`) on the machine that they run on. Those in float32 round elsewhere, and share the
+reference's feature space. One that is lossy by design has its own; a detector made in float32 may judge its vectors,
+but its bank does not take them in.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from . import registry
 from .errors import MissingExtraError
-from .parity import EXACT_COSINE, LOSSY_COSINE
+from .parity import FLOAT32_COSINE, LOSSY_COSINE
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Engine:
         options: of the provider (`{cache}`: the folder for what it compiles), or of the other library.
         below: providers that take what this one cannot compute, before the CPU does.
         cosine: least accepted cosine to the reference, on fixed inputs.
-        lossy: names the loss, where there is one by design: part of the feature space. Empty: exact.
+        lossy: names the loss, where there is one by design: part of the feature space. Empty: float32.
     """
 
     name: str
@@ -45,7 +46,7 @@ class Engine:
     provider: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
     below: tuple[str, ...] = ()
-    cosine: float = EXACT_COSINE
+    cosine: float = FLOAT32_COSINE
     lossy: str = ""
 
 

@@ -11,12 +11,12 @@ import numpy as np
 from .errors import EngineError
 from .types import FloatArray, Pixels
 
-EXACT_COSINE = 0.999
-"""Least cosine of an exact engine's vector to the reference's."""
+FLOAT32_COSINE = 0.999
+"""Least cosine to the reference's of the vector of another engine in float32."""
 LOSSY_COSINE = 0.99
 """The same of an engine that is lossy by design."""
-EXACT_SCORE = 1e-5
-"""Largest difference of a score under an exact engine."""
+FLOAT32_SCORE = 1e-4
+"""Largest difference of a score under another engine in float32: above rounding, far below float16's."""
 LOSSY_SHARE = 0.1
 """Largest difference of a score under a lossy engine, as a share of the distance between the detector's thresholds."""
 
@@ -28,7 +28,7 @@ class Parity:
     Attributes:
         engine: whose they are.
         cosine: least accepted cosine.
-        exact: whether scores must agree to rounding.
+        lossy: whether it is lossy by design; else scores must agree to rounding.
         reference: float32 ONNX Runtime on the CPU.
         batch: the engine's, all crops at once.
         single: the engine's, one crop at a time.
@@ -36,7 +36,7 @@ class Parity:
 
     engine: str
     cosine: float
-    exact: bool
+    lossy: bool
     reference: FloatArray
     batch: FloatArray
     single: FloatArray
@@ -70,7 +70,8 @@ class Parity:
         return max(float(np.abs(np.asarray(score(v)) - expected).max()) for v in (self.batch, self.single))
 
     def require_scores(self, score: Callable[[FloatArray], Any], between: float = 0.0) -> None:
-        """Refuse an engine that moves the scores of a detector: an exact one at all, a lossy one by more than a little.
+        """Refuse an engine that moves the scores of a detector: one in float32 beyond rounding, a lossy one by more
+        than a little.
 
         Args:
             score: `(N, D)` -> `(N,)`.
@@ -79,8 +80,8 @@ class Parity:
         Raises:
             EngineError: says by how much.
         """
-        if self.exact:
-            allowed = EXACT_SCORE
+        if not self.lossy:
+            allowed = FLOAT32_SCORE
         elif between > 0:
             allowed = LOSSY_SHARE * between
         else:

@@ -87,7 +87,7 @@ def _parity(detector: Detector, crops: Any) -> tuple[bool, str]:
 def _loss_allowed(detector: Detector) -> float:
     """1 - cosine: what rounding comes to, or what a lossy engine may lose."""
     known = detector.backbone.parity if isinstance(detector.backbone, EngineBackbone) else None
-    return COSINE_LOSS if known is None or known.exact else 1 - known.cosine
+    return COSINE_LOSS if known is None or not known.lossy else 1 - known.cosine
 
 
 def _sample(detector: Detector, vectors: FloatArray) -> FloatArray:

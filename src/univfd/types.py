@@ -211,7 +211,7 @@ class FeatureSpace:
         if differing:
             raise FeatureSpaceError(
                 f"{what}: made in another feature space ({'; '.join(differing)}). "
-                "Embed it again with the same backbone, taps and view, on an exact engine."
+                "Embed it again with the same backbone, taps and view, on an engine in float32."
             )
 
 

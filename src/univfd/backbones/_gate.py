@@ -106,7 +106,7 @@ def gate(
             "single": np.concatenate([opened.embed(crops[i : i + 1]) for i in range(len(crops))]),
         }
         _keep(place, kept)
-    return Parity(engine.name, engine.cosine, not engine.lossy, *(kept[name] for name in _ARRAYS))
+    return Parity(engine.name, engine.cosine, bool(engine.lossy), *(kept[name] for name in _ARRAYS))
 
 
 def _circumstances(engine: Engine, taps: Sequence[str], described: Entry) -> dict[str, object]:

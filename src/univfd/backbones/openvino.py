@@ -93,7 +93,9 @@ def _warn_of_no_bfloat16(core: openvino.Core, engine: str, config: dict[str, str
     if config["INFERENCE_PRECISION_HINT"] == "bf16" and "BF16" not in core.get_property(
         "CPU", "OPTIMIZATION_CAPABILITIES"
     ):
-        log.warning("this CPU computes no bfloat16: engine %s is no faster here than openvino, and not exact", engine)
+        log.warning(
+            "this CPU computes no bfloat16: engine %s is no faster here than openvino, and counts as lossy", engine
+        )
 
 
 @contextmanager

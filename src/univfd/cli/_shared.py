@@ -94,9 +94,7 @@ def kept_embeddings(ctx: click.Context, backbone: Backbone, view: View) -> Embed
 
     kept = EmbeddingCache(space_of(backbone, view), may_fail=True)
     if loss := backbone.entry.lossy:
-        remark(
-            ctx, f"the engine is lossy ({loss}): its feature space is its own, and exact engines refuse what is made"
-        )
+        remark(ctx, f"the engine is lossy ({loss}): its feature space is its own, and others refuse what is made")
     try:
         kept.folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=kept.folder):

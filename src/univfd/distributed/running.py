@@ -136,7 +136,7 @@ def embed(
 
 
 def _on_same_loss(work: Work, opened: Backbone) -> Work:
-    """Workers choose among exact engines by themselves; what a lossy one gives, no other does."""
+    """Workers choose among engines in float32 by themselves; what a lossy one gives, no other does."""
     return replace(work, engine=opened.engine) if opened.entry.lossy and isinstance(opened, EngineBackbone) else work
 
 
