@@ -172,7 +172,7 @@ class FeatureBank:
     @cached_property
     def _units(self) -> dict[Label, FloatArray]:
         # Not by way of `unit`: whoever asks by class would have all vectors twice.
-        return {label: to_unit(self.vectors[self.rows(label)]) for label in Label}
+        return {label: to_unit(self.vectors[self.rows(label)], in_place=True) for label in Label}
 
     def neighbors(self, distances: Distances, rows: NDArray[np.intp]) -> list[tuple[Neighbor, ...]]:
         """The result of `nearest`, `(Q, k)` each, with what is known about the rows."""
@@ -348,7 +348,7 @@ def _stored(vectors: FloatArray, dtype: BankType) -> dict[str, NDArray[Any]]:
 def _restored(arrays: Mapping[str, NDArray[Any]]) -> FloatArray:
     vectors = arrays["vectors"].astype(np.float32)
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by the bank
-        return vectors * arrays["scale"] if "scale" in arrays else vectors
+        return np.multiply(vectors, arrays["scale"], out=vectors) if "scale" in arrays else vectors
 
 
 def origins(generator: Strings, source: Strings) -> Strings:

@@ -20,10 +20,13 @@ def cpus() -> int:
 
 def machine() -> dict[str, str]:
     """Its name, processor, instruction sets and NVIDIA GPUs, as far as they can be told."""
-    told = {"node": platform.node(), "system": platform.platform(), "processor": platform.processor()}
-    with suppress(OSError):
+    system = platform.uname()
+    told = {"node": system.node, "system": " ".join((system.system, system.release, system.machine))}
+    try:
         lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines()]
         told |= {name.strip(): value.strip() for name, _, value in lines if name.strip() in {"model name", "flags"}}
+    except OSError:
+        told["processor"] = platform.processor()  # where Linux tells more, it would start a program
     with suppress(OSError):
         gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
         told["gpus"] = "; ".join(g.read_text("utf-8").partition("\n")[0] for g in gpus)

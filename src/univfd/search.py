@@ -101,8 +101,14 @@ def _smallest(block: FloatArray, k: int) -> NDArray[np.intp]:
     return near
 
 
-def to_unit(vectors: FloatArray) -> FloatArray:
-    """Rows scaled to length 1; zero rows stay zero."""
+def to_unit(vectors: FloatArray, *, in_place: bool = False) -> FloatArray:
+    """Rows scaled to length 1; zero rows stay zero.
+
+    Args:
+        vectors: `(N, D)` float32.
+        in_place: write over them: nobody else has them, and a bank's are large.
+    """
     squares = np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)
     norms = np.sqrt(squares).astype(np.float32)[:, None]
-    return np.asarray(np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0), np.float32)
+    made = vectors if in_place else np.zeros_like(vectors)
+    return np.asarray(np.divide(vectors, norms, out=made, where=norms > 0), np.float32)

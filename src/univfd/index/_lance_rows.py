@@ -133,7 +133,7 @@ class LanceRows:
     def blocks(self, where: Where) -> Iterator[tuple[RowNumbers, FloatArray]]:
         """See `univfd.index.RowSource`."""
         for rows, vectors in self.stored(where):
-            yield rows, to_unit(vectors)
+            yield rows, to_unit(vectors, in_place=True)
 
     def stored(self, where: Where) -> Iterator[tuple[RowNumbers, FloatArray]]:
         """As `blocks`, with the vectors as they are in the table."""

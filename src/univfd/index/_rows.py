@@ -112,4 +112,4 @@ class BankRows:
 
     def take(self, rows: RowNumbers) -> FloatArray:
         """See `RowSource`. From the vectors, so that large banks need not keep a second copy of length 1."""
-        return to_unit(self.bank.vectors[rows])
+        return to_unit(self.bank.vectors[rows], in_place=True)
