@@ -2,7 +2,8 @@
 
 python bench/rival.py DATA --rival-python PYTHON [-n 40] [-o bench/rival.json]
 
-PYTHON is the interpreter of an environment of its own with `sahu65==1.1.0`. Both judge the same images on all cores:
+PYTHON is the interpreter of an environment of its own with `sahu65==1.1.0`; run this one with that of another, into
+which `pip install '.[openvino]'` put UnivFD as users have it. Both judge the same images on all cores:
 warm, in one process that has judged before; and the first image, a command each, start and loading included. In turns,
 as ratios of one run. Whether the verdicts are right is no matter of this file.
 """
