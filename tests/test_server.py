@@ -223,6 +223,16 @@ def test_provenance_stands_beside_the_verdict(server: Server, images: list[bytes
     assert plain(alone) == row
 
 
+def test_provenance_without_its_extra_refuses_the_request_and_no_image(toy_folder: Path, images: list[bytes]) -> None:
+    body, headers = form([("a.png", images[0])])
+    with serving("--detector", toy_folder, before="import sys; sys.modules['c2pa'] = None") as server:
+        for path in ("detect", "batch"):
+            status, problem = server.json("POST", f"/v1/{path}?provenance=true", body, headers)
+            assert (status, problem["error"]["code"]) == (501, "no-provenance")
+        assert server.ask("POST", "/v1/batch", body, headers)[0] == 200
+        assert server.figure("univfd_images_total") == 2  # the refused one of `detect`, the judged one of the batch
+
+
 def test_no_answer_holds_what_is_unseen(server: Server, images: list[bytes]) -> None:
     name = "a\u202eb\x9b"
     for path in (f"/v1/detect?name={quote(name)}", f"/v1/detect?{quote(name)}=1"):

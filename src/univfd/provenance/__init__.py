@@ -21,7 +21,7 @@ from ..types import ImageRef
 from ._process import Worker, WorkerFailedError, require_extra
 from .findings import ABSENT, NOT_CHECKED, Finding, Provenance, unreadable_file
 
-__all__ = ["ABSENT", "DEADLINE", "Finding", "Provenance", "ProvenanceReader", "read_provenance"]
+__all__ = ["ABSENT", "DEADLINE", "Finding", "Provenance", "ProvenanceReader", "read_provenance", "require_extra"]
 
 DEADLINE = 10.0
 """Seconds for one file, unless told otherwise."""

@@ -17,6 +17,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingRes
 from .. import conditions
 from ..calibration import Calibration
 from ..errors import ForbiddenError, RateLimitedError, RequestError, TooLargeError, UnivFDError
+from ..provenance import require_extra
 from ..types import Failure, Label
 from ..writers import json_of
 from .feedback import file_wrong
@@ -135,7 +136,7 @@ async def detect(
     """Judge one image: the bytes as the body, or a form with one file."""
     state = _state(request)
     try:
-        state.service.admit(heatmap=heatmap)
+        state.service.admit(heatmap=heatmap, provenance=provenance)
         state.rate.take(request.state.caller)
         upload = await one_file(request, state.service.limits, state.service.memory)
         _taken_in(request)
@@ -156,6 +157,8 @@ async def batch(request: Request, neighbors: Neighbors = 1, provenance: Origin =
     """Judge the files of a form: one line of JSON each, in order; a bad image is a line with `status` `failed`."""
     state = _state(request)
     _ = state.service.detector
+    if provenance:
+        require_extra()
     options = Options(neighbors, provenance=provenance)
     tasks: deque[asyncio.Task[Judged]] = deque()
     try:

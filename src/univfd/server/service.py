@@ -20,7 +20,7 @@ from .. import errors as e
 from ..backbones import cpus
 from ..detector import Detector
 from ..embedding import Loaded, default_batch, loader, pixels_at_a_time
-from ..provenance import ProvenanceReader, unread
+from ..provenance import ProvenanceReader, require_extra, unread
 from ..types import Failure, ImageRef, Pixels, Verdict
 from ..weights import verify
 from .engine import Engine
@@ -151,19 +151,23 @@ class Service:
         """Wait for the end of the first try to open it, at most so many seconds."""
         await asyncio.to_thread(self._tried.wait, seconds)
 
-    def admit(self, *, heatmap: bool = False) -> None:
+    def admit(self, *, heatmap: bool = False, provenance: bool = False) -> None:
         """Refuse early, before a body is read.
 
         Args:
             heatmap: one is asked for.
+            provenance: likewise.
 
         Raises:
             NotReadyError, WeightsError, BusyError: see each.
+            NoProvenanceError: without the extra `provenance`.
             ForbiddenError: heat maps are switched off.
         """
         self._ready()
         if heatmap and not self.limits.maps:
             raise e.ForbiddenError("heat maps are switched off here")
+        if provenance:
+            require_extra()
         if self._singles.locked():
             raise self._full(f"all {self.limits.queue} places are taken")
         if heatmap and self._maps.locked():
