@@ -129,11 +129,40 @@ def test_intervals_are_those_of_the_plain_bootstrap() -> None:
     labels = (rng.random(400) < 0.3).astype(np.uint8)
     scores = np.round(rng.normal(0, 1, 400) + labels, 1)  # with ties
     held = [HeldOut("g", np.arange(400), scores)]
-    check = _check_of(held, labels, "", 0)
+    check = _check_of(held, Cohort(labels, *[np.full(400, "", dtype=object)] * 3), "", 0)
     plain = bootstrap(auroc, labels, scores, rounds=2000)
     for mine in (check.auroc, check.generators[0][1]):
         assert mine.value == plain.value == pytest.approx(roc_auc_score(labels, scores))
         assert (mine.low, mine.high) == (pytest.approx(plain.low, abs=0.01), pytest.approx(plain.high, abs=0.01))
+
+
+def luck(rng: np.random.Generator, *, groups: int = 0, generators: int = 1) -> tuple[list[HeldOut], Cohort]:
+    """Scores that say nothing of the class, and much of the group; or generators of 20 fakes against 10 reals."""
+    if groups:
+        labels = np.repeat(np.tile([0, 1], groups // 2), 30).astype(np.uint8)
+        group = np.repeat(np.arange(groups), 30)
+        scores = rng.normal(0, 1, groups)[group] + rng.normal(0, 0.1, len(labels))
+        held = [HeldOut("g", np.arange(len(labels)), scores)]
+    else:
+        labels = np.repeat([0, 1], [50, 20 * generators]).astype(np.uint8)
+        scores, group = rng.normal(0, 1, len(labels)), np.arange(len(labels))
+        held = []
+        for i in range(generators):
+            rows = np.concatenate([np.arange(10) + 10 * (i % 5), 50 + 20 * i + np.arange(20)])
+            held.append(HeldOut(f"{i}", rows, scores[rows]))
+    blank = strings([""] * len(labels))
+    return held, Cohort(labels, blank, blank, strings(group.tolist()))
+
+
+@pytest.mark.parametrize("of", [{"groups": 20}, {"generators": 40}])
+def test_intervals_are_as_wide_as_the_luck_of_groups_and_of_shared_reals(of: dict[str, int]) -> None:
+    rng = np.random.default_rng(0)
+    values = [
+        np.mean([auroc(c.labels[p.rows], p.scores) for p in held]) for held, c in (luck(rng, **of) for _ in range(300))
+    ]
+    checks = [_check_of(held, c, "", 0).auroc for held, c in (luck(rng, **of) for _ in range(8))]
+    said = np.mean([c.high - c.low for c in checks]) / (2 * 1.96)
+    assert 0.75 < said / np.std(values) < 1.35  # 0.2 and 0.7 where images are redrawn one by one
 
 
 def test_fakes_without_a_name_are_one_generator() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -14,7 +15,7 @@ import univfd
 from conftest import encoded, picture, random_bank, toy_samples
 from univfd import samples, selftest
 from univfd.backbones import Backbone, open_backbone
-from univfd.building import Built, assemble, build_bank, fit_detector
+from univfd.building import Built, assemble, build_bank, check_enough, fit_detector
 from univfd.calibration import Calibration
 from univfd.detector import Detector, load
 from univfd.detector_folder import locate, shipped
@@ -265,6 +266,22 @@ def test_too_little_data_to_promise_anything(toy: Backbone, toy_detector: Detect
     built = Built(toy_detector.bank, ("",) * 48, ())
     with pytest.raises(DataError, match="too few to promise"):
         fit_detector("mine", toy, view("native"), built, "linear", {}, max_fpr=0.01)
+
+
+@pytest.mark.parametrize("alike", ["copies of a file", "a group"])
+def test_copies_and_images_of_a_group_carry_a_promise_once(toy: Backbone, toy_detector: Detector, alike: str) -> None:
+    bank, three = toy_detector.bank, np.repeat(np.arange(48), 3)
+    of_group = alike == "a group"
+    keys = np.random.default_rng(0).integers(0, 256, (144, 32), np.uint8) if of_group else bank.keys[three]
+    rows = {c: getattr(bank, c)[three] for c in ("vectors", "labels", "generator", "source", "licence", "added")}
+    groups = tuple(f"{i}" if of_group else "" for i in three)
+    built = Built(replace(bank, keys=keys, **rows), groups, ())
+    with pytest.raises(DataError, match="24 images are too few to promise"):  # 72 would do
+        fit_detector("mine", toy, view("native"), built, "linear", {}, max_fpr=0.05, max_miss=0.1)
+    assert fit_detector("mine", toy, view("native"), built, "linear", {}, max_fpr=0.1, max_miss=0.1).calibration.max_fpr
+    with pytest.raises(DataError, match="one of each group") if of_group else nullcontext():
+        samples = [replace(s, group=f"{i}" if of_group else "") for i, s in enumerate(toy_samples()) for _ in range(3)]
+        check_enough(samples, max_fpr=0.05, max_miss=0.05)
 
 
 def official_file(path: Path, dim: int) -> Path:

@@ -9,11 +9,12 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from . import registry
 from .attribution import naming_distance
 from .backbones import Backbone
-from .bank import FeatureBank
+from .bank import FeatureBank, Strings
 from .calibration import UNCALIBRATED, Calibration, calibrate, check_promise, needed_for, too_few
 from .detector import Detector
 from .embedding import Loaded, embed_images, space_of
@@ -125,6 +126,8 @@ def fit_detector(
 ) -> Detector:
     """A detector from a bank, calibrated on leave-one-generator-out scores.
 
+    A promise is one about independent images: of a group, and of copies of one file, one image of each class counts.
+
     Args:
         name: the detector's name.
         backbone: the bank's encoder.
@@ -146,13 +149,25 @@ def fit_detector(
     _require_both_classes(cohort)
     with _parameter_errors(classifier, params):
         scores = per_row(held_out_scores(cohort, [bank.vectors], {"": bank.vectors}, make)[""], len(bank))
-    known = np.isfinite(scores)
+    known = np.isfinite(scores) & _one_of_each(groups, bank)
     calibration = calibrate(
         scores[known], bank.labels[known], max_fpr=max_fpr, max_miss=max_miss, confidence=CONFIDENCE,
         data="leave-one-generator-out scores of the bank's own rows",
     )  # fmt: skip
     calibration = replace(calibration, named_within=naming_distance(bank))
     return assemble(name, backbone, view, bank, classifier, params, calibration)
+
+
+def _one_of_each(groups: Strings, bank: FeatureBank) -> NDArray[np.bool_]:
+    """`(N,)` which rows stand for their group in their class: one, drawn by the checksum of its file."""
+    by_key = np.lexsort(bank.keys.T)
+    seen: set[tuple[str, int]] = set()
+    stands = np.zeros(len(bank), np.bool_)
+    for row in by_key:
+        mine = (groups[row], int(bank.labels[row]))
+        stands[row] = not groups[row] or mine not in seen
+        seen.add(mine)
+    return stands
 
 
 def check_enough(samples: Sequence[Sample], *, max_fpr: float = 0.05, max_miss: float = 0.05) -> None:
@@ -171,9 +186,10 @@ def check_enough(samples: Sequence[Sample], *, max_fpr: float = 0.05, max_miss: 
     columns = [np.array([getattr(s, c) for s in samples], dtype=object) for c in ("generator", "source", "group")]
     _require_both_classes(Cohort(labels, *columns))
     for label, rate, what in ((Label.REAL, max_fpr, "real images"), (Label.FAKE, max_miss, "fake images")):
-        n = int((labels == label).sum())
+        mine = columns[2][labels == label].tolist()
+        n = mine.count("") + len({group for group in mine if group})
         if n < needed_for(rate, CONFIDENCE):
-            raise too_few(n, rate, CONFIDENCE, what)
+            raise too_few(n, rate, CONFIDENCE, f"{what} (one of each group)" if n < len(mine) else what)
 
 
 def _require_both_classes(cohort: Cohort) -> None:

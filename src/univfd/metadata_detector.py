@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DataError
-from .evaluation import Cohort, HeldOut, held_out_scores, rounds
+from .evaluation import Cohort, HeldOut, Strings, held_out_scores, rounds
 from .metadata import Features, Metadata, features
-from .metrics import Estimate, auroc
+from .metrics import Estimate, design, interval, weightings
 from .types import FloatArray
 
 LEAST = 10
@@ -37,7 +37,7 @@ class Check:
         name: `new generators` or `at random`.
         protocol: how images were held out, in words.
         auroc: of the first, the mean over generators; of the second, of all images. With 95 % interval (generators
-            and images redrawn; images redrawn) and n (generators; images).
+            and images redrawn; images redrawn; groups whole) and n (generators; images).
         generators: of the first, each generator's, most images first; n is of its images.
     """
 
@@ -64,7 +64,7 @@ def metadata_auroc(
     """
     x = features(files).values
     held = held_out_scores(cohort, [x], {"": x}, MetadataDetector, folds=folds, seed=seed, by_source=by_source)[""]
-    return _check_of(held, cohort.labels, "", seed).auroc
+    return _check_of(held, cohort, "", seed).auroc
 
 
 class MetadataDetector:
@@ -116,7 +116,7 @@ def new_generators(cohort: Cohort, table: Features, seed: int) -> Check | None:
             held = held_out_scores(cohort, [x], {"": x}, MetadataDetector, folds=folds, seed=seed, by_source=by_source)
             also = "all else of their sources, and their groups" if by_source else "and their groups"
             protocol = f"held out: one generator, {reals}, {also}"
-            return _check_of(held[""], cohort.labels, protocol, seed)
+            return _check_of(held[""], cohort, protocol, seed)
     return None
 
 
@@ -126,50 +126,71 @@ def _can_train(cohort: Cohort, folds: int, seed: int, by_source: bool) -> bool:
     return all(np.bincount(cohort.labels[r.train], minlength=2).min() >= LEAST for r in each)
 
 
-def _check_of(held: Sequence[HeldOut], labels: Labels, protocol: str, seed: int) -> Check:
-    redrawn = [_redrawn(labels[p.rows], p.scores, seed + i) for i, p in enumerate(held)]
-    each = []
+def _check_of(held: Sequence[HeldOut], cohort: Cohort, protocol: str, seed: int) -> Check:
+    each, redrawn = [], _redrawn(held, cohort.labels, _clusters(cohort.group), seed)
     for part, values in zip(held, redrawn, strict=True):
-        mine = labels[part.rows]
-        each.append((part.generator, _estimate(auroc(mine, part.scores), values, int(mine.sum()))))
+        each.append((part.generator, interval(values, int(cohort.labels[part.rows].sum()))))
     enough = [i for i, (_, estimate) in enumerate(each) if estimate.n >= MIN_N]
     if not enough:
         raise DataError(f"no generator has {MIN_N} images; a mean over generators needs some")
     rng = np.random.default_rng(seed)
-    drawn = np.array([redrawn[i] for i in enough])[
-        rng.integers(0, len(enough), (_BOOTSTRAPS, len(enough))), rng.integers(0, _BOOTSTRAPS, (_BOOTSTRAPS, 1))
+    # all generators of a redraw from the same set of images: those of one fold share its reals, and their luck
+    drawn = redrawn[enough][
+        rng.integers(0, len(enough), (_BOOTSTRAPS, len(enough))), rng.integers(1, 1 + _BOOTSTRAPS, (_BOOTSTRAPS, 1))
     ]
-    mean = _estimate(float(np.mean([each[i][1].value for i in enough])), drawn.mean(axis=1), len(enough))
+    mean = interval(np.append(redrawn[enough, 0].mean(), drawn.mean(axis=1)), len(enough))
     return Check("new generators", protocol, mean, tuple(sorted(each, key=lambda pair: -pair[1].n)))
 
 
-def _redrawn(labels: Labels, scores: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
-    """AUROC of `_BOOTSTRAPS` redraws of the images of each class. By counts, so that nothing is sorted again."""
-    rng = np.random.default_rng(seed)
-    places, at = np.unique(scores, return_inverse=True)
-    real, fake = at[labels == 0], at[labels == 1]
-    found = np.empty(_BOOTSTRAPS)
-    for i in range(_BOOTSTRAPS):
-        reals, fakes = (np.bincount(rng.choice(rows, len(rows)), minlength=len(places)) for rows in (real, fake))
-        found[i] = fakes @ (np.cumsum(reals) - reals / 2) / (len(real) * len(fake))
+def _clusters(group: Strings) -> NDArray[np.intp]:
+    """`(N,)` numbers, equal where images are of one group."""
+    named = [g or f"\0{i}" for i, g in enumerate(group)]
+    return np.unique(named, return_inverse=True)[1]
+
+
+def _redrawn(held: Sequence[HeldOut], labels: Labels, clusters: NDArray[np.intp], seed: int) -> NDArray[np.float64]:
+    """AUROC of each part, and of `_BOOTSTRAPS` redraws of the images: `(parts, 1 + _BOOTSTRAPS)`.
+
+    Clusters are redrawn whole, and the reals that several parts share for all of them at once. nan where a redrawn part
+    has one class alone.
+    """
+    kinds = np.zeros(len(labels), np.intp)
+    for number, part in enumerate(held, 1):
+        fake = labels[part.rows] == 1
+        kinds[part.rows[fake]] = number
+        kinds[part.rows[~fake]] = -1 - part.rows[~fake].min()
+    ranked = [(p.rows, labels[p.rows] == 1, *np.unique(p.scores, return_inverse=True)) for p in held]
+    return np.concatenate(
+        [
+            [_aurocs(weights[:, rows], fake, at, len(places)) for rows, fake, places, at in ranked]
+            for weights in weightings(design(kinds, clusters), _BOOTSTRAPS, seed)
+        ],
+        axis=1,
+    )
+
+
+def _aurocs(
+    weights: NDArray[np.float64], fake: NDArray[np.bool_], at: NDArray[np.intp], places: int
+) -> NDArray[np.float64]:
+    """`(B,)` under weightings `(B, n)`, of scores given by their place among the distinct ones."""
+    found = np.empty(len(weights))
+    for i, row in enumerate(weights):
+        reals, fakes = (np.bincount(at[of], row[of], places) for of in (~fake, fake))
+        pairs = reals.sum() * fakes.sum()
+        found[i] = fakes @ (np.cumsum(reals) - reals / 2) / pairs if pairs else np.nan
     return found
-
-
-def _estimate(value: float, redrawn: NDArray[np.float64], n: int) -> Estimate:
-    low, high = np.quantile(redrawn, [0.025, 0.975])
-    return Estimate(value, float(low), float(high), n)
 
 
 def at_random(cohort: Cohort, table: Features, seed: int) -> Check:
     """Folds of images, each with the classes' shares of the whole; images of one group stay together."""
     n = len(cohort.labels)
-    groups, first, member = np.unique(
-        [g or f"\0{i}" for i, g in enumerate(cohort.group)], return_index=True, return_inverse=True
-    )
+    member = redrawn = _clusters(cohort.group)
+    groups, first = np.unique(member, return_index=True)
     how = "; images of one group together" if len(groups) < n else ""
     fold = _dealt(cohort.labels, first, member, seed)
     few = any(np.bincount(cohort.labels[fold != i], minlength=2).min() < LEAST for i in range(_FOLDS))
     if few or len(groups) < _FOLDS:
+        redrawn = np.arange(n)
         fold = _dealt(cohort.labels, np.arange(n), np.arange(n), seed)
         how = f"; their groups apart, for there are only {len(groups)}"
     scores = np.zeros(n)
@@ -181,8 +202,8 @@ def at_random(cohort: Cohort, table: Features, seed: int) -> Check:
         shift = len(fitted.parts_) * np.log(fake / real) if fitted.parts_ else 0.0
         scores[test] = fitted.decision_function(table.values[test]) - shift
     protocol = f"held out: one of {_FOLDS} folds of the images, whatever their generator and source{how}"
-    figure = _estimate(auroc(cohort.labels, scores), _redrawn(cohort.labels, scores, seed), n)
-    return Check("at random", protocol, figure)
+    (values,) = _redrawn([HeldOut("", np.arange(n), scores)], cohort.labels, redrawn, seed)
+    return Check("at random", protocol, interval(values, n))
 
 
 def _dealt(labels: Labels, first: NDArray[np.intp], member: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
