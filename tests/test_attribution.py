@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from conftest import random_bank
+from univfd import attribution
 from univfd.attribution import MAX_NAMED, absent_generator_distances, naming_distance
 from univfd.bank import FeatureBank
 from univfd.calibration import UNKNOWN_GENERATOR, Calibration
@@ -27,7 +28,9 @@ def clustered(generators: int, each: int, spread: float = 0.05) -> FeatureBank:
     return replace(bank, vectors=vectors, generator=generator)
 
 
-def test_distances_are_to_other_generators_only() -> None:
+@pytest.mark.parametrize("pairs", [attribution._PAIRS, 20])
+def test_distances_are_to_other_generators_only(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attribution, "_PAIRS", pairs)
     bank = clustered(3, 4)
     found = absent_generator_distances(bank)
     fake = bank.rows(Label.FAKE)

@@ -116,6 +116,12 @@ def test_impossible_promises_are_refused(rate: float) -> None:
         calibrate(*separated(), max_fpr=rate)
 
 
+def test_scores_that_are_no_numbers_are_refused() -> None:
+    scores, labels = separated()
+    with pytest.raises(DataError, match="scores are no finite numbers"):
+        calibrate(np.append(scores, np.nan), np.append(labels, 0))
+
+
 def order_statistic(scores: np.ndarray) -> float:
     return threshold_for(scores, 0.05, 0.9)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -218,6 +219,15 @@ def figures(method: str, version: str) -> tuple[float, ...]:
     return tuple(float(cells[name].split()[0]) for name in names)
 
 
+def column(table: str, title: str, *, least: int) -> Callable[[str], list[float]]:
+    """The values of a version's column in a table of generators or sources, of those with so many images."""
+    text = TABLES[TABLES.index(f"## {table}") :]
+    rows = [line.strip("| ").split(" | ") for line in text[: text.index("\n## ")].splitlines() if line.startswith("| ")]
+    return lambda version: [
+        float(row[rows[0].index(title.format(version))].split()[0]) for row in rows[2:] if int(row[1]) >= least
+    ]
+
+
 @pytest.mark.parametrize("method", ["default", "fast", "neighbors"])
 def test_the_readme_has_the_tables_figures(method: str) -> None:
     readme = (ROOT / "README.md").read_text("utf-8")
@@ -241,6 +251,13 @@ def test_the_explanations_have_the_tables_figures() -> None:
     assert f"broke it in {usual} % of 200 trials" in promise
     for version in ("as they are", "web copy"):
         assert f" {100 * figures('default', version)[2]:.0f} %" in limits
+    low = column("AUROC per generator held out", "`default`, {}", least=5)
+    assert "AUROC of {:.2f} (n = 5; the next worst {:.2f}, n = 11)".format(*sorted(low("same size"))[:2]) in limits
+    assert f"has {min(low('JPEG 85')):.2f} and {min(low('web copy')):.2f}" in limits
+    high = column("False alarms per real source", "`default`, {}", least=20)
+    alarms = [100 * max(high(version)) for version in ("same size", "web copy")]
+    assert "has {:.0f} % false alarms at the same size".format(*alarms) in limits
+    assert " and {1:.0f} % as web copies".format(*alarms) in limits
     sources = TABLES[TABLES.index("## False alarms per real source") : TABLES.index("## After processing")]
     for name, k, n in re.findall(r"\(`(\w+)`\) \| (\d+) of (\d+):", explained("ethics")):
         cells = next(line for line in sources.splitlines() if line.startswith(f"| {name} ")).split(" | ")

@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 import tracemalloc
+import warnings
 import zlib
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from conftest import encoded, picture
 from serving import form, serving
 from univfd import heatmap, tuning
 from univfd.benchmark.compare import matching
-from univfd.benchmark.drawing import draw, mean_over_generators
+from univfd.benchmark.drawing import draw, estimate, mean_over_generators
 from univfd.benchmark.groups import everything, groups, redrawing
 from univfd.benchmark.rendering import Section, Table, files_of
 from univfd.benchmark.rows import Cell, Images
@@ -31,7 +32,7 @@ from univfd.cli import group
 from univfd.errors import DataError, RateLimitedError, UsageError
 from univfd.evaluation import together
 from univfd.images import decode
-from univfd.metrics import proportion
+from univfd.metrics import Estimate, proportion, share_difference
 from univfd.pipeline import Budget
 from univfd.report.plots import short
 from univfd.server.limits import RateLimiter
@@ -193,24 +194,75 @@ def test_a_broken_chunk_is_answered(toy_folder: Path) -> None:
 # -- statistics --------------------------------------------------------------------------------------------------------
 
 
+Row = tuple[str, str, str, str]
+
+
+def judged(rows: list[Row], score: np.ndarray) -> tuple[Images, Cell]:
+    """Images (name, label, generator, group) and what a detector says of them: fake above 0."""
+    columns = dict(zip(("image", "label", "generator", "group"), map(list, zip(*rows, strict=True)), strict=True))
+    others = {c: [""] * len(rows) for c in ("family", "source", "subset", "split")}
+    images = Images({c: texts(v) for c, v in (columns | others | {"sha256": columns["image"]}).items()})
+    said, n = texts(["fake" if s > 0 else "real" for s in score]), len(rows)
+    return images, Cell("clean", "d", "d@1", 0.0, 0.0, np.ones(n, bool), score, None, said, np.zeros(n, bool))
+
+
 def test_the_mean_over_generators_has_an_interval_where_each_group_has_its_own() -> None:
     rng, rows = np.random.default_rng(0), []
     for g in range(12):
         rows += [(f"r{g}{i}", "real", "", f"id{g}") for i in range(5)]
         rows += [(f"f{g}{i}", "fake", f"g{g}", f"id{g}") for i in range(5)]
-    columns = dict(zip(("image", "label", "generator", "group"), map(list, zip(*rows, strict=True)), strict=True))
-    others = {c: [""] * len(rows) for c in ("family", "source", "subset", "split")}
-    images = Images({c: texts(v) for c, v in (columns | others | {"sha256": columns["image"]}).items()})
-    score = rng.normal(size=len(rows)) + images.fake
-    n = len(rows)
-    said = texts(["fake" if s > 0 else "real" for s in score])
-    cell = Cell("clean", "d", "d@1", 0.5, -0.5, np.ones(n, bool), score, None, said, np.zeros(n, bool))
+    images, cell = judged(rows, rng.normal(size=len(rows)) + np.array([label == "fake" for _, label, *_ in rows]))
     about = [everything(images), *groups(images)]
     drawn = draw(cell, images, about, ["auroc"], redrawing(images), rounds=200)
     mean = mean_over_generators(drawn, "auroc", about, cell)
     assert mean.low is not None  # type: ignore[union-attr]
     assert 0.02 < mean.high - mean.low < 0.5  # type: ignore[union-attr]
     assert mean.low < mean.value < mean.high  # type: ignore[union-attr]
+
+
+def test_shares_of_images_that_come_in_groups_have_wider_intervals() -> None:
+    score = np.repeat(np.random.default_rng(1).random(20) < 0.2, 20) - 0.5
+    for places, wider in ((20, True), (400, False)):
+        rows = [(f"r{i}", "real", "", f"id{i * places // 400}") for i in range(400)]
+        images, cell = judged(rows, score)
+        all_of_them = everything(images)
+        drawn = draw(cell, images, [all_of_them], ["false_alarms"], redrawing(images), rounds=300)
+        found = estimate(drawn, (0, "false_alarms"), all_of_them, cell)
+        exact = proportion(int((score > 0).sum()), 400)
+        assert isinstance(found, Estimate)
+        assert found.value == exact.value
+        assert (found.high - found.low > 2 * (exact.high - exact.low)) == wider
+        assert (found.low, found.high) == (exact.low, exact.high) or wider
+
+
+def test_redrawn_sets_without_a_class_have_no_figures_of_both() -> None:
+    rows = [(f"{i}", "real" if i % 4 else "fake", "" if i % 4 else "g", f"id{i // 2}") for i in range(8)]
+    images, cell = judged(rows, np.arange(8.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn = draw(
+            cell, images, [everything(images)], ["auroc", "ap", "accuracy_oracle"], redrawing(images), rounds=300
+        )
+    lacking = [np.isnan(values) for values in drawn.values.values()]
+    assert 0 < lacking[0].sum() < 300
+    assert all(np.array_equal(lacking[0], other) for other in lacking)
+
+
+@pytest.mark.parametrize(("n", "better", "worse"), [(20, 0.98, 0.90), (50, 0.99, 0.97), (100, 0.8, 0.7)])
+def test_a_difference_of_shares_is_within_its_interval_though_few_are_wrong(
+    n: int, better: float, worse: float
+) -> None:
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(200):
+        hard = rng.random(n)  # the same images are hard for both
+        right = [hard < better, np.where(rng.random(n) < 0.5, hard, rng.random(n)) < worse]
+        redrawn = rng.multinomial(n, [1 / n] * n, 200) / n
+        both = (proportion(int(r.sum()), n) for r in right)
+        found = share_difference(*both, *(redrawn @ r for r in right))
+        held += found.low <= better - worse <= found.high
+    assert held > 183  # of a true 95 %, hardly ever less; 140 to 165 where differences are redrawn
+    same = proportion(20, 20)
+    assert share_difference(same, same, np.ones(9), np.ones(9)).low < -0.1
 
 
 def test_copies_do_not_narrow_the_interval_of_a_share() -> None:

@@ -16,6 +16,7 @@ from .types import FloatArray, Label
 
 MAX_NAMED = 0.1
 """Share of images of generators that are not in the bank that get a name, at most."""
+_PAIRS = 32_000_000  # compared at a time
 
 
 def naming_distance(bank: FeatureBank, queries: FloatArray | None = None, *, confidence: float = 0.9) -> float | None:
@@ -52,7 +53,9 @@ def absent_generator_distances(bank: FeatureBank, queries: FloatArray | None = N
     asked = rows_unit if queries is None else queries[rows]
     found = np.full(len(rows), np.inf)
     for name in np.unique(generator):
-        own = generator == name
-        if not own.all():
-            found[own] = 1 - (asked[own] @ rows_unit[~own].T).max(axis=1)
+        own = np.flatnonzero(generator == name)
+        others = rows_unit[generator != name]
+        step = max(1, _PAIRS // max(1, len(others)))
+        for some in (own[i : i + step] for i in range(0, len(own) if len(others) else 0, step)):
+            found[some] = 1 - (asked[some] @ others.T).max(axis=1)
     return found

@@ -233,9 +233,14 @@ def calibrate(
         Thresholds, and a probability unless the fakes score no higher than the reals.
 
     Raises:
-        DataError: too few images for the promise (says how many are needed), or `worst_group` without groups.
+        DataError: too few images for the promise (says how many are needed), `worst_group` without groups, or scores
+            that are not finite.
     """
     check_promise(max_fpr, max_miss, confidence)
+    if not np.isfinite(scores).all():
+        raise DataError(
+            f"{int((~np.isfinite(scores)).sum())} of {len(scores)} scores are no finite numbers; leave them out"
+        )
     real, fake = scores[labels == 0], scores[labels == 1]
     kinds = None
     if groups is not None:

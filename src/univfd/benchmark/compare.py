@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .. import registry
 from ..errors import DataError, UsageError
 from ..metrics import FIGURES, Absent, Estimate
-from .drawing import Drawn, draw, estimate, mean_over_generators
+from .drawing import Drawn, difference, draw, estimate, mean_over_generators
 from .figures import ROUNDS
 from .groups import everything, groups, redrawing
 from .rendering import Section, Table, Value, marked
@@ -207,21 +207,18 @@ def table(comparisons: Sequence[Comparison], metric: str, names: tuple[str, str]
 
 def _compare(images: Images, first: Cell, second: Cell, metric: str, rounds: int, seed: int) -> Comparison:
     judged = first.judged & second.judged
-    cells = [replace(c, judged=judged) for c in (first, second)]
+    cells = replace(first, judged=judged), replace(second, judged=judged)
     about = [everything(images), *(g for g in groups(images) if g.kind != "source")]
     plan = redrawing(images)
-    drawn = [draw(c, images, about, [metric], plan, rounds=rounds, seed=seed) for c in cells]
+    one, other = (draw(c, images, about, [metric], plan, rounds=rounds, seed=seed) for c in cells)
+    drawn = one, other
     shared = drawn[0].values.keys() & drawn[1].values.keys()
-    minus = Drawn(
-        values={key: drawn[0].values[key] - drawn[1].values[key] for key in shared},
-        absent=drawn[0].absent | drawn[1].absent,
-        origins=drawn[0].origins,
-        distinct=drawn[0].distinct,
-    )
+    minus = Drawn({key: drawn[0].values[key] - drawn[1].values[key] for key in shared})
     differences = []
     for i, group in enumerate(about):
-        figures = (estimate(d, (i, metric), group, c) for d, c in zip((*drawn, minus), (*cells, cells[0]), strict=True))
-        differences.append(Difference(group.kind, "" if group.kind == "all" else group.name, *figures))
+        ours, theirs = (estimate(d, (i, metric), group, c) for d, c in zip(drawn, cells, strict=True))
+        between = difference(drawn, (i, metric), group, cells)
+        differences.append(Difference(group.kind, "" if group.kind == "all" else group.name, ours, theirs, between))
         if group.kind == "all":
             means = (mean_over_generators(d, metric, about, cells[0]) for d in (*drawn, minus))
             differences.append(Difference("mean over generators", "", *means))

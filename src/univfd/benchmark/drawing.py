@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..metrics import FIGURES, Absent, Design, Estimate, confident, interval, proportion, weightings
+from ..metrics import FIGURES, Absent, Design, Estimate, confident, interval, proportion, share_difference, weightings
 from ..metrics.resampled import Confident, Contest, OneClass, Pair, one_class
 from .groups import Group
 from .rows import Cell, Flags, Floats, Images
@@ -87,11 +87,14 @@ def draw(
         sides = {key: known.weighted(np.take(weights, rows, axis=1)) for key, (rows, known) in classes.items()}
         pairs = [Pair(c, sides[r], sides[f]) for c, r, f in contests]
         for i, name in wanted:
-            value = FIGURES[name].compute(pairs[i])
+            with np.errstate(divide="ignore", invalid="ignore"):
+                value = FIGURES[name].compute(pairs[i])
             if isinstance(value, tuple):
                 hits, base = value
                 found.counts.setdefault((i, name), (round(float(hits[0])), round(float(base[0]))))
                 value = np.divide(hits, base, out=np.full(len(base), np.nan), where=base > 0)
+            if FIGURES[name].needs == "both":  # a redrawn set may lack a class, where groups hold both
+                value = np.where((pairs[i].real.total > 0) & (pairs[i].fake.total > 0), value, np.nan)
             parts[i, name].append(value)
         if coverages and cell.judged.any():
             risks.append(answers.risks(np.take(weights, np.flatnonzero(cell.judged), axis=1), coverages))
@@ -103,18 +106,50 @@ def draw(
 def estimate(
     drawn: Drawn, key: tuple[int, str], group: Group, cell: Cell, confidence: float = 0.95
 ) -> Estimate | Absent:
-    """A figure with its interval: exact binomial for a share, of the redrawn sets for any other."""
+    """A figure with its interval: exact binomial for a share, of the redrawn sets for any other, and for a share where
+    groups make it wider.
+    """
     if key in drawn.absent:
         return Absent(drawn.absent[key])
-    if key in drawn.counts:
-        hits, n = drawn.counts[key]
-        return proportion(hits, n, confidence, distinct=_distinct(drawn, key)) if n else Absent("no image was decided")
+    if key in drawn.counts and not drawn.counts[key][1]:
+        return Absent("no image was decided")
     values = drawn.values[key]
     if np.isnan(values[0]):
         return Absent("it is not defined for all of these images")
-    if min(_of_needed(key[1], drawn.origins[key[0]])) < 2:
+    origins = _of_needed(key[1], drawn.origins[key[0]])
+    reals, fakes = (int((mask & cell.judged).sum()) for mask in (group.real, group.fake))
+    judged = _of_needed(key[1], (reals, fakes))
+    if min(origins) < 2:
         values = values[:1]  # one source image says nothing about how others would do
-    return interval(values, sum(int((mask & cell.judged).sum()) for mask in (group.real, group.fake)), confidence)
+    redrawn = interval(values, sum(judged), confidence)
+    if key not in drawn.counts:
+        return redrawn
+    distinct = _distinct(drawn, key)
+    exact = proportion(*drawn.counts[key], confidence, distinct=distinct)
+    if sum(origins) > sum(judged) * distinct - 0.5:  # no groups
+        return exact
+    low, high = float(np.fmin(exact.low, redrawn.low)), float(np.fmax(exact.high, redrawn.high))
+    return replace(exact, low=low, high=high)
+
+
+def difference(
+    drawn: tuple[Drawn, Drawn], key: tuple[int, str], group: Group, cells: tuple[Cell, Cell], confidence: float = 0.95
+) -> Estimate | Absent:
+    """The first's figure minus the second's, over the same redrawn sets: each time both on the same images.
+
+    Redrawing says nothing where few images are right or wrong: a share's interval is made of the two shares' own.
+    """
+    both = [estimate(d, key, group, c, confidence) for d, c in zip(drawn, cells, strict=True)]
+    absent = next((e for e in both if isinstance(e, Absent)), None)
+    if absent is not None:
+        return absent
+    first, second = (e for e in both if isinstance(e, Estimate))
+    values = [d.values[key] for d in drawn]
+    if key in drawn[0].counts:
+        known = ~np.isnan(values).any(axis=0)
+        return share_difference(first, second, *(v[known][1:] for v in values))
+    made = interval(values[0] - values[1], first.n, confidence)
+    return replace(made, low=np.nan, high=np.nan) if np.isnan(first.low) else made
 
 
 def _of_needed(name: str, both: tuple[T, T]) -> tuple[T, ...]:

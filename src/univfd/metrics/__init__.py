@@ -3,7 +3,7 @@
 Scores: higher = fake. Labels: 0 real, 1 fake. Every rate is of its own class.
 """
 
-from .intervals import Absent, Design, Estimate, bootstrap, design, interval, proportion, weightings
+from .intervals import Absent, Design, Estimate, bootstrap, design, interval, proportion, share_difference, weightings
 from .resampled import FIGURES, Figure, confident
 from .single import (
     Labels,
@@ -32,6 +32,7 @@ __all__ = [
     "expected_calibration_error",
     "interval",
     "proportion",
+    "share_difference",
     "tpr_at_fpr",
     "weightings",
 ]

@@ -82,6 +82,30 @@ def proportion(hits: int, n: int, confidence: float = CONFIDENCE, *, distinct: f
     return Estimate(hits / n, low, high, max(1, round(n * distinct)))
 
 
+def share_difference(first: Estimate, second: Estimate, firsts: Floats, seconds: Floats) -> Estimate:
+    """One share minus another of the same images, with an interval made of both shares' own ones.
+
+    Newcombe (1998), *Improved confidence intervals for the difference between binomial proportions based on paired
+    data*, method 10; the correlation of the two shares is that of their values in redrawn sets.
+
+    Args:
+        first: a share.
+        second: another.
+        firsts: `(R,)` the first in redrawn sets.
+        seconds: `(R,)` the second in the same sets.
+    """
+    varies = len(firsts) > 1 and firsts.std() > 0 and seconds.std() > 0
+    together = float(np.corrcoef(firsts, seconds)[0, 1]) if varies else 0.0
+
+    def reach(mine: float, other: float) -> float:
+        return float(np.sqrt(max(0.0, mine**2 - 2 * together * mine * other + other**2)))
+
+    value = first.value - second.value
+    low = value - reach(first.value - first.low, second.high - second.value)
+    high = value + reach(first.high - first.value, second.value - second.low)
+    return Estimate(value, max(-1.0, low), min(1.0, high), min(first.n, second.n))
+
+
 def interval(values: Floats, n: int, confidence: float = CONFIDENCE) -> Estimate:
     """A figure with its percentile interval.
 
