@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from conftest import picture, toy_samples
 from univfd.cli import group
@@ -159,6 +160,28 @@ def test_a_picture_smaller_than_the_crop_is_scaled_up(width: int) -> None:
 def test_scaling() -> None:
     assert scaled(picture(0, 300, 200), 100).shape == (100, 150, 3)
     assert scaled(picture(0, 300, 200), 0).shape == (200, 300, 3)
+
+
+@pytest.mark.parametrize("side", [1, 256])
+def test_a_line_is_scaled_by_its_middle(side: int) -> None:
+    """A file of 90 KB must not grow to the size of the machine's memory."""
+    line = np.zeros((side, 30_000, 3), np.uint8)
+    line[:, 15_000:] = 255
+    for pixels, shape in ((line, (256, 4096, 3)), (line.transpose(1, 0, 2), (4096, 256, 3))):
+        got = scaled(pixels, 256)
+        assert got.shape == shape
+        assert 127 < got.mean() < 128
+    within = picture(0, 320, 20)
+    np.testing.assert_array_equal(
+        scaled(within, 40), np.asarray(Image.fromarray(within).resize((640, 40), Image.Resampling.BILINEAR))
+    )
+
+
+def test_a_picture_too_long_for_jpeg_is_cut_without_it() -> None:
+    """At its own resolution (`--short-side 0`), in every epoch, whatever is drawn."""
+    pixels = np.full((64, 65_600, 3), 90, np.uint8)
+    for cut in (training_crop, validation_crop):
+        assert (cut(pixels, SPEC, 1.0, np.random.default_rng(0)) == 90).all()
 
 
 def test_pictures_are_decoded_once_as_far_as_memory_goes(monkeypatch: pytest.MonkeyPatch) -> None:
