@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,12 +17,12 @@ from univfd.cli import group
 from univfd.errors import DataError, FormatError, MissingExtraError, UnknownNameError, UsageError
 from univfd.training import state as state_module
 from univfd.training.crops import scaled, training_crop, validation_crop
-from univfd.training.pictures import Pictures
+from univfd.training.pictures import Memory, Pictures
 from univfd.training.run import Plan, train
 from univfd.training.schedule import Plateau
 from univfd.training.splits import BY, parted, split, thin
 from univfd.training.state import Checkpoints, Epoch, State
-from univfd.types import ImageRef, Label, Sample
+from univfd.types import Failure, ImageRef, Label, Sample
 from univfd.views import PreprocessSpec
 
 SPEC = PreprocessSpec(64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
@@ -193,12 +194,49 @@ def test_pictures_are_decoded_once_as_far_as_memory_goes(monkeypatch: pytest.Mon
     data = toy_samples()[:4]
     data[2] = replace(data[2], ref=ImageRef("broken", b"xx"))
     one = 120 * 120 * 3
-    pictures = Pictures(data, short_side=120, workers=1, budget=2 * one)
+    pictures = Pictures(data, short_side=120, workers=1, memory=Memory(2 * one))
     for _ in range(2):
         got = dict(pictures.crops([3, 0, 2, 1], lambda i, p: p[:1]))
         assert list(got) == [3, 0, 1]
     assert sorted(decoded) == ["0.png", "1.png", "1.png", "3.png", "broken"]
     assert [f.image for f in pictures.failures.values()] == ["broken"]
+
+
+def test_pictures_are_kept_without_what_they_are_cut_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoded pixels may be a window on four channels; and two parts have one room."""
+    from univfd.images import Decoded
+    from univfd.training import pictures as module
+
+    four = np.zeros((50, 60, 4), np.uint8)
+    monkeypatch.setattr(module, "decode", lambda *_, **__: Decoded(four[..., :3], "", ""))
+    memory = Memory(3 * 50 * 60 * 3)
+    parts = [Pictures(toy_samples()[:2], short_side=0, workers=1, memory=memory) for _ in range(2)]
+    for part in parts:
+        assert [p.shape for _, p in part.crops([0, 1], lambda i, p: p)] == [(50, 60, 3)] * 2
+    kept = [pixels for part in parts for pixels in part._kept.values()]
+    assert len(kept) == 3
+    assert all(pixels.flags.c_contiguous for pixels in kept)
+
+
+def test_a_picture_that_was_there_and_is_not_ends_the_run(tmp_path: Path) -> None:
+    """To go on without it would be to go on with other data."""
+    file = tmp_path / "a.png"
+    file.write_bytes(toy_samples()[0].ref.source)  # type: ignore[arg-type]
+    data = [replace(toy_samples()[0], ref=ImageRef("a.png", file)), toy_samples()[1]]
+    pictures = Pictures(data, workers=1, memory=Memory(0))
+    assert len(list(pictures.crops([0, 1], lambda i, p: p))) == 2
+    file.unlink()
+    resumed, unknown = (Pictures(data, workers=1, failures=failures) for failures in ({}, None))
+    for seen in (pictures, resumed):
+        with pytest.raises(DataError, match=r"a\.png could be read in an earlier epoch and now cannot.*--resume"):
+            list(seen.crops([0, 1], lambda i, p: p))
+        assert not seen.failures
+    assert len(list(unknown.crops([0, 1], lambda i, p: p))) == 1
+    assert unknown.share == 1
+    unknown.require_reachable("training")
+    unknown.failures[1] = unknown.failures[0]
+    with pytest.raises(DataError, match=r"2 of 2 training images cannot be reached, a\.png first"):
+        unknown.require_reachable("training")
 
 
 def test_the_rate_falls_after_epochs_without_a_gain_and_training_ends() -> None:
@@ -272,6 +310,26 @@ def test_another_runs_settings_and_damage_are_refused(tmp_path: Path) -> None:
     (tmp_path / "run" / "state.json").write_text('{"kind": "training", "schema": 1}')
     with pytest.raises(FormatError, match="cannot be read"):
         run.read()
+    for name, damaged in (("lr", '"x"'), ("failures", '{"train": 3}')):
+        (tmp_path / "run" / "state.json").unlink()
+        run.write(replace(kept_after(1), failures={"train": {}, "validation": {}}), arrays(1), best=True)
+        record = json.loads((tmp_path / "run" / "state.json").read_text())
+        (record["plateau"] if name == "lr" else record)[name] = json.loads(damaged)
+        (tmp_path / "run" / "state.json").write_text(json.dumps(record))
+        with pytest.raises(FormatError, match=r"state\.json cannot be read"):
+            run.read()
+
+
+def test_what_could_not_be_read_is_kept_with_the_state(tmp_path: Path) -> None:
+    run = Checkpoints(tmp_path / "run")
+    run.begin({})
+    state = replace(kept_after(1), failures={"train": {7: Failure("a.png", "truncated", "it ends")}, "validation": {}})
+    run.write(state, arrays(1), best=True)
+    assert run.read() == state
+    record = json.loads((tmp_path / "run" / "state.json").read_text())
+    del record["failures"]  # a run of an earlier version
+    (tmp_path / "run" / "state.json").write_text(json.dumps(record))
+    assert run.read() == replace(state, failures=None)
 
 
 def test_without_pytorch_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,10 +15,15 @@ import pytest
 import torch
 
 from conftest import toy_samples
+from univfd.datasets import open_dataset
 from univfd.errors import DataError, OutputExistsError, UsageError
 from univfd.storage import read_arrays
+from univfd.training import loop
+from univfd.training.networks import Network
+from univfd.training.pictures import Memory, Pictures
 from univfd.training.run import Plan, Trained, train
 from univfd.training.splits import parted
+from univfd.views import PreprocessSpec
 
 PLAN = Plan(arch="small", epochs=4, batch_size=8, lr=1e-3, augment=0.1, short_side=0)
 
@@ -144,6 +150,51 @@ def test_an_unreadable_image_is_named_and_the_others_train(tmp_path: Path) -> No
     samples[1] = replace(samples[1], ref=replace(samples[1].ref, source=b"xx"))
     done = train(parted(samples), tmp_path / "out", replace(PLAN, epochs=1), threads=1)
     assert [f.image for f in done.failures] == ["1.png"]
+    record = json.loads((tmp_path / "out" / "backbone" / "training.json").read_text())
+    named = [failure["image"] for failures in record["could not be read"].values() for failure in failures]
+    assert named == ["1.png"]
+
+
+def test_a_resumed_run_names_what_could_not_be_read_and_does_without_it(tmp_path: Path) -> None:
+    """Even where it can be read by now: the weights are those of a run without a break."""
+    samples = toy_samples()[:24]
+    whole = parted(samples)
+    lost = samples.index(whole.train[0])
+    broken = parted([replace(s, ref=replace(s.ref, source=b"xx")) if i == lost else s for i, s in enumerate(samples)])
+    plan = replace(PLAN, epochs=2)
+    train(broken, tmp_path / "straight", plan, threads=1)
+    told: list[str] = []
+
+    def kill(epoch: Any) -> None:
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        train(broken, tmp_path / "out", plan, threads=1, on_epoch=kill)
+    done = train(whole, tmp_path / "out", plan, threads=1, resume=True, on_failure=lambda f: told.append(f.image))
+    assert [f.image for f in done.failures] == told == [samples[lost].ref.name]
+    mine, theirs = weights(tmp_path / "out"), weights(tmp_path / "straight")
+    for name in mine:
+        np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
+
+
+def test_data_that_vanish_end_the_run_behind_its_last_epoch(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it goes on exactly where they are back."""
+    monkeypatch.setattr("univfd.training.run.Memory", lambda: Memory(0))
+    place, plan = tmp_path / "here", replace(PLAN, epochs=2)
+    shutil.copytree(data, place)
+    parts = parted(list(open_dataset(place)))
+    done = train(parts, tmp_path / "straight", plan, threads=1)
+    with pytest.raises(DataError, match=r"could be read in an earlier epoch"):
+        train(parts, tmp_path / "out", plan, threads=1, on_epoch=lambda _: place.rename(tmp_path / "away"))
+    (tmp_path / "away").rename(place)
+    resumed = train(parts, tmp_path / "out", plan, threads=1, resume=True)
+    assert [replace(e, seconds=0) for e in resumed.epochs] == [replace(e, seconds=0) for e in done.epochs]
+    missing = [replace(s, ref=replace(s.ref, source=place / "none")) if i % 3 == 0 else s
+               for i, s in enumerate(parts.train)]  # fmt: skip
+    with pytest.raises(DataError, match=r"training images cannot be reached"):
+        train(replace(parts, train=tuple(missing)), tmp_path / "other", plan, threads=1)
 
 
 @pytest.mark.parametrize("part", ["training", "validation"])
@@ -159,18 +210,17 @@ def test_nothing_of_one_class_to_train_or_validate_on(part: str, tmp_path: Path)
         train(split, tmp_path / "out", replace(PLAN, epochs=1), threads=1)
 
 
-def test_both_classes_weigh_the_same() -> None:
-    """With one fake among many reals a network that says the same of all settles at even odds."""
-    from univfd.training import loop
-    from univfd.training.networks import Network
-    from univfd.training.pictures import Pictures
-    from univfd.views import PreprocessSpec
+@pytest.mark.parametrize("damaged", [0, 6])
+def test_both_classes_weigh_the_same(damaged: int) -> None:
+    """With few fakes among many reals a network that says the same of all settles at even odds."""
 
     class Blind(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.ones(len(x), 1)
 
-    samples = [s for s in toy_samples() if not s.label][:15] + [s for s in toy_samples() if s.label][:1]
+    fakes = [s for s in toy_samples() if s.label][: 1 + damaged]
+    fakes[:damaged] = [replace(s, ref=replace(s.ref, source=b"xx")) for s in fakes[:damaged]]
+    samples = [s for s in toy_samples() if not s.label][:15] + fakes
     pictures = Pictures(samples, short_side=0)
     head = torch.nn.Linear(1, 1)
     network = Network("blind", "", Blind(), head, PreprocessSpec(32, (0.5,) * 3, (0.5,) * 3), "")
@@ -178,3 +228,35 @@ def test_both_classes_weigh_the_same() -> None:
     for number in range(1, 30):
         loop._train(network, loop.Material(pictures, pictures, 0.0), number, 16, 0, "cpu", optimiser, lambda _: None)
     assert abs(head.weight.item() + head.bias.item()) < 1e-3
+
+
+def test_a_last_batch_of_one_joins_the_one_before_it(tmp_path: Path) -> None:
+    """Batch normalisation of maps of one pixel has nothing to normalise by there."""
+    sizes: list[int] = []
+
+    class Normalised(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool, self.norm = torch.nn.AdaptiveAvgPool2d(1), torch.nn.BatchNorm2d(3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(x))
+            return self.norm(self.pool(x)).flatten(1)
+
+    pictures = Pictures(toy_samples()[:9], short_side=0)
+    spec = PreprocessSpec(32, (0.5,) * 3, (0.5,) * 3)
+    network = Network("normal", "", Normalised(), torch.nn.Linear(3, 1), spec, "")
+    optimiser, material = loop.adam(network, 1e-3), loop.Material(pictures, pictures, 0.0)
+    loop._train(network, material, 1, 4, 0, "cpu", optimiser, lambda _: None)
+    assert sizes == [4, 5]
+    with pytest.raises(UsageError, match=r"normal cannot be trained on one image at a time.*--batch-size 2"):
+        loop._train(network, material, 1, 1, 0, "cpu", optimiser, lambda _: None)
+    loop._validate(network, material, 1, 4, 0, "cpu", lambda _: None)
+    assert sizes[-3:] == [4, 4, 1]
+
+
+def test_answers_that_are_no_numbers_are_no_verdicts(tmp_path: Path) -> None:
+    """One step that leaves finite losses behind it, and weights that are none."""
+    with pytest.raises(DataError, match=r"answers after epoch 1 are not all finite; lower the learning rate"):
+        short(tmp_path / "out", replace(PLAN, epochs=1, lr=1e20, batch_size=64))
+    assert not (tmp_path / "out").exists()

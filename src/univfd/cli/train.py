@@ -99,9 +99,10 @@ def command(
             parts, output, plan, resume=resume, device=device, workers=workers, threads=threads,
             max_pixels=round(max_pixels * 1e6), on_done=advance,
             on_epoch=lambda epoch: remark(ctx, _line(epoch)),
+            on_failure=lambda failure: remark(ctx, f"left out {failure.image}: {failure.message}"),
         )  # fmt: skip
-    for failure in made.failures:
-        remark(ctx, f"left out {failure.image}: {failure.message}")
+    if made.failures:
+        remark(ctx, f"left out {len(made.failures)} images that could not be read")
     remark(ctx, f"epoch {made.best.number} of {len(made.epochs)} -> {output}")
     return UNREADABLE if made.failures else DONE
 

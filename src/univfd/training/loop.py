@@ -1,7 +1,8 @@
 """The epochs: one pass over the training pictures, one over the validation's, a checkpoint. Nothing about files.
 
 All chance is drawn from (seed, epoch, picture), so a run that is taken up after an epoch goes on exactly as it would
-have. Both classes weigh the same in the loss and in the accuracy, whatever their sizes.
+have. Both classes weigh the same in the loss and in the accuracy, whatever their sizes: in the first epoch those of the
+listed pictures, then of those that can be read.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from ..errors import DataError, FormatError
+from ..errors import DataError, FormatError, UsageError
 from ..pipeline import batched
 from ..types import Pixels
 from .crops import training_crop, validation_crop
 from .networks import Network
 from .pictures import Pictures
-from .state import Arrays, Epoch, State
+from .state import PARTS, Arrays, Epoch, Failures, State
 
 _BETAS = (0.9, 0.999)
 _TRAIN, _VALIDATE, _ORDER = 0, 1, 2  # streams of chance
@@ -42,6 +43,11 @@ class Material:
     train: Pictures
     validation: Pictures
     probability: float
+
+    @property
+    def failures(self) -> Failures:
+        """Of both parts, so far."""
+        return {name: dict(sorted(getattr(self, name).failures.items())) for name in PARTS}
 
 
 def run(
@@ -74,7 +80,9 @@ def run(
         on_done: called after each batch with its number of pictures.
 
     Raises:
-        DataError: pictures of one class alone could be read, or the loss is not finite.
+        DataError: pictures of one class alone could be read, more than a few cannot be reached, one cannot be read any
+            more, or the network's answers are not finite.
+        UsageError: this network cannot be trained on one picture at a time.
     """
     while not state.plateau.over and len(state.epochs) < epochs:
         number = len(state.epochs) + 1
@@ -83,11 +91,15 @@ def run(
         for group in optimiser.param_groups:
             group["lr"] = state.plateau.lr
         loss = _train(network, material, number, batch_size, seed, device, optimiser, on_done)
-        real, fake = _validate(network, material, batch_size, seed, device, on_done)
+        if number == 1:
+            material.train.require_reachable("training")
+        real, fake = _validate(network, material, number, batch_size, seed, device, on_done)
+        if number == 1:
+            material.validation.require_reachable("validation")
         seconds = time.perf_counter() - start
         epoch = Epoch(number, loss, (real + fake) / 2, real, fake, state.plateau.lr, round(seconds, 1))
         best = not state.epochs or epoch.accuracy > state.best.accuracy
-        state = State(state.plateau.after(epoch.accuracy), (*state.epochs, epoch))
+        state = State(state.plateau.after(epoch.accuracy), (*state.epochs, epoch), material.failures)
         keep(state, best)
         on_epoch(epoch)
     return state
@@ -136,7 +148,7 @@ def _train(
     """One pass with changes of the weights; the mean loss."""
     pictures, model = material.train, network.whole().train()
     order = np.random.default_rng([seed, number, _ORDER]).permutation(len(pictures))
-    share = pictures.labels.mean()
+    share = pictures.share
     weight_of = np.array([0.5 / (1 - share), 0.5 / share], np.float32)
     total, seen, of_class = 0.0, 0.0, np.zeros(2, int)
 
@@ -144,11 +156,13 @@ def _train(
         rng = np.random.default_rng([seed, number, _TRAIN, i])
         return training_crop(pixels, network.preprocess, material.probability, rng)
 
-    for numbers, inputs in _batches(network, pictures.crops(map(int, order), cut), batch_size, device):
+    crops = pictures.crops(map(int, order), cut)
+    for numbers, inputs in _batches(network, crops, batch_size, device, least=min(2, batch_size)):
         labels = pictures.labels[numbers]
         target, weight = (torch.from_numpy(a).to(device) for a in (labels, weight_of[labels.astype(int)]))
         optimiser.zero_grad(set_to_none=True)
-        losses = functional.binary_cross_entropy_with_logits(network.logits(inputs), target, weight, reduction="sum")
+        logits = _logits(network, inputs)
+        losses = functional.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")
         (losses / len(numbers)).backward()
         optimiser.step()
         total += float(losses.detach())
@@ -163,9 +177,27 @@ def _train(
     return total / max(seen, 1)
 
 
+def _logits(network: Network, inputs: Tensor) -> Tensor:
+    """Of a batch to learn from.
+
+    Raises:
+        UsageError: a batch of one, and the network needs the spread of several.
+    """
+    try:
+        return network.logits(inputs)
+    except ValueError as error:
+        if len(inputs) > 1:
+            raise
+        raise UsageError(
+            f"{network.name} cannot be trained on one image at a time ({error}); take --batch-size 2 or more, and "
+            "at least two images that can be read"
+        ) from error
+
+
 def _validate(
-    network: Network, material: Material, batch_size: int, seed: int, device: str, on_done: Callable[[int], None]
-) -> tuple[float, float]:
+    network: Network, material: Material, number: int, batch_size: int, seed: int, device: str,
+    on_done: Callable[[int], None],
+) -> tuple[float, float]:  # fmt: skip
     """Share of the reals called real, and of the fakes called fake, each at score 0."""
     pictures = material.validation
     network.whole().eval()
@@ -178,7 +210,12 @@ def _validate(
     for numbers, inputs in _batches(network, pictures.crops(range(len(pictures)), cut), batch_size, device):
         labels = pictures.labels[numbers].astype(int)
         with torch.no_grad():
-            called = (network.logits(inputs) > 0).cpu().numpy()
+            logits = network.logits(inputs).cpu().numpy()
+        if not np.isfinite(logits).all():  # nan is above nothing, so it would be called real
+            raise DataError(
+                f"the network's answers after epoch {number} are not all finite; lower the learning rate (--lr)"
+            )
+        called = logits > 0
         right += np.bincount(labels, called == labels, 2)
         seen += np.bincount(labels, minlength=2)
         on_done(len(numbers))
@@ -189,9 +226,23 @@ def _validate(
 
 
 def _batches(
-    network: Network, crops: Iterator[tuple[int, Pixels]], batch_size: int, device: str
+    network: Network, crops: Iterator[tuple[int, Pixels]], batch_size: int, device: str, *, least: int = 1
 ) -> Iterator[tuple[NDArray[Any], Tensor]]:
-    for batch in batched(crops, batch_size):
+    for batch in _joined(batched(crops, batch_size), least):
         numbers, pixels = zip(*batch, strict=True)
         inputs = network.preprocess.normalise(np.stack(pixels))
         yield np.array(numbers), torch.from_numpy(inputs).to(device)
+
+
+def _joined(batches: Iterator[list[tuple[int, Pixels]]], least: int) -> Iterator[list[tuple[int, Pixels]]]:
+    """The batches; a last one of fewer than `least` joins the one before it, as one picture has no spread."""
+    held: list[tuple[int, Pixels]] = []
+    for batch in batches:
+        if held and len(batch) < least:
+            held += batch
+            continue
+        if held:
+            yield held
+        held = batch
+    if held:
+        yield held

@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..backbones import cpus
 from ..embedding import NO_MEMORY
-from ..errors import InputError, MissingExtraError
+from ..errors import DataError, FileAccessError, InputError, MissingExtraError
 from ..images import DEFAULT_MAX_PIXELS, decode
 from ..perturbations import perturbation
 from ..pipeline import ordered_map
 from ..types import Failure, Pixels, Sample
 from .crops import SHORT_SIDE, scaled
 
-_BUDGET = 1 << 30
+_KEPT = 1 << 30
 _AHEAD = 64
+_UNREACHABLE = 0.05  # of a part; more are no lost files but a disk or share that is not there
+
+
+class Memory:
+    """Room for scaled pictures, of several parts together.
+
+    Args:
+        size: in bytes.
+    """
+
+    def __init__(self, size: int = _KEPT) -> None:
+        self._left = size
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Whether there is room for so many bytes more, which are then taken."""
+        with self._lock:
+            fits = size <= self._left
+            self._left -= size * fits
+            return fits
 
 
 class Pictures:
@@ -31,7 +51,8 @@ class Pictures:
             classes keeps a network from learning file formats.
         max_pixels: see `univfd.images.decode`.
         workers: decoding threads; default: one per CPU.
-        budget: bytes of scaled pictures that are kept.
+        memory: where scaled pictures are kept; default: 1 GB.
+        failures: of an earlier run, in which all the other pictures could be read; None: nothing is known of them.
 
     Attributes:
         labels: `(N,)` float32, 1 fake.
@@ -46,21 +67,42 @@ class Pictures:
         perturb: str = "clean",
         max_pixels: int = DEFAULT_MAX_PIXELS,
         workers: int | None = None,
-        budget: int = _BUDGET,
+        memory: Memory | None = None,
+        failures: Mapping[int, Failure] | None = None,
     ) -> None:
         self.labels: NDArray[np.float32] = np.array([s.label for s in samples], np.float32)
-        self.failures: dict[int, Failure] = {}
+        self.failures: dict[int, Failure] = dict(failures or {})
         self._samples = samples
         self._short_side = short_side
         self._perturb = perturbation(perturb)
         self._max_pixels = max_pixels
         self._workers = workers or cpus()
-        self._left = budget
+        self._memory = memory or Memory()
         self._kept: dict[int, Pixels] = {}
-        self._lock = threading.Lock()
+        self._read = set() if failures is None else set(range(len(samples))) - self.failures.keys()
 
     def __len__(self) -> int:
         return len(self._samples)
+
+    @property
+    def share(self) -> np.float32:
+        """Of fakes, without the pictures that could not be read so far."""
+        readable = np.ones(len(self), bool)
+        readable[list(self.failures)] = False
+        return np.float32(self.labels[readable].mean())
+
+    def require_reachable(self, part: str) -> None:
+        """Refuse to go on without files where it is more than a few that are not there.
+
+        Raises:
+            DataError: names `part`, their number and the first.
+        """
+        lost = [failure for failure in self.failures.values() if failure.error == FileAccessError.code]
+        if len(lost) > max(1, _UNREACHABLE * len(self)):
+            raise DataError(
+                f"{len(lost)} of {len(self)} {part} images cannot be reached, {lost[0].image} first "
+                f"({lost[0].message}). Is their disk or share there? Take them out of the data where they are gone"
+            )
 
     def crops(self, order: Iterable[int], cut: Callable[[int, Pixels], Pixels]) -> Iterator[tuple[int, Pixels]]:
         """Crops in an order, without those of pictures that cannot be read (see `failures`).
@@ -71,19 +113,30 @@ class Pictures:
 
         Yields:
             The number and its crop.
+
+        Raises:
+            DataError: a picture that could be read in an earlier pass cannot be read now.
         """
 
         def work(i: int) -> tuple[int, Pixels | None]:
             if i in self.failures:
                 return i, None
+            name = self._samples[i].ref.name
             try:
-                return i, cut(i, self._picture(i))
+                crop = cut(i, self._picture(i))
             except (InputError, MissingExtraError) as error:
-                self.failures[i] = Failure(self._samples[i].ref.name, error.code, str(error))
+                if i in self._read:  # to go on without it would be to train and validate on other data from here on
+                    raise DataError(
+                        f"{name} could be read in an earlier epoch and now cannot: {error}. Put the data back, and go "
+                        "on with --resume behind the last whole epoch; or begin anew under another name"
+                    ) from error
+                self.failures[i] = Failure(name, error.code, str(error))
                 return i, None
             except MemoryError:
-                self.failures[i] = Failure(self._samples[i].ref.name, InputError.code, NO_MEMORY)
+                self.failures[i] = Failure(name, InputError.code, NO_MEMORY)
                 return i, None
+            self._read.add(i)
+            return i, crop
 
         for i, crop in ordered_map(work, order, workers=self._workers, ahead=_AHEAD):
             if crop is not None:
@@ -94,8 +147,7 @@ class Pictures:
             return self._kept[i]
         decoded = decode(self._samples[i].ref, max_pixels=self._max_pixels).pixels
         pixels = scaled(self._perturb(decoded), self._short_side)
-        with self._lock:
-            if pixels.nbytes <= self._left and i not in self._kept:
-                self._left -= pixels.nbytes
-                self._kept[i] = pixels
+        if self._memory.take(pixels.nbytes):
+            pixels = np.ascontiguousarray(pixels)  # decoded pixels may be a window on four channels, which would stay
+            self._kept[i] = pixels
         return pixels

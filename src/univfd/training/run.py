@@ -25,10 +25,10 @@ from ..views import view as named_view
 from ..weights import ensure
 from . import CLIP
 from .crops import SHORT_SIDE
-from .pictures import Pictures
+from .pictures import Memory, Pictures
 from .schedule import Plateau
 from .splits import Split
-from .state import Checkpoints, Epoch, State
+from .state import PARTS, Checkpoints, Epoch, State
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ def train(
     threads: int | None = None,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     on_epoch: Callable[[Epoch], None] = lambda _: None,
+    on_failure: Callable[[Failure], None] = lambda _: None,
     on_done: Callable[[int], None] = lambda _: None,
 ) -> Trained:
     """Train a network and save it as a detector.
@@ -108,6 +109,7 @@ def train(
         threads: of PyTorch; default: the CPUs this process may use.
         max_pixels: larger images are refused.
         on_epoch: called after each epoch, those of an earlier run included.
+        on_failure: called once for each picture that could not be read, after the epoch that met it.
         on_done: called after each batch with its number of pictures.
 
     Raises:
@@ -136,23 +138,43 @@ def train(
             loop.from_arrays(network, optimiser, checkpoints.arrays("last"))
             for epoch in state.epochs:
                 on_epoch(epoch)
+        memory = Memory()
         train_on, validate_on = (
-            Pictures(part, short_side=plan.short_side, perturb=plan.perturb, max_pixels=max_pixels, workers=workers)
-            for part in (parts.train, parts.validation)
-        )
+            Pictures(
+                getattr(parts, name), short_side=plan.short_side, perturb=plan.perturb, max_pixels=max_pixels,
+                workers=workers, memory=memory, failures=None if state.failures is None else state.failures[name],
+            )
+            for name in PARTS
+        )  # fmt: skip
+        told: set[Failure] = set()
+
+        def tell() -> None:
+            for failure in _failures(train_on, validate_on):
+                if failure not in told:
+                    told.add(failure)
+                    on_failure(failure)
+
+        def ended(epoch: Epoch) -> None:
+            on_epoch(epoch)
+            tell()
+
+        tell()
         state = loop.run(
             network, loop.Material(train_on, validate_on, plan.augment), state, epochs=plan.epochs,
             batch_size=plan.batch_size, seed=plan.seed, device=where, optimiser=optimiser,
             keep=lambda now, best: checkpoints.write(now, loop.to_arrays(network, optimiser), best=best),
-            on_epoch=on_epoch, on_done=on_done,
+            on_epoch=ended, on_done=on_done,
         )  # fmt: skip
         network.whole().to("cpu")
         loop.from_arrays(network, None, checkpoints.arrays("best"))
         record = _record(parts, settings, state, torch.__version__)
         export.save(network, output, view_name=plan.view, record=record)
         shutil.rmtree(folder)
-    failures = (*train_on.failures.values(), *validate_on.failures.values())
-    return Trained(state.epochs, state.best, tuple(sorted(failures, key=lambda f: f.image)))
+    return Trained(state.epochs, state.best, _failures(train_on, validate_on))
+
+
+def _failures(*parts: Pictures) -> tuple[Failure, ...]:
+    return tuple(sorted((f for part in parts for f in part.failures.values()), key=lambda f: f.image))
 
 
 def _torch() -> tuple[Any, Any, Any, Any]:
@@ -218,6 +240,10 @@ def _record(parts: Split, settings: Mapping[str, Any], state: State, torch_versi
         "torch": torch_version,
         "settings": dict(settings),
         "images": contents | {"left out by the data's split": parts.left_out},
+        "could not be read": {
+            part: [asdict(failure) for failure in failures.values()]
+            for part, failures in (state.failures or {}).items()
+        },
         "kept": state.best.number,
         "note": "the epoch was chosen by the validation accuracy, which is therefore too good for it",
         "epochs": [asdict(e) for e in state.epochs],

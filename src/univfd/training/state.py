@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..errors import FormatError, UsageError
 from ..images import DEFAULT_MAX_PIXELS
 from ..storage import read_arrays, read_json, replace_file, write_arrays, write_json
+from ..types import Failure
 from .schedule import Plateau
 
 KIND, SCHEMA = "training", 1
@@ -24,6 +25,10 @@ _NOT_YET_KEPT = {"max_pixels": DEFAULT_MAX_PIXELS}
 """Settings that runs of earlier versions do not state, as they were then unless another value was given."""
 
 Arrays = Mapping[str, NDArray[Any]]
+
+PARTS = ("train", "validation")
+Failures = Mapping[str, Mapping[int, Failure]]
+"""Of each part the pictures that could not be read, by number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +56,17 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Epochs so far, and the rule's state after them."""
+    """Where a run stands.
+
+    Attributes:
+        plateau: the rule's state after the epochs.
+        epochs: so far.
+        failures: so far; None: not known, as in runs of earlier versions.
+    """
 
     plateau: Plateau
     epochs: tuple[Epoch, ...] = ()
+    failures: Failures | None = None
 
     @property
     def best(self) -> Epoch:
@@ -114,6 +126,9 @@ class Checkpoints:
         files["best"] = files["last"] if best or not before else before["best"]
         self._replace(files["last"], lambda path: write_arrays(path, arrays))
         record = {"files": files, "plateau": asdict(state.plateau), "epochs": [asdict(e) for e in state.epochs]}
+        if state.failures is not None:
+            kept = {part: {i: asdict(f) for i, f in of_part.items()} for part, of_part in state.failures.items()}
+            record["failures"] = kept
         self._replace(_STATE, lambda path: write_json(path, KIND, SCHEMA, record))
         for file in self._folder.glob("*.safetensors"):
             if file.name not in files.values():
@@ -129,8 +144,11 @@ class Checkpoints:
             return None
         record = read_json(self._folder / _STATE, KIND, SCHEMA)
         try:
-            return State(Plateau(**record["plateau"]), tuple(Epoch(**e) for e in record["epochs"]))
-        except (KeyError, TypeError) as error:
+            told = [record["plateau"], *record["epochs"]]
+            if not all(isinstance(value, int | float | None) for each in told for value in each.values()):
+                raise TypeError("a text where a number is expected")
+            return State(Plateau(**told[0]), tuple(Epoch(**e) for e in told[1:]), _failures(record.get("failures")))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"{self._folder / _STATE} cannot be read: {error}") from error
 
     def arrays(self, which: str) -> dict[str, NDArray[Any]]:
@@ -156,3 +174,9 @@ class Checkpoints:
         scratch = self._folder / f".{name}"
         write(scratch)
         replace_file(scratch, self._folder / name)
+
+
+def _failures(kept: Any) -> Failures | None:
+    if kept is None:
+        return None
+    return {part: {int(i): Failure(**f) for i, f in kept[part].items()} for part in PARTS}
