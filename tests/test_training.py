@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -18,11 +19,11 @@ from univfd.errors import DataError, FormatError, MissingExtraError, UnknownName
 from univfd.training import state as state_module
 from univfd.training.crops import scaled, training_crop, validation_crop
 from univfd.training.pictures import Memory, Pictures
-from univfd.training.run import Plan, train
+from univfd.training.run import Plan, _digest, train
 from univfd.training.schedule import Plateau
 from univfd.training.splits import BY, parted, split, thin
 from univfd.training.state import Checkpoints, Epoch, State
-from univfd.types import Failure, ImageRef, Label, Sample
+from univfd.types import Failure, ImageRef, Label, ParquetCell, Sample, TarSpan
 from univfd.views import PreprocessSpec
 
 SPEC = PreprocessSpec(64, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear")
@@ -100,8 +101,76 @@ def test_parts_that_cannot_be_made_say_what_to_do() -> None:
     others = [sample(100 + i, i == 0) for i in range(7)]
     with pytest.raises(DataError, match="the validation part has 6 real and 0 fake"):
         parted(data, others[1:])
-    with pytest.raises(DataError, match=r"^3 would train and validate; 2 name"):
+    with pytest.raises(DataError, match=r"^3 would train and validate; 2 image"):
         parted(data, [*others, data[3], data[5]])
+
+
+def files(folder: Path) -> list[Sample]:
+    """The first toy images as files of a folder, as a collection would have them by this path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for s in toy_samples()[:12]:
+        (folder / s.ref.name).write_bytes(s.ref.source)  # type: ignore[arg-type]
+    return [replace(s, ref=ImageRef(str(folder / s.ref.name), folder / s.ref.name)) for s in toy_samples()[:12]]
+
+
+def test_a_file_by_two_names_never_trains_and_validates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data, again = files(Path("d")), files(tmp_path / "d")
+    assert data[0].ref.name != again[0].ref.name
+    with pytest.raises(DataError, match="would train and validate; 12 image"):
+        parted(data, again)
+    for seed in range(5):
+        parts = split([*data, *again], by="image", seed=seed)
+        train, validation = ({s.ref.source.name for s in part} for part in (parts.train, parts.validation))  # type: ignore[union-attr]
+        assert not train & validation
+    stated = [*(replace(s, split="train") for s in data), *(replace(s, split="val") for s in again[:4])]
+    with pytest.raises(DataError, match="would train and validate; 4 image"):
+        split(stated)
+
+
+@pytest.mark.parametrize("by", BY)
+def test_data_of_one_class_are_called_so(by: str) -> None:
+    with pytest.raises(DataError, match=r"the data hold 12 real and 0 fake images; training needs both"):
+        split([sample(i, False, source=f"s{i}") for i in range(12)], by=by)
+
+
+def test_data_are_known_again_by_labels_names_within_them_and_sizes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = _digest(files(Path("d")))
+    assert _digest(files(tmp_path / "d")) == _digest(files(tmp_path / "elsewhere")) == first
+    data = files(tmp_path / "d")
+    assert _digest(data[1:]) != first
+    assert _digest([replace(data[0], label=Label(1 - data[0].label)), *data[1:]]) != first
+    (tmp_path / "d" / "0.png").write_bytes(b"other")
+    assert _digest(data) != first
+    (tmp_path / "d" / "0.png").unlink()
+    assert _digest(data) != first
+    tar = [Sample(ImageRef("a", TarSpan(tmp_path / "a.tar", at, 9)), Label.REAL) for at in (0, 512)]
+    assert _digest(tar[:1]) != _digest(tar[1:])
+    cells = [Sample(ImageRef("a", ParquetCell(tmp_path / "a", "image", 0, i, i)), Label.REAL) for i in (0, 1)]
+    assert _digest(cells[:1]) != _digest(cells[1:])
+    assert _digest(toy_samples()[:2]) != _digest(toy_samples()[1:3])
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("seed", "4294967296"),
+        ("lr", "nan"),
+        ("lr", "inf"),
+        ("lr", "1e38"),
+        ("augment", "nan"),
+        ("validation-share", "nan"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(option: str, value: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        group, ["train", str(tmp_path), "-o", str(tmp_path / "out"), f"--{option}", value], obj={"quiet": False}
+    )
+    assert result.exit_code == 2
+    assert f"--{option}" in result.output
 
 
 def test_another_collection_validates_and_the_rest_of_a_stated_split_does_nothing() -> None:

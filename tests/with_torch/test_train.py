@@ -114,8 +114,9 @@ def test_a_killed_run_goes_on_exactly(after: int, straight: tuple[Trained, dict[
     with pytest.raises(KilledError):
         short(output, replace(PLAN, epochs=3), on_done=kill)
     assert not output.exists()
-    with pytest.raises(OutputExistsError, match="--resume"):
-        short(output, replace(PLAN, epochs=3))
+    if after > 4:  # a whole epoch would be lost
+        with pytest.raises(OutputExistsError, match="--resume"):
+            short(output, replace(PLAN, epochs=3))
     resumed = short(output, replace(PLAN, epochs=3), resume=True)
     assert [replace(e, seconds=0) for e in resumed.epochs] == [replace(e, seconds=0) for e in straight[0].epochs]
     mine, theirs = weights(output), straight[1]
@@ -125,16 +126,64 @@ def test_a_killed_run_goes_on_exactly(after: int, straight: tuple[Trained, dict[
 
 
 def test_an_unfinished_run_of_other_settings_is_not_continued(tmp_path: Path) -> None:
-    def kill(n: int) -> None:
+    def kill(epoch: Any) -> None:
         raise KilledError
 
     with pytest.raises(KilledError):
-        short(tmp_path / "out", on_done=kill)
+        short(tmp_path / "out", on_epoch=kill)
     with pytest.raises(UsageError, match=r"seed: 1 instead of 0"):
         short(tmp_path / "out", replace(PLAN, seed=1), resume=True)
     fewer = parted(toy_samples()[:20])
-    with pytest.raises(UsageError, match=r"data: "):
+    with pytest.raises(UsageError, match=r"data: images of train and validation are others"):
         train(fewer, tmp_path / "out", PLAN, threads=1, resume=True)
+
+
+def test_a_run_that_failed_before_its_first_epoch_is_begun_anew(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="lower the learning rate"):
+        short(tmp_path / "out", replace(PLAN, lr=1e20, batch_size=64))
+    made = short(tmp_path / "out", replace(PLAN, epochs=1))
+    assert len(made.epochs) == 1
+    for resume in (False, True):
+        with pytest.raises(DataError, match="lower the learning rate"):
+            short(tmp_path / "other", replace(PLAN, lr=1e20, batch_size=64, seed=int(resume)), resume=resume)
+
+
+def test_a_run_of_an_earlier_version_goes_on(straight: tuple[Trained, dict[str, Any]], tmp_path: Path) -> None:
+    """It kept names as they were given, and nothing of what could not be read."""
+    from univfd.training.run import _names_digest
+
+    def kill(epoch: Any) -> None:
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        short(tmp_path / "out", replace(PLAN, epochs=3), on_epoch=kill)
+    run, state = (tmp_path / "out.partial" / name for name in ("run.json", "state.json"))
+    parts = parted(toy_samples()[:24])
+    record = json.loads(run.read_text())
+    record["settings"]["data"] = {"train": _names_digest(parts.train), "validation": _names_digest(parts.validation)}
+    run.write_text(json.dumps(record))
+    state.write_text(json.dumps({k: v for k, v in json.loads(state.read_text()).items() if k != "failures"}))
+    short(tmp_path / "out", replace(PLAN, epochs=3), resume=True)
+    for name, values in weights(tmp_path / "out").items():
+        np.testing.assert_array_equal(values, straight[1][name], err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("asked", "size", "wanted"), [(None, 224, 256), (None, 384, 439), (0, 384, 0), (500, 384, 500)]
+)
+def test_the_short_side_goes_with_the_crop(asked: int | None, size: int, wanted: int) -> None:
+    from univfd.training.run import _short_side
+
+    assert _short_side(asked, size) == wanted
+
+
+def test_scaling_below_the_crop_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    short(tmp_path / "out", replace(PLAN, epochs=1, short_side=200))
+    assert "give --short-side 224 or more" in caplog.text
+    short(tmp_path / "default", replace(PLAN, epochs=1, short_side=None))
+    record = json.loads((tmp_path / "default" / "backbone" / "training.json").read_text())
+    assert record["settings"]["short_side"] == 256
+    assert caplog.text.count("--short-side") == 1
 
 
 def test_training_ends_where_the_rule_says_and_keeps_the_best_epoch(tmp_path: Path) -> None:
@@ -160,7 +209,8 @@ def test_a_resumed_run_names_what_could_not_be_read_and_does_without_it(tmp_path
     samples = toy_samples()[:24]
     whole = parted(samples)
     lost = samples.index(whole.train[0])
-    broken = parted([replace(s, ref=replace(s.ref, source=b"xx")) if i == lost else s for i, s in enumerate(samples)])
+    zeros = bytes(len(samples[lost].ref.source))  # type: ignore[arg-type]
+    broken = parted([replace(s, ref=replace(s.ref, source=zeros)) if i == lost else s for i, s in enumerate(samples)])
     plan = replace(PLAN, epochs=2)
     train(broken, tmp_path / "straight", plan, threads=1)
     told: list[str] = []

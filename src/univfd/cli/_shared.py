@@ -67,8 +67,18 @@ rounds_option = click.option(
 _workers = click.option("--workers", type=click.IntRange(1), help="Decoding threads.  [default: one per CPU]")
 
 
-class Megapixels(click.FloatRange):
-    """A limit of at least one pixel; `FloatRange` alone lets nan through."""
+class Number(click.FloatRange):
+    """`FloatRange` alone lets nan through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse what is no number."""
+        if math.isnan(found := super().convert(value, param, ctx)):
+            self.fail(f"{value} is no number", param, ctx)
+        return found
+
+
+class Megapixels(Number):
+    """A limit of at least one pixel."""
 
     def __init__(self, most: float = 1_000_000) -> None:
         super().__init__(1e-6, most)
@@ -76,12 +86,6 @@ class Megapixels(click.FloatRange):
     def _describe_range(self) -> str:
         """Nothing in the help: a limit of a pixel needs no words."""
         return ""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse what is no number."""
-        if math.isnan(found := super().convert(value, param, ctx)):
-            self.fail(f"{value} is no number of megapixels", param, ctx)
-        return found
 
 
 def kept_embeddings(ctx: click.Context, backbone: Backbone, view: View) -> EmbeddingCache | None:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from . import DONE, UNREADABLE
-from ._shared import PATH, download_progress, max_pixels_option, progress, remark
+from ._shared import PATH, Number, download_progress, max_pixels_option, progress, remark
 
 if TYPE_CHECKING:
     from ..training.splits import Split
     from ..training.state import Epoch
 
-SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
+SHARE = Number(0, 1, min_open=True, max_open=True)
 
 
 @click.command()
@@ -32,15 +32,11 @@ SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 )
 @click.option("--validation-share", type=SHARE, default=0.2, show_default=True, help="Of each class, about.")
 @click.option("--max-images", type=click.IntRange(2), help="Train on so many at most, half of each class.")
-@click.option(
-    "--augment", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Probability of blur, and of JPEG."
-)
+@click.option("--augment", type=Number(0, 1), default=0.5, show_default=True, help="Probability of blur, and of JPEG.")
 @click.option(
     "--short-side",
     type=click.IntRange(0),
-    default=256,
-    show_default=True,
-    help="Scale pictures to it first; 0: leave them as they are.",
+    help="Scale pictures to it first; 0: leave them as they are.  [default: 256; in proportion for crops but 224]",
 )
 @click.option("--perturb", default="clean", show_default=True, help="Laid on every picture first: jpeg:85, ...")
 @click.option(
@@ -48,7 +44,7 @@ SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 )
 @click.option("--epochs", type=click.IntRange(1), default=100, show_default=True, help="At most.")
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Images a step.")
-@click.option("--lr", type=click.FloatRange(0, min_open=True), help="Learning rate.  [default: 1e-4; CLIP 5e-5]")
+@click.option("--lr", type=Number(0, 1, min_open=True), help="Learning rate.  [default: 1e-4; CLIP 5e-5]")
 @click.option(
     "--patience",
     type=click.IntRange(1),
@@ -56,7 +52,7 @@ SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
     show_default=True,
     help="Epochs without a gain until the rate falls to a tenth; training ends below 1e-6.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of all chance.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of all chance.")
 @click.option("--resume", is_flag=True, help="Go on behind the last whole epoch of an unfinished run.")
 @click.option(
     "--device",
@@ -71,9 +67,9 @@ SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 @click.pass_context
 def command(
     ctx: click.Context, data: Path, output: Path, arch: str, pretrained: str | None, validation: Path | None,
-    validate_by: str, validation_share: float, max_images: int | None, augment: float, short_side: int, perturb: str,
-    view: str, epochs: int, batch_size: int, lr: float | None, patience: int, seed: int, resume: bool, device: str,
-    workers: int | None, threads: int | None, max_pixels: float,
+    validate_by: str, validation_share: float, max_images: int | None, augment: float, short_side: int | None,
+    perturb: str, view: str, epochs: int, batch_size: int, lr: float | None, patience: int, seed: int, resume: bool,
+    device: str, workers: int | None, threads: int | None, max_pixels: float,
 ) -> int:  # fmt: skip
     """Train a network to tell real from fake, as Wang et al. 2020 do: what the paper compares with. Needs PyTorch.
 

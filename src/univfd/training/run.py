@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from ..errors import OutputExistsError, UsageError
 from ..images import DEFAULT_MAX_PIXELS
 from ..machine import DEVICES
 from ..perturbations import perturbation
+from ..sources import file_of
 from ..storage import locked, require_new
 from ..types import Failure, Label, Sample
 from ..views import view as named_view
@@ -27,8 +30,11 @@ from . import CLIP
 from .crops import SHORT_SIDE
 from .pictures import Memory, Pictures
 from .schedule import Plateau
-from .splits import Split
+from .splits import Split, part_of_file
 from .state import PARTS, Checkpoints, Epoch, State
+
+log = logging.getLogger(__name__)
+_CROP = 224  # what `SHORT_SIDE` is for
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Plan:
         lr: None: what the paper gives for such a network.
         patience: epochs without a gain until the rate falls, see `univfd.training.schedule`.
         augment: probability of blur, and of JPEG; Wang et al. have 0.5 and 0.1.
-        short_side: pictures are scaled to it; 0: they are not.
+        short_side: pictures are scaled to it; 0: they are not; None: to 256 for crops of 224, in proportion for others.
         perturb: laid on every picture first.
         view: how the detector will cut crops.
         seed: of all chance.
@@ -56,7 +62,7 @@ class Plan:
     lr: float | None = None
     patience: int = 5
     augment: float = 0.5
-    short_side: int = SHORT_SIDE
+    short_side: int | None = None
     perturb: str = "clean"
     view: str = "native"
     seed: int = 0
@@ -103,7 +109,8 @@ def train(
         parts: the pictures.
         output: folder of the detector.
         plan: how.
-        resume: go on behind the last whole epoch of an unfinished run, if there is one.
+        resume: go on behind the last whole epoch of an unfinished run, if there is one; one that ended before its first
+            is begun anew.
         device: `cpu`, `cuda`, or `auto`: a GPU where there is one.
         workers: decoding threads.
         threads: of PyTorch; default: the CPUs this process may use.
@@ -114,7 +121,7 @@ def train(
 
     Raises:
         OutputExistsError: the output, or an unfinished run of it, is there and `resume` was not asked for.
-        UsageError: the unfinished run has other settings.
+        UsageError: the unfinished run has other settings or data.
         MissingExtraError: PyTorch is not installed.
         DataError: the pictures do not allow it.
     """
@@ -130,8 +137,10 @@ def train(
         torch.manual_seed(plan.seed)
         network = networks.build(plan.arch, plan.pretrained)
         lr = plan.lr or network.lr
-        settings = _settings(plan, parts, lr) | {"max_pixels": max_pixels}
-        state = _begin(checkpoints, folder, settings, resume) or State(Plateau(lr, plan.patience))
+        short_side = _short_side(plan.short_side, network.preprocess.size)
+        settings = _settings(plan, parts, lr) | {"max_pixels": max_pixels, "short_side": short_side}
+        before = {"data": {name: _names_digest(getattr(parts, name)) for name in PARTS}}
+        state = _begin(checkpoints, folder, settings, resume, before) or State(Plateau(lr, plan.patience))
         network.whole().to(where)
         optimiser = loop.adam(network, lr)
         if state.epochs:
@@ -141,7 +150,7 @@ def train(
         memory = Memory()
         train_on, validate_on = (
             Pictures(
-                getattr(parts, name), short_side=plan.short_side, perturb=plan.perturb, max_pixels=max_pixels,
+                getattr(parts, name), short_side=short_side, perturb=plan.perturb, max_pixels=max_pixels,
                 workers=workers, memory=memory, failures=None if state.failures is None else state.failures[name],
             )
             for name in PARTS
@@ -195,18 +204,32 @@ def _device(torch: Any, device: str) -> str:
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def _begin(checkpoints: Checkpoints, folder: Path, settings: Mapping[str, Any], resume: bool) -> State | None:
-    """The state of the run to go on with; None for a new one."""
-    if not checkpoints.begun:
-        if checkpoints.foreign:  # the folder is removed when the run has ended well
-            raise OutputExistsError(f"{folder} is there and is no unfinished run; move it away or take another name")
+def _short_side(asked: int | None, size: int) -> int:
+    if asked is None:
+        return round(size * SHORT_SIDE / _CROP)
+    if 0 < asked < size:
+        log.warning(
+            "pictures are scaled to a short side of %d and then up to the network's crop of %d; give --short-side %d "
+            "or more, or 0 to leave them as they are", asked, size, size,
+        )  # fmt: skip
+    return asked
+
+
+def _begin(
+    checkpoints: Checkpoints, folder: Path, settings: Mapping[str, Any], resume: bool,
+    before: Mapping[str, Any] | None = None,
+) -> State | None:  # fmt: skip
+    """The state of the run to go on with; None for a new one, or one that has no whole epoch to lose."""
+    if not checkpoints.begun and checkpoints.foreign:  # the folder is removed when the run has ended well
+        raise OutputExistsError(f"{folder} is there and is no unfinished run; move it away or take another name")
+    if not checkpoints.begun or not checkpoints.kept:
         checkpoints.begin(settings)
         return None
     if not resume:
         raise OutputExistsError(
             f"{folder} is an unfinished run; go on with --resume, or remove it or take another name"
         )
-    checkpoints.require(settings)
+    checkpoints.require(settings, before or {})
     return checkpoints.read()
 
 
@@ -215,11 +238,36 @@ def _settings(plan: Plan, parts: Split, lr: float) -> dict[str, Any]:
     kept = {k: v for k, v in asdict(plan).items() if k != "epochs"} | {"lr": lr}
     if plan.pretrained and Path(plan.pretrained).is_file():
         kept["pretrained"] = f"{Path(plan.pretrained).name}, sha256 {sha256_of(Path(plan.pretrained))}"
-    data = {name: _digest(part) for name, part in (("train", parts.train), ("validation", parts.validation))}
-    return kept | {"split": parts.how, "data": data}
+    return kept | {"split": parts.how, "data": {name: _digest(getattr(parts, name)) for name in PARTS}}
 
 
-def _digest(samples: Iterable[Sample]) -> str:
+def _digest(samples: Sequence[Sample]) -> str:
+    """Of labels, sizes, and names within the folder that all lie in: however that is named, and wherever it is now."""
+    files = [None if (file := file_of(s.ref)) is None else file.absolute() for s in samples]
+    try:
+        top = os.path.commonpath({file.parent for file in files if file is not None})
+    except ValueError:  # none, or on several drives
+        top = ""
+    hashed = hashlib.sha256()
+    for sample, file in zip(samples, files, strict=True):
+        if file is None:
+            content = sample.ref.source
+            named, size = sample.ref.name.encode(), len(content) if isinstance(content, bytes) else -1
+        else:
+            named, size = os.fsencode(file.relative_to(top) if top else file), _size(file)
+        hashed.update(b"%s %s %r %d\n" % (sample.label.word.encode(), named, part_of_file(sample.ref), size))
+    return hashed.hexdigest()[:16]
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except (OSError, ValueError):
+        return -1
+
+
+def _names_digest(samples: Iterable[Sample]) -> str:
+    """What earlier versions kept of the data: labels, and names as they were given."""
     hashed = hashlib.sha256()
     for sample in samples:
         hashed.update(f"{sample.label.word} {sample.ref.name}\n".encode())

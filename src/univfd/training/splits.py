@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from .. import registry
 from ..datasets import SPLITS
 from ..errors import DataError
-from ..types import Label, Sample
+from ..sources import file_of
+from ..types import ImageRef, Label, ParquetCell, Sample, TarSpan
 
 BY = ("source", "generator", "image")
 _ROOM = 1.5  # a class may have so many times the asked-for share in the validation part before a source is passed over
@@ -55,17 +56,15 @@ def parted(
         seed: of the choice.
 
     Raises:
-        DataError: a part would lack a class, or an image's name is in both collections (copies under other names are
-            not looked for; `univfd scan` finds them).
+        DataError: a part would lack a class, or an image is in both collections: the same file, by whatever path, or
+            the same name (copies are not looked for; `univfd scan` finds them).
     """
     if validation is None:
         made = split(samples, by=by, share=share, seed=seed)
     else:
         train, _, _ = _stated(samples)
         made = Split(tuple(train), tuple(validation), len(samples) - len(train), "another collection validates")
-        both = {s.ref.name for s in made.train} & {s.ref.name for s in made.validation}
-        if both:
-            raise DataError(f"{min(both)} would train and validate; {len(both)} name(s) are in both collections")
+        _require_apart(made, {s.ref.name for s in made.train} & {s.ref.name for s in made.validation})
         _check_classes(made)
     if most is None:
         return made
@@ -77,6 +76,7 @@ def split(samples: Sequence[Sample], *, by: str = "source", share: float = 0.2, 
 
     Where the collection states a split itself (column `split`), its `train` and `val` are taken, and nothing else.
     Otherwise whole units are dealt: everything of one source (and of what shares a group with it) validates, or trains.
+    A file that is listed several times is in one unit.
 
     Args:
         samples: the collection.
@@ -87,13 +87,14 @@ def split(samples: Sequence[Sample], *, by: str = "source", share: float = 0.2, 
         seed: of the deal.
 
     Raises:
-        DataError: a part would lack a class; says what to do.
+        DataError: a part would lack a class, or the stated parts share a file; says what to do.
     """
     if by not in BY:
         raise registry.unknown("split", by, BY)
     pool, own, left_out = _stated(samples)
     if own:
         made = Split(tuple(pool), tuple(own), left_out, "the data's own split")
+        _require_apart(made)
     else:
         chosen = _deal(pool, by, share, seed)
         train = tuple(s for s, out in zip(pool, chosen, strict=True) if not out)
@@ -112,14 +113,52 @@ def _stated(samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample], int]
     return pool, own, len(samples) - len(pool) - len(own)
 
 
+def part_of_file(ref: ImageRef) -> tuple[str, int] | None:
+    """Which image of its file it is, where a file holds several."""
+    if isinstance(ref.source, TarSpan):
+        return "", ref.source.offset
+    return (ref.source.column, ref.source.number) if isinstance(ref.source, ParquetCell) else None
+
+
+def _place(ref: ImageRef) -> tuple[Any, ...] | None:
+    """The same for the same image on disk, by whatever path; None where it lies in no file, or that is not there."""
+    try:
+        status = None if (file := file_of(ref)) is None else file.stat()
+    except (OSError, ValueError):
+        return None
+    return status and (status.st_dev, status.st_ino, part_of_file(ref))
+
+
+def _require_apart(made: Split, both: Set[str] = frozenset()) -> None:
+    """Refuse parts that share images.
+
+    Args:
+        made: the parts.
+        both: names that both have.
+
+    Raises:
+        DataError: names one, and says how many there are.
+    """
+    train = {_place(s.ref) for s in made.train} - {None}
+    both = both | {s.ref.name for s in made.validation if _place(s.ref) in train}
+    if both:
+        raise DataError(f"{min(both)} would train and validate; {len(both)} image(s) are in both parts")
+
+
 def _check_classes(made: Split) -> None:
     """Refuse a part without one of the classes.
 
     Raises:
         DataError: says what there is, and what to do.
     """
-    for part, samples in (("training", made.train), ("validation", made.validation)):
-        counts = np.bincount([int(s.label) for s in samples], minlength=2)
+    parts = {
+        part: np.bincount([int(s.label) for s in samples], minlength=2)
+        for part, samples in (("training", made.train), ("validation", made.validation))
+    }
+    whole = np.sum(list(parts.values()), axis=0)
+    for part, counts in parts.items():
+        if not made.left_out and not whole.all():
+            raise DataError(f"the data hold {whole[0]} real and {whole[1]} fake images; training needs both")
         if not counts.all():
             raise DataError(
                 f"the {part} part has {counts[0]} real and {counts[1]} fake images; it needs both. Name sources and "
@@ -204,3 +243,5 @@ def _keys(i: int, sample: Sample, by: str) -> Iterator[tuple[str, Any]]:
         yield ("generator", sample.generator)
     if sample.group:
         yield ("group", sample.group)
+    if place := _place(sample.ref):
+        yield ("file", place)

@@ -102,8 +102,17 @@ class Checkpoints:
         """Whether there is a run to go on with."""
         return (self._folder / _RUN).exists()
 
-    def require(self, settings: Mapping[str, Any]) -> None:
+    @property
+    def kept(self) -> bool:
+        """Whether it has a whole epoch."""
+        return (self._folder / _STATE).exists()
+
+    def require(self, settings: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> None:
         """Check that this is the run of these settings.
+
+        Args:
+            settings: as for `begin`.
+            before: what an earlier version would have kept of some of them, which will do too.
 
         Raises:
             UsageError: names what differs.
@@ -114,8 +123,9 @@ class Checkpoints:
             raise FormatError(f"{self._folder / _RUN} holds no settings")
         theirs = json.loads(json.dumps(dict(settings)))
         mine = {name: value for name, value in _NOT_YET_KEPT.items() if name in theirs} | mine
-        differing = [f"{k}: {theirs.get(k)!r} instead of {mine.get(k)!r}" for k in sorted({*mine, *theirs})
-                     if mine.get(k) != theirs.get(k)]  # fmt: skip
+        allowed = theirs | dict(before or {})
+        differing = [_difference(k, theirs.get(k), mine.get(k)) for k in sorted({*mine, *theirs})
+                     if mine.get(k) not in (theirs.get(k), allowed.get(k))]  # fmt: skip
         if differing:
             raise UsageError(f"{self._folder} is a run of other settings ({'; '.join(differing)}); it is not continued")
 
@@ -174,6 +184,13 @@ class Checkpoints:
         scratch = self._folder / f".{name}"
         write(scratch)
         replace_file(scratch, self._folder / name)
+
+
+def _difference(name: str, theirs: Any, mine: Any) -> str:
+    if name != "data" or not isinstance(theirs, dict):
+        return f"{name}: {theirs!r} instead of {mine!r}"
+    parts = [part for part in theirs if not isinstance(mine, dict) or mine.get(part) != theirs[part]]
+    return f"data: images of {' and '.join(parts)} are others, by their labels, names or sizes"
 
 
 def _failures(kept: Any) -> Failures | None:
