@@ -49,6 +49,9 @@ def import_cnndetection(file: Path, output: Path) -> None:
     if head is None or bias is None or head.shape != (1, DIM) or bias.shape != (1,):
         got = {"fc.weight": None if head is None else head.shape, "fc.bias": None if bias is None else bias.shape}
         raise FormatError(f"{file} holds {got}; expected the last layer of a ResNet-50: (1, {DIM}) and (1,)")
+    for name, values in ({"fc.weight": head, "fc.bias": bias} | tensors).items():
+        if not np.isfinite(values).all():
+            raise FormatError(f"{file}: {name} has values that are not finite")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         kept = {k: v.astype(np.float32) for k, v in tensors.items() if not k.endswith("num_batches_tracked")}

@@ -2,7 +2,7 @@
 
 Since PyTorch 1.6 the format is a zip with a pickle that names storages, and raw files with their values; before, it was
 a stream of pickles with the values behind them. The pickle is read by a machine of our own (`plain_pickle`), which is
-lent three names only, each bound to a harmless stand-in; any other name is an error. Values are read last, and only
+lent a few names only, each bound to a harmless stand-in; any other name is an error. Values are read last, and only
 those that are asked for.
 """
 
@@ -115,6 +115,13 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> _Ten
     return _Tensor(storage, offset, tuple(shape), tuple(stride))
 
 
+def _parameter(data: Any, *_: Any) -> _Tensor:
+    """Of a network's parameters, as torchvision's older files hold them: the tensor, and what training makes of it."""
+    if not isinstance(data, _Tensor):
+        raise FormatError(f"a parameter of {type(data).__name__}; expected a tensor")
+    return data
+
+
 def _ordered(pairs: Any = ()) -> dict[str | int, Any]:
     found: dict[str | int, Any] = {}
     for key, value in pairs:
@@ -127,6 +134,7 @@ def _ordered(pairs: Any = ()) -> dict[str | int, Any]:
 _LENT: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): _ordered,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
 } | {("torch", name): _StorageType(name) for name in _TYPES}
 
 

@@ -131,6 +131,10 @@ def test_the_published_networks_layout_is_imported(
         features = encoder(crops(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
         wanted = encoder.fc(features)[:, 0].numpy()
     np.testing.assert_allclose(scores(load(tmp_path / "imported")), wanted, atol=1e-4)
+    encoder.bn1.running_mean[0] = float("nan")
+    torch.save(content, tmp_path / "damaged.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(FormatError, match=r"bn1\.running_mean has values that are not finite"):
+        import_cnndetection(tmp_path / "damaged.pth", tmp_path / "damaged")
 
 
 def test_clips_tower_is_the_prepared_graph() -> None:
@@ -270,6 +274,10 @@ def test_pretrained_weights_fill_all_or_are_refused(tmp_path: Path) -> None:
     network = build("small", str(tmp_path / "a.pth"))
     for name, values in network.encoder.state_dict().items():
         assert torch.equal(values, state[name]), name
+    torch.save({k: nn.Parameter(v, v.is_floating_point()) for k, v in state.items()}, tmp_path / "p.pth")
+    parameters = build("small", str(tmp_path / "p.pth"))  # as torchvision's own file of ResNet-50 holds them
+    for name, values in network.encoder.state_dict().items():
+        assert torch.equal(values, parameters.encoder.state_dict()[name]), name
     del state["layer2.0.conv1.weight"]
     save_file(state, tmp_path / "b.safetensors")
     with pytest.raises(FormatError, match=r"lacks layer2\.0\.conv1\.weight"):
