@@ -29,6 +29,7 @@ from univfd.errors import (
     UnknownNameError,
     UsageError,
 )
+from univfd.training.networks import build
 from univfd.views import PreprocessSpec, view
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -295,6 +296,7 @@ def test_random_weights_are_the_same_each_time_and_leave_the_process_its_own() -
         ("timm:tyny", UnknownNameError, "Did you mean tiny"),
         ("timm:tiny:nope", UnknownNameError, "no pretrained tiny of timm is called 'tiny.nope'"),
         ("timm:tiny@64:random", UsageError, "cannot be built for input size 64"),
+        ("timm:tiny@0:random", UsageError, "crops of 0 pixels show nothing"),
         ("timm:tiny", DownloadError, "no route"),
         ("timm:", UsageError, "expected timm:MODEL"),
         ("timm:tiny:/no/such.safetensors", UsageError, r"no \.safetensors file"),
@@ -304,6 +306,28 @@ def test_random_weights_are_the_same_each_time_and_leave_the_process_its_own() -
 def test_names_that_lead_nowhere(name: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         open_backbone(name)
+
+
+def test_what_the_librarys_own_code_raises_is_told_in_our_words(
+    library: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A size that shows only when a crop comes; a checkpoint whose tensors the conversion cannot take apart."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError
+
+    def take_apart(state: dict[str, torch.Tensor], model: object) -> None:
+        state["patches.bias"].shape[7]
+
+    save_file(seeded(7, classes=0).state_dict(), str(tmp_path / "w.safetensors"))
+    monkeypatch.setattr(sys.modules[__name__], "checkpoint_filter_fn", take_apart, raising=False)
+    with pytest.raises(FormatError, match="does not fit the model: tuple index out of range"):
+        open_backbone(f"timm:tiny:{tmp_path / 'w.safetensors'}")
+    monkeypatch.setattr(Tiny, "forward", refuse)
+    with pytest.raises(UsageError, match="takes no crop of 32 x 32 pixels: AssertionError"):
+        open_backbone("timm:tiny:random", device="cpu")
+    with pytest.raises(UsageError, match="takes no crop of 32 x 32 pixels: AssertionError"):
+        build("timm:tiny")
 
 
 @pytest.mark.usefixtures("library")

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .. import registry
@@ -88,6 +87,10 @@ def build(name: str) -> Tower:
         raise UsageError(f"{name!r}: expected timm:MODEL, timm:MODEL:TAG or openclip:MODEL:TAG, MODEL@SIZE for a size")
     asked = Asked(found["scheme"], found["model"], int(found["size"]) if found["size"] else None, found["tag"] or "")
     file = asked.file
+    if asked.size == 0:
+        raise UsageError(
+            f"{name!r}: crops of 0 pixels show nothing; expected a size above 0, or none for the model's own"
+        )
     if file and (file.suffix != ".safetensors" or not file.is_file()):
         raise UsageError(f"{name!r}: {file} is no .safetensors file; pickled checkpoints are not read")
     if not file and asked.tag != RANDOM and offline():
@@ -178,7 +181,7 @@ def _fill(model: Any, file: Path, convert: Callable[[Any, Any], Any] | None) -> 
         state = load_file(str(file))
         state = convert(state, model) if convert else state
         missing = model.load_state_dict(state, strict=False).missing_keys
-    except (SafetensorError, RuntimeError, KeyError, OSError) as error:
+    except Exception as error:  # the library's own conversion looks into tensors of any shape
         raise FormatError(f"{file} does not fit the model: {str(error)[:300]}") from error
     if missing:
         raise FormatError(f"{file} does not fit the model: it lacks {len(missing)} tensors, {missing[0]} first")

@@ -43,7 +43,11 @@ class TorchBackbone:
         tower, size = self._tower, self._tower.preprocess.size
         with self._quiet():
             blank = torch.zeros(1, 3, size, size).to(self._device)
-            final, seen = self._forward(blank, set(range(len(tower.blocks))), final=True)
+            try:
+                final, seen = self._forward(blank, set(range(len(tower.blocks))), final=True)
+            except Exception as error:  # the model's own code says in its own way which sizes it takes
+                said = str(error)[:300] or type(error).__name__
+                raise UsageError(f"{tower.name} takes no crop of {size} x {size} pixels: {said}") from error
         if final.ndim != 2:
             raise FormatError(f"{tower.name} gives {tuple(final.shape)} for one crop; expected (1, D)")
         # Stages of other networks are called blocks too: only tokens of one shape can be tapped.

@@ -165,8 +165,12 @@ def _timm(name: str, pretrained: str | None) -> Network:
 def _head(encoder: nn.Module, spec: PreprocessSpec) -> nn.Linear:
     """The last layer, as wide as the encoder's answer to a blank crop."""
     was = encoder.training
-    with torch.no_grad():
-        shape = tuple(encoder.eval()(torch.zeros(1, 3, spec.size, spec.size)).shape)
+    try:
+        with torch.no_grad():
+            shape = tuple(encoder.eval()(torch.zeros(1, 3, spec.size, spec.size)).shape)
+    except Exception as error:  # the network's own code says in its own way which sizes it takes
+        said = str(error)[:300] or type(error).__name__
+        raise UsageError(f"the network takes no crop of {spec.size} x {spec.size} pixels: {said}") from error
     encoder.train(was)
     if len(shape) != 2:
         raise UsageError(f"the network gives {shape} for one crop; expected (1, D)")
