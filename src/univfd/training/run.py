@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from .crops import SHORT_SIDE
 from .pictures import Memory, Pictures
 from .schedule import Plateau
 from .splits import Split, part_of_file
-from .state import PARTS, Checkpoints, Epoch, State
+from .state import PARTS, Checkpoints, Epoch, Failures, State
 
 log = logging.getLogger(__name__)
 _CROP = 224  # what `SHORT_SIDE` is for
@@ -139,35 +139,15 @@ def train(
         lr = plan.lr or network.lr
         short_side = _short_side(plan.short_side, network.preprocess.size)
         settings = _settings(plan, parts, lr) | {"max_pixels": max_pixels, "short_side": short_side}
-        before = {"data": {name: _names_digest(getattr(parts, name)) for name in PARTS}}
-        state = _begin(checkpoints, folder, settings, resume, before) or State(Plateau(lr, plan.patience))
+        state = _begin(checkpoints, folder, settings, resume, _before(parts)) or State(Plateau(lr, plan.patience))
         network.whole().to(where)
         optimiser = loop.adam(network, lr)
+        train_on, validate_on = _pictures(parts, plan.perturb, short_side, max_pixels, workers, state.failures)
+        ended = _ended(on_epoch, on_failure, train_on, validate_on)
         if state.epochs:
             loop.from_arrays(network, optimiser, checkpoints.arrays("last"))
             for epoch in state.epochs:
-                on_epoch(epoch)
-        memory = Memory()
-        train_on, validate_on = (
-            Pictures(
-                getattr(parts, name), short_side=short_side, perturb=plan.perturb, max_pixels=max_pixels,
-                workers=workers, memory=memory, failures=None if state.failures is None else state.failures[name],
-            )
-            for name in PARTS
-        )  # fmt: skip
-        told: set[Failure] = set()
-
-        def tell() -> None:
-            for failure in _failures(train_on, validate_on):
-                if failure not in told:
-                    told.add(failure)
-                    on_failure(failure)
-
-        def ended(epoch: Epoch) -> None:
-            on_epoch(epoch)
-            tell()
-
-        tell()
+                ended(epoch)
         state = loop.run(
             network, loop.Material(train_on, validate_on, plan.augment), state, epochs=plan.epochs,
             batch_size=plan.batch_size, seed=plan.seed, device=where, optimiser=optimiser,
@@ -180,6 +160,37 @@ def train(
         export.save(network, output, view_name=plan.view, record=record)
         shutil.rmtree(folder)
     return Trained(state.epochs, state.best, _failures(train_on, validate_on))
+
+
+def _pictures(
+    parts: Split, perturb: str, short_side: int, max_pixels: int, workers: int | None, failures: Failures | None
+) -> tuple[Pictures, Pictures]:
+    """Those that train and those that validate, in one room."""
+    memory = Memory()
+    train_on, validate_on = (
+        Pictures(
+            getattr(parts, name), short_side=short_side, perturb=perturb, max_pixels=max_pixels, workers=workers,
+            memory=memory, failures=None if failures is None else failures[name],
+        )
+        for name in PARTS
+    )  # fmt: skip
+    return train_on, validate_on
+
+
+def _ended(
+    on_epoch: Callable[[Epoch], None], on_failure: Callable[[Failure], None], *parts: Pictures
+) -> Callable[[Epoch], None]:
+    """What is called after each epoch: tells it, and the failures that have not been told."""
+    told: set[Failure] = set()
+
+    def ended(epoch: Epoch) -> None:
+        on_epoch(epoch)
+        for failure in _failures(*parts):
+            if failure not in told:
+                told.add(failure)
+                on_failure(failure)
+
+    return ended
 
 
 def _failures(*parts: Pictures) -> tuple[Failure, ...]:
@@ -266,12 +277,10 @@ def _size(file: Path) -> int:
         return -1
 
 
-def _names_digest(samples: Iterable[Sample]) -> str:
-    """What earlier versions kept of the data: labels, and names as they were given."""
-    hashed = hashlib.sha256()
-    for sample in samples:
-        hashed.update(f"{sample.label.word} {sample.ref.name}\n".encode())
-    return hashed.hexdigest()[:16]
+def _before(parts: Split) -> dict[str, Any]:
+    """What earlier versions kept of the data: digests of labels, and of names as they were given."""
+    lines = {name: [f"{s.label.word} {s.ref.name}\n" for s in getattr(parts, name)] for name in PARTS}
+    return {"data": {name: hashlib.sha256("".join(of).encode()).hexdigest()[:16] for name, of in lines.items()}}
 
 
 def _record(parts: Split, settings: Mapping[str, Any], state: State, torch_version: str) -> dict[str, Any]:
