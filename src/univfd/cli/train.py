@@ -98,7 +98,7 @@ def command(
             on_failure=lambda failure: remark(ctx, f"left out {failure.image}: {failure.message}"),
         )  # fmt: skip
     if made.failures:
-        remark(ctx, f"left out {len(made.failures)} images that could not be read")
+        remark(ctx, f"{len(made.failures)} image(s) could not be read and were left out")
     remark(ctx, f"epoch {made.best.number} of {len(made.epochs)} -> {output}")
     return UNREADABLE if made.failures else DONE
 
