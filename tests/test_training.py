@@ -293,19 +293,16 @@ def test_a_picture_that_was_there_and_is_not_ends_the_run(tmp_path: Path) -> Non
     file.write_bytes(toy_samples()[0].ref.source)  # type: ignore[arg-type]
     data = [replace(toy_samples()[0], ref=ImageRef("a.png", file)), toy_samples()[1]]
     pictures = Pictures(data, workers=1, memory=Memory(0))
+    unread = Pictures(data, workers=1)
     assert len(list(pictures.crops([0, 1], lambda i, p: p))) == 2
     file.unlink()
     resumed, unknown = (Pictures(data, workers=1, failures=failures) for failures in ({}, None))
-    for seen in (pictures, resumed):
-        with pytest.raises(DataError, match=r"a\.png could be read in an earlier epoch and now cannot.*--resume"):
+    for seen in (pictures, unread, resumed):
+        with pytest.raises(DataError, match=r"a\.png was there before and now cannot be read.*--resume"):
             list(seen.crops([0, 1], lambda i, p: p))
         assert not seen.failures
     assert len(list(unknown.crops([0, 1], lambda i, p: p))) == 1
     assert unknown.share == 1
-    unknown.require_reachable("training")
-    unknown.failures[1] = unknown.failures[0]
-    with pytest.raises(DataError, match=r"2 of 2 training images cannot be reached, a\.png first"):
-        unknown.require_reachable("training")
 
 
 def test_the_rate_falls_after_epochs_without_a_gain_and_training_ends() -> None:

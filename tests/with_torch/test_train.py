@@ -235,15 +235,15 @@ def test_data_that_vanish_end_the_run_behind_its_last_epoch(
     shutil.copytree(data, place)
     parts = parted(list(open_dataset(place)))
     done = train(parts, tmp_path / "straight", plan, threads=1)
-    with pytest.raises(DataError, match=r"could be read in an earlier epoch"):
+    with pytest.raises(DataError, match=r"was there before"):
         train(parts, tmp_path / "out", plan, threads=1, on_epoch=lambda _: place.rename(tmp_path / "away"))
     (tmp_path / "away").rename(place)
     resumed = train(parts, tmp_path / "out", plan, threads=1, resume=True)
     assert [replace(e, seconds=0) for e in resumed.epochs] == [replace(e, seconds=0) for e in done.epochs]
     missing = [replace(s, ref=replace(s.ref, source=place / "none")) if i % 3 == 0 else s
                for i, s in enumerate(parts.train)]  # fmt: skip
-    with pytest.raises(DataError, match=r"training images cannot be reached"):
-        train(replace(parts, train=tuple(missing)), tmp_path / "other", plan, threads=1)
+    never = train(replace(parts, train=tuple(missing)), tmp_path / "other", plan, threads=1)
+    assert len(never.failures) == len(missing[::3])
 
 
 @pytest.mark.parametrize("part", ["training", "validation"])

@@ -80,8 +80,8 @@ def run(
         on_done: called after each batch with its number of pictures.
 
     Raises:
-        DataError: pictures of one class alone could be read, more than a few cannot be reached, one cannot be read any
-            more, or the network's answers are not finite.
+        DataError: pictures of one class alone could be read, one is not there any more, or the network's answers are
+            not finite.
         UsageError: this network cannot be trained on one picture at a time.
     """
     while not state.plateau.over and len(state.epochs) < epochs:
@@ -91,11 +91,7 @@ def run(
         for group in optimiser.param_groups:
             group["lr"] = state.plateau.lr
         loss = _train(network, material, number, batch_size, seed, device, optimiser, on_done)
-        if number == 1:
-            material.train.require_reachable("training")
         real, fake = _validate(network, material, number, batch_size, seed, device, on_done)
-        if number == 1:
-            material.validation.require_reachable("validation")
         seconds = time.perf_counter() - start
         epoch = Epoch(number, loss, (real + fake) / 2, real, fake, state.plateau.lr, round(seconds, 1))
         best = not state.epochs or epoch.accuracy > state.best.accuracy

@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 
 from ..backbones import cpus
 from ..embedding import NO_MEMORY
-from ..errors import DataError, FileAccessError, InputError, MissingExtraError
+from ..errors import DataError, InputError, MissingExtraError
 from ..images import DEFAULT_MAX_PIXELS, decode
 from ..perturbations import perturbation
 from ..pipeline import ordered_map
+from ..sources import file_of
 from ..types import Failure, Pixels, Sample
 from .crops import SHORT_SIDE, scaled
 
 _KEPT = 1 << 30
 _AHEAD = 64
-_UNREACHABLE = 0.05  # of a part; more are no lost files but a disk or share that is not there
 
 
 class Memory:
@@ -80,6 +80,7 @@ class Pictures:
         self._memory = memory or Memory()
         self._kept: dict[int, Pixels] = {}
         self._read = set() if failures is None else set(range(len(samples))) - self.failures.keys()
+        self._there = _there(samples)
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -90,19 +91,6 @@ class Pictures:
         readable = np.ones(len(self), bool)
         readable[list(self.failures)] = False
         return np.float32(self.labels[readable].mean())
-
-    def require_reachable(self, part: str) -> None:
-        """Refuse to go on without files where it is more than a few that are not there.
-
-        Raises:
-            DataError: names `part`, their number and the first.
-        """
-        lost = [failure for failure in self.failures.values() if failure.error == FileAccessError.code]
-        if len(lost) > max(1, _UNREACHABLE * len(self)):
-            raise DataError(
-                f"{len(lost)} of {len(self)} {part} images cannot be reached, {lost[0].image} first "
-                f"({lost[0].message}). Is their disk or share there? Take them out of the data where they are gone"
-            )
 
     def crops(self, order: Iterable[int], cut: Callable[[int, Pixels], Pixels]) -> Iterator[tuple[int, Pixels]]:
         """Crops in an order, without those of pictures that cannot be read (see `failures`).
@@ -115,7 +103,7 @@ class Pictures:
             The number and its crop.
 
         Raises:
-            DataError: a picture that could be read in an earlier pass cannot be read now.
+            DataError: a picture that could be read in an earlier pass, or whose file was there, is not there now.
         """
 
         def work(i: int) -> tuple[int, Pixels | None]:
@@ -125,10 +113,11 @@ class Pictures:
             try:
                 crop = cut(i, self._picture(i))
             except (InputError, MissingExtraError) as error:
-                if i in self._read:  # to go on without it would be to train and validate on other data from here on
+                if i in self._read or i in self._there - _there([self._samples[i]], i):
+                    # to go on without it would be to train and validate on other data from here on
                     raise DataError(
-                        f"{name} could be read in an earlier epoch and now cannot: {error}. Put the data back, and go "
-                        "on with --resume behind the last whole epoch; or begin anew under another name"
+                        f"{name} was there before and now cannot be read: {error}. Put the data back, and go on with "
+                        "--resume behind the last whole epoch; or begin anew under another name"
                     ) from error
                 self.failures[i] = Failure(name, error.code, str(error))
                 return i, None
@@ -151,3 +140,9 @@ class Pictures:
             pixels = np.ascontiguousarray(pixels)  # decoded pixels may be a window on four channels, which would stay
             self._kept[i] = pixels
         return pixels
+
+
+def _there(samples: Sequence[Sample], first: int = 0) -> set[int]:
+    """Numbers, from `first` on, of the pictures whose files are there."""
+    files = (file_of(s.ref) for s in samples)
+    return {i for i, file in enumerate(files, first) if file is not None and file.exists()}
