@@ -21,6 +21,7 @@ from conftest import encoded, picture
 from univfd import heatmap, samples
 from univfd.backbones import Backbone, PatchBackbone, feature_space, open_backbone
 from univfd.cli._explaining import Explaining
+from univfd.cli._heatmaps import _stem, beyond_maps
 from univfd.detector import Detector, load
 from univfd.errors import (
     DataError,
@@ -342,6 +343,42 @@ def test_the_command_writes_a_map_an_image_and_overwrites_none(toy_mapped: Detec
     assert (again.returncode, output.exists()) == (0, True)
     assert {p.name for p in maps.iterdir()} - set(first) == {f"c-{rows[2]['sha256'][:8]}-2.png"}
     assert all((maps / name).read_bytes() == data for name, data in first.items())
+
+
+def test_maps_among_the_images_are_not_judged(toy_mapped: Detector, tmp_path: Path) -> None:
+    """Neither those that the run itself writes while it walks, nor those of the run before."""
+    toy_mapped.save(tmp_path / "d")
+    (tmp_path / "in" / "maps").mkdir(parents=True)
+    for i in range(6):
+        (tmp_path / "in" / f"{i}.png").write_bytes(encoded(picture(i), "PNG"))
+    (tmp_path / "in" / "maps" / "own.png").write_bytes(encoded(picture(6), "PNG"))
+    maps = tmp_path / "in" / "maps"
+    command = ("detect", tmp_path / "in", "--detector", tmp_path / "d", "--jsonl", "--batch-size", 1)
+    for _ in range(2):
+        result = univfd(*command, "--heatmap", maps)
+        names = [Path(json.loads(line)["image"]).name for line in result.stdout.splitlines()]
+        assert names == [*(f"{i}.png" for i in range(6)), "own.png"]
+    assert f"heat maps in {maps} are no inputs" in result.stderr.decode()
+    left: list[Path] = []
+    assert len(list(beyond_maps([tmp_path / "in"], tmp_path / "in", left))) == 7 + 14
+    assert not left  # the maps of another folder are pictures like any other
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("secret/a.b.png", "a.b"),
+        ("secret/photo", "photo"),
+        ("secret/.hidden", "hidden"),
+        ("secret\\12", "12"),
+        ("secret/shard.parquet/12", "shard.parquet_12"),
+        ("secret/x.tar/deep/a", "a"),
+        ("a?", "a"),
+        ("secret/?", "image"),
+    ],
+)
+def test_a_map_s_name_has_no_folder_in_it(name: str, stem: str) -> None:
+    assert _stem(name, "0123456789") == f"{stem}-01234567"
 
 
 def test_the_page_of_evidence_has_the_maps(toy_mapped: Detector, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,13 +12,15 @@ from pathlib import Path
 import click
 
 from ..detector import Detector
-from ..heatmap import Reduced, draw, reduced, require_probe
+from ..heatmap import CAPTION, Reduced, draw, reduced, require_probe
 from ..runner import Line
+from ..sources import Source, expand, file_of
 from ..storage import cannot_write
 from ..types import Failure, ImageRef, Pixels, Verdict
 from ..writers import printable
 
 _NAME_LENGTH = 50  # characters, of up to 4 bytes each: file systems take 255 bytes
+_HEAD = 512  # bytes of a map that say what it is
 
 
 Also = Callable[[str, str, bytes], None]
@@ -116,8 +119,38 @@ class HeatMaps(Maps):
             self.save(verdict.image, verdict.sha256, png)
 
 
+def beyond_maps(inputs: Iterable[Source], folder: Path, left: list[Path]) -> Iterator[ImageRef | Failure]:
+    """References to inputs, without the maps in a folder: those of earlier runs, and of this one, which writes there.
+
+    Args:
+        inputs: see `univfd.sources.expand`.
+        folder: where the maps go; other pictures in it are inputs like any other.
+        left: is given the maps that are left out.
+    """
+    here = os.path.realpath(folder)
+    for ref in expand(inputs):
+        path = file_of(ref) if isinstance(ref, ImageRef) else None
+        if path is not None and os.path.realpath(path.parent) == here and _is_map(path):
+            left.append(path)
+        else:
+            yield ref
+
+
+def _is_map(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return b"tEXtDescription\0" + CAPTION.encode() in file.read(_HEAD)
+    except (OSError, ValueError):  # judging it will say why
+        return False
+
+
 def _stem(name: str, sha256: str) -> str:
-    safe = re.sub(r"[^\w.-]+", "_", re.split(r"[/\\]", name)[-1].rpartition(".")[0] or name)
+    """Never with a folder's name in it: maps are given away."""
+    *above, last = re.split(r"[/\\]", name)
+    stem = last.rpartition(".")[0] or last
+    if above and above[-1].lower().endswith(".parquet"):  # of a row the number alone says little
+        stem = f"{above[-1]}_{last}"
+    safe = re.sub(r"[^\w.-]+", "_", stem)
     return f"{safe.strip('._')[-_NAME_LENGTH:] or 'image'}-{sha256[:8]}"
 
 

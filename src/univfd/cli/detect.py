@@ -66,7 +66,7 @@ def _format_options(function: Any) -> Any:
     type=PATH,
     metavar="DIR",
     help="Write a picture into DIR for each judged image: where the score of the patch probe comes from (not what "
-    "was edited).",
+    "was edited). Such pictures in DIR are no inputs.",
 )
 @click.option(
     "--provenance",
@@ -111,6 +111,11 @@ def command(
         format = format or runner.format_of(output)
     neighbors = _EVIDENCE if explain or explain_html else 1
     explaining = _explaining(explain_html, output)
+    maps_left: list[Path] = []
+    if heatmap is not None:
+        from ._heatmaps import beyond_maps
+
+        inputs = beyond_maps(inputs, heatmap, maps_left)
     if server is not None:
         judging = there(
             ctx, server, key_env=key_env, neighbors=neighbors, explaining=explaining, heatmap=heatmap,
@@ -134,6 +139,8 @@ def command(
         )  # fmt: skip
     counts = _counted(ctx, rows, shown, output)
     _summary(ctx, counts, judging.calibration, output)
+    if maps_left:
+        remark(ctx, f"the heat maps in {heatmap} are no inputs and were left out")
     return _outcome(ctx, counts, fail_on, failed=bool(counts["failed"] or (judging.maps and judging.maps.failed)))
 
 
