@@ -144,6 +144,17 @@ def test_labelled_collections(jpegs: list[bytes]) -> None:
         list(dataset_samples(whole.remove_columns("label")))
 
 
+def test_bytes_of_images_are_in_no_sample(jpegs: list[bytes]) -> None:
+    """Neither the image's own, where its column is one of bytes, nor other columns'."""
+    rows = {"image": jpegs, "mask": jpegs, "label": ["real"] * 4, "note": list("abcd")}
+    plain = datasets.Dataset.from_dict(rows)
+    untold = plain.to_iterable_dataset()
+    untold.info.features = None
+    assert untold.features is None
+    for form in (plain, plain.to_iterable_dataset(), untold):
+        assert [s.extra for s in dataset_samples(form, image="image")] == [{"note": note} for note in "abcd"]
+
+
 def test_a_saved_data_set_is_read_by_the_commands(toy_detector: Detector, tmp_path: Path) -> None:
     known = toy_samples()[:12]
     rows = {

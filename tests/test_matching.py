@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +186,15 @@ def test_every_image_of_the_collection_is_in_the_list_or_left_out_with_a_reason(
     record = json.loads((tmp_path / "m" / "match.json").read_text())
     assert record["left_out"] == made.to_dict()["left_out"]
     assert sum(record["left_out"].values()) + 2 * record["pairs"] == 245
+
+
+def test_a_cell_that_is_no_number_is_none_in_the_list(data: Path, tmp_path: Path) -> None:
+    """Other readers of JSON refuse the whole line."""
+    odd = {"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": float("-inf")}, "e": "NaN"}
+    write_matched((replace(s, extra=odd) for s in open_dataset(data)), tmp_path / "m", sizes=(32, 48, 64))
+    rows = (tmp_path / "m" / "manifest.jsonl").read_text().splitlines()
+    columns = json.loads(rows[0], parse_constant=pytest.fail)["original"]["columns"]
+    assert columns == {"a": None, "b": [1.5, None], "c": {"d": None}, "e": "NaN"}
 
 
 def content(folder: Path) -> dict[str, bytes]:

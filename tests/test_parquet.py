@@ -116,6 +116,26 @@ def test_labels_come_from_the_row(tmp_path: Path) -> None:
         list(open_dataset(shard(path, PICTURES[:1])))
 
 
+def test_other_columns_of_bytes_are_not_kept(tmp_path: Path) -> None:
+    """Those of a whole collection would not fit into memory."""
+    mask = {"bytes": PICTURES[1], "path": None}
+    others = {
+        "label": ["real", "fake"], "note": ["a", "b"], "boxes": [[1, 2], []], "mask": [mask, mask],
+        "thumb": [b"x", None], "crops": [[b"x"], []], "inner": [{"masks": [mask]}] * 2, "place": [{"x": 1}] * 2,
+    }  # fmt: skip
+    path = shard(tmp_path / "x.parquet", PICTURES[:2], **others)
+    assert [s.extra for s in open_dataset(path)] == [
+        {"note": "a", "boxes": [1, 2], "place": {"x": 1}},
+        {"note": "b", "boxes": [], "place": {"x": 1}},
+    ]
+    listed = shard(tmp_path / "rows.parquet", ["a.png", "b.png"], "file", **others)
+    assert [s.extra["note"] for s in open_dataset(listed)] == ["a", "b"]
+    assert not {"mask", "thumb", "crops", "inner"} & set(next(iter(open_dataset(listed))).extra)
+    both = shard(tmp_path / "two.parquet", PICTURES[:2], mask=[mask, mask])
+    with pytest.raises(DataError, match="no 'label'"):
+        list(open_dataset(both))
+
+
 def test_a_listing_for_a_cluster_names_the_rows(tmp_path: Path) -> None:
     """Shards that lie in a walked folder, beside other images."""
     from univfd.distributed.entry import table_of

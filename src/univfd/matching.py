@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -301,14 +302,23 @@ def _row(found: Measured, file: str, group: int, pair: int, side: int, size: int
         "file": file, "label": sample.label.word, "generator": sample.generator, "source": sample.source,
         "family": sample.family, "split": sample.split, "subset": sample.subset,
         "group": f"matched {group}", "license": sample.licence, "pair": pair, "side": side, "bytes": size,
-        "original": original | ({"columns": dict(sample.extra)} if sample.extra else {}),
+        "original": original | ({"columns": _finite(dict(sample.extra))} if sample.extra else {}),
     }  # fmt: skip
+
+
+def _finite(value: Any) -> Any:
+    """The same, with None for numbers that JSON has not: nan, as an empty cell of a table is read, and infinity."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(row, default=str) + "\n")
+            file.write(json.dumps(row, default=str, allow_nan=False) + "\n")
 
 
 def _remarks(measured: Sequence[Measured], pairs: Sequence[Pair]) -> tuple[str, ...]:

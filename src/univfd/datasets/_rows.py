@@ -16,6 +16,29 @@ TEXTS = ("generator", "source", "group", "licence", "family", "split", "subset")
 """Columns that are text and may be absent; `license` is read as `licence` too."""
 
 
+_USED = frozenset(["file", "label", "license", *TEXTS])
+
+
+def plain_columns(schema: Any) -> list[str]:
+    """The columns of a Parquet file that a row is read with: without other images, masks and vectors as bytes.
+
+    They would be held for every row of the collection, and nothing reads them.
+
+    Args:
+        schema: Arrow's.
+    """
+    return [field.name for field in schema if field.name in _USED or not _holds_bytes(field.type)]
+
+
+def _holds_bytes(kind: Any) -> bool:
+    from pyarrow import types
+
+    kind = getattr(kind, "storage_type", kind)  # of an extension type
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+        return True
+    return any(_holds_bytes(kind.field(i).type) for i in range(kind.num_fields))
+
+
 def sample_of(row: Mapping[Any, Any], ref: ImageRef, where: str) -> Sample:
     """A sample from named values.
 

@@ -88,19 +88,25 @@ def _class_of(value: Any, names: Any, classes: Mapping[str, Label | str] | None,
 def _rows(dataset: Any, image: str | None, place: str) -> Iterator[tuple[ImageRef, dict[str, Any]]]:
     """References and the plain values of the other columns; other images, sounds and the like are passed over."""
     rows, column = undecoded(dataset, image)
-    plain = None if rows.features is None else [n for n, kind in rows.features.items() if _is_plain(kind)]
+    kinds = rows.features
+    plain = None if kinds is None else [n for n, kind in kinds.items() if n != column and _is_plain(kind)]
     if random_access(rows):
         values = rows.select_columns(plain) if plain else ({} for _ in range(len(rows)))
         for ref, others in zip(dataset_refs(dataset, column, place), values, strict=True):
             yield _ref(ref), dict(others)
         return
     for number, row in enumerate(rows):
-        others = {n: v for n, v in row.items() if n != column and (plain is None or n in plain)}
+        others = {n: row[n] for n in (_plain_names(row, column) if plain is None else plain)}
         yield _ref(stored_ref(row[column], f"{place}/{number}")), others
 
 
 def _is_plain(kind: Any) -> bool:
-    return type(kind).__name__ in {"Value", "ClassLabel"}
+    return type(kind).__name__ == "ClassLabel" or (type(kind).__name__ == "Value" and "binary" not in kind.dtype)
+
+
+def _plain_names(row: Mapping[str, Any], column: str) -> list[str]:
+    """Of a data set that does not know its columns' types."""
+    return [name for name, value in row.items() if name != column and not isinstance(value, bytes | Mapping)]
 
 
 def _ref(found: ImageRef | Failure) -> ImageRef:

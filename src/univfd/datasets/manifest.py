@@ -2,7 +2,7 @@
 
 Columns: `file` (relative to the table's folder) and `label` (`real`/`fake`) are needed; `generator`, `source`,
 `group`, `license` or `licence`, `family`, `split` and `subset` are used where present; the others are kept in
-`Sample.extra`.
+`Sample.extra`, but those of a Parquet file that hold bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..errors import DataError
 from ..sources import display_name
 from ..storage import parsed
 from ..types import ImageRef, Sample
-from ._rows import sample_of
+from ._rows import plain_columns, sample_of
 
 
 def read_manifest(path: Path) -> Iterator[Sample]:
@@ -79,7 +79,7 @@ def _parquet(path: Path) -> Iterator[Any]:
         raise registry.missing_extra("a Parquet manifest", error) from error
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches():
+            for batch in file.iter_batches(columns=plain_columns(file.schema_arrow)):
                 yield from batch.to_pylist()
     except (pa.ArrowException, UnicodeError, OSError) as error:
         raise DataError(f"{path} is no readable Parquet file: {error}") from error

@@ -1,8 +1,9 @@
 """Parquet shards that hold the images themselves (extra `parquet`), as the `datasets` library and hubs have them.
 
-One column of encoded images (`image.bytes`, or bytes) and the columns of a manifest: `label`, `generator` and so on. A
-number in `label` stands for the class that the file's own metadata name; where they name none, 0 is real and 1 fake.
-The split is what the row says, or the folder or beginning of the shard's name (`train-00000-of-00004.parquet`).
+One column of encoded images (`image.bytes`, or bytes) and the columns of a manifest: `label`, `generator` and so on;
+other columns of bytes (masks, thumbnails) are not read. A number in `label` stands for the class that the file's own
+metadata name; where they name none, 0 is real and 1 fake. The split is what the row says, or the folder or beginning of
+the shard's name (`train-00000-of-00004.parquet`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..errors import DataError, InputError
 from ..sources import IMAGE_SUFFIXES, cell_refs, files_below, image_column, is_parquet, is_tar
 from ..storage import parsed
 from ..types import Failure, Sample
-from ._rows import SPLITS, sample_of
+from ._rows import SPLITS, plain_columns, sample_of
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def _shard(shard: Path, column: str) -> Iterator[Sample]:
     try:
         with pq.ParquetFile(shard) as file:
             names = _class_names(file.schema_arrow)
-            others = [field.name for field in file.schema_arrow if field.name != image]
+            others = [name for name in plain_columns(file.schema_arrow) if name != image]
             for group in range(file.num_row_groups):
                 for row in file.read_row_group(group, columns=others).to_pylist():
                     ref = next(refs)
