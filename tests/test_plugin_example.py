@@ -53,6 +53,11 @@ def test_its_classifier_and_its_output(installed: Path, tmp_path: Path) -> None:
     assert len(lines) == 2 + 13
     assert sum("| fake |" in line for line in lines) == 12  # the shift is more than any score
     assert sum(r"a\|b.png | not-an-image | |" in " ".join(line.split()) for line in lines) == 1
+    again = ("detect", data, "--detector", tmp_path / "mine", "-o", tmp_path / "out.md", "--resume")
+    said = univfd_with(installed, *again, code=2)
+    assert "a Markdown table cannot be resumed; use .jsonl" in said
+    assert "Traceback" not in said
+    assert [p.name for p in tmp_path.glob("*out.md*")] == ["out.md"]
 
 
 def test_its_errors_are_the_users(installed: Path, tmp_path: Path) -> None:

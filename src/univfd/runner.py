@@ -162,7 +162,7 @@ def _open_journal(journal: Path, output: Path, format_writer: type[Writer], dete
         try:
             with copy.open("wb") as file:
                 keeper = writer(_JOURNAL)(file)
-                for row in _checked(format_writer.read(output), output):
+                for row in _checked(_rows_of(format_writer, output), output):
                     _same_detector(row, detector, output)
                     keeper.write(row)
             copy.rename(journal)
@@ -172,6 +172,11 @@ def _open_journal(journal: Path, output: Path, format_writer: type[Writer], dete
     begun.truncate(_whole_rows(begun))
     begun.seek(0, 2)
     return begun
+
+
+def _rows_of(format_writer: type[Writer], output: Path) -> Iterator[Any]:
+    """The rows of a finished output; what a plug-in's `read` raises at once, it raises as they are gone through."""
+    yield from format_writer.read(output)
 
 
 def _checked(rows: Iterable[Any], path: Path, states: Sequence[str] = _STATES) -> Iterator[Row]:
