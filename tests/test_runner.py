@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -182,6 +183,110 @@ def test_a_long_last_line_that_was_cut(tmp_path: Path, monkeypatch: pytest.Monke
     self_cut = tmp_path / "x.jsonl.partial"
     self_cut.write_bytes(b'{"status": "ok", "image": "a", "detector": "d@1"}\n{"image": "' + b"b" * 500)
     assert run(tmp_path / "x.jsonl", refs("a", "c"), resume=True) == ["a", "c"]
+
+
+class Whole(Row):
+    """A row as a detector gives it, with what options add."""
+
+    def __init__(self, name: str, neighbors: int = 1, fakes: int = 9, origin: object = ...) -> None:
+        super().__init__(name)
+        near = {"label": "real", "distance": 0.5, "generator": "", "source": "s", "key": "k", "row": 0}
+        self.beside: dict[str, object] = {"nearest_real": [near] * neighbors}
+        self.beside["nearest_fake"] = [near] * min(neighbors, fakes)
+        self.beside |= {} if origin is ... else {"provenance": origin}
+
+    def to_dict(self) -> dict[str, object]:
+        return super().to_dict() | self.beside
+
+
+READ = {"c2pa": "none", "claims": [], "findings": []}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "explained": {"neighbors": 3},
+    "few fakes": {"neighbors": 3, "fakes": 1},
+    "no bank": {"neighbors": 0},
+    "origin": {"origin": READ},
+    "no file": {"origin": None},
+    "both": {"neighbors": 3, "origin": READ},
+}
+
+
+def judged(output: Path, format: str, names: str, options: dict[str, Any], resume: bool = False) -> list[str]:
+    def line(refs: Iterable[ImageRef | Failure]) -> Iterator[Row | Failure]:
+        for ref in refs:
+            yield Whole(ref.name, **options) if isinstance(ref, ImageRef) else ref
+
+    inputs = [Failure("broken", "truncated", "cut"), *refs(*names)]
+    rows = runner.run(line, inputs, output, format, detector="d@1", resume=resume)
+    return [str(r["image"]) for r in rows]
+
+
+@pytest.mark.parametrize("format", ["jsonl", "json", "csv", "parquet"])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("cut", [False, True])
+def test_the_same_options_go_on(
+    format: str, options: dict[str, Any], cut: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / f"x.{format}"
+    judged(out, format, "ab", options)
+    assert judged(out, format, "abcd", options, resume=True) == ["broken", *"abcd"]
+    if cut:
+        with out.with_name(f"x.{format}.partial").open("wb") as file:
+            keeper = runner.writer("jsonl")(file)
+            for row in runner.writer(format).read(out):
+                keeper.write(row)
+        out.unlink()
+    assert judged(out, format, "abcdef", options, resume=True) == ["broken", *"abcdef"]
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("format", ["jsonl", "json", "csv", "parquet"])
+@pytest.mark.parametrize(
+    ("first", "then", "said"),
+    [
+        ("plain", "origin", "without provenance; this run is with it"),
+        ("explained", "both", "without provenance; this run is with it"),
+        ("origin", "plain", "with provenance; this run is without it"),
+        ("both", "plain", "with provenance; this run is without it"),
+    ],
+)
+def test_rows_with_provenance_do_not_mix_with_others(
+    format: str, first: str, then: str, said: str, tmp_path: Path
+) -> None:
+    out = tmp_path / f"x.{format}"
+    judged(out, format, "ab", OPTIONS[first])
+    before = out.read_bytes()
+    with pytest.raises(UsageError, match=f"was begun {said}. Give the same options"):
+        judged(out, format, "abc", OPTIONS[then], resume=True)
+    assert out.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+    assert judged(out, format, "abc", OPTIONS[first], resume=True) == ["broken", *"abc"]
+
+
+@pytest.mark.parametrize(("format", "remarks"), [("jsonl", 1), ("json", 1), ("csv", 0), ("parquet", 0)])
+@pytest.mark.parametrize(("first", "then"), [("plain", "explained"), ("few fakes", "plain")])
+def test_another_number_of_neighbours_is_a_remark(
+    format: str, remarks: int, first: str, then: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / f"x.{format}"
+    judged(out, format, "ab", OPTIONS[first])
+    assert judged(out, format, "abcd", OPTIONS[then], resume=True) == ["broken", *"abcd"]
+    assert caplog.text.count("another number of neighbours than this run's") == remarks
+
+
+def test_rows_of_a_format_that_keeps_little_tell_no_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Short(runner.writer("jsonl")):  # type: ignore[misc]
+        """As a plug-in's may be."""
+
+        def write(self, row: dict[str, object]) -> None:
+            super().write({name: row[name] for name in ("image", "status")})
+
+    real = runner.registry.load
+    monkeypatch.setattr(runner.registry, "load", lambda room, name: Short if name == "short" else real(room, name))
+    out = tmp_path / "x.short"
+    for names, options in (("ab", OPTIONS["both"]), ("abc", OPTIONS["both"]), ("abcd", OPTIONS["plain"])):
+        assert judged(out, "short", names, options, resume=True) == ["broken", *names]
 
 
 def test_an_interrupted_run_is_not_overwritten(tmp_path: Path) -> None:

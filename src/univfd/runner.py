@@ -6,6 +6,7 @@ When the last row is there the output is written in its own format and moved int
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from .sources import Source, expand
 from .storage import cannot_write, locked, parsed, replace_file
 from .types import Failure, ImageRef
 from .writers import FLAT_COLUMNS, Row, Writer, flat
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
@@ -92,7 +95,8 @@ def run(
 
     Raises:
         OutputExistsError: the output, or the journal of an unfinished run, is there and `resume` was not asked for.
-        UsageError: the earlier run was by another detector, or `retry` without `resume`.
+        UsageError: the earlier run was by another detector, or with provenance where this one is without, or the other
+            way round; or `retry` without `resume`.
         UnivFDError: the output cannot be written.
         OSError: as `line` and `images` raise it.
     """
@@ -104,18 +108,24 @@ def run(
     try:
         with (
             locked(journal),
-            _without_trace(journal, not journal.exists()),
+            _without_trace(journal) as taken_up,
             _open_journal(journal, output, format_writer, detector, resume) as file,
         ):
+            taken_up.append(file.tell())
             named: Counter[str] = Counter()
+            shown: dict[str, set[int]] = {}
             waiting: dict[str, Row] = {}
             for row in _noting(_earlier(journal, named, waiting, retry), elsewhere):
                 _same_detector(row, detector, output)
+                for name, value in _options_of(row, format).items():
+                    shown.setdefault(name, set()).add(value)
                 yield row
             again = frozenset(waiting)
             keeper = writer(_JOURNAL)(file)
+            compared = False
             for item in _noting(line(_remaining(expand(images), named, again)), elsewhere):
                 row = item.to_dict()
+                compared = compared or _same_options(row, shown, output, format)
                 for name in _answered(row["image"], waiting):
                     del waiting[name]
                     keeper.write({"image": name, "status": _VOID})  # first: at worst it is judged once more
@@ -140,12 +150,17 @@ def _noting(items: Iterable[_T], errors: list[OSError]) -> Iterator[_T]:
 
 
 @contextmanager
-def _without_trace(journal: Path, own: bool) -> Iterator[None]:
-    """Remove this run's own journal where it has no row in the end: it would only stand in the way of the next run."""
+def _without_trace(journal: Path) -> Iterator[list[int]]:
+    """Remove a journal that this run began and added no row to: it would only stand in the way of the next run.
+
+    Gives a list for the bytes that were taken up from a finished output.
+    """
+    own = not journal.exists()
+    taken_up: list[int] = []
     try:
-        yield
+        yield taken_up
     finally:
-        if own and journal.exists() and not journal.stat().st_size:
+        if own and journal.exists() and journal.stat().st_size <= sum(taken_up):
             journal.unlink()
 
 
@@ -279,6 +294,51 @@ def _whole_rows(file: IO[bytes]) -> int:
 def _same_detector(row: Row, detector: str, output: Path) -> None:
     if row.get("detector", detector) != detector:
         raise UsageError(f"{output} was begun by {row['detector']}; this is {detector}. Choose another output")
+
+
+def _options_of(row: Row, format: str) -> dict[str, int]:
+    """What a row shows of the options of its run, as far as its format does; nothing, where it failed.
+
+    Args:
+        row: as it was written, or read back.
+        format: of the output. CSV and Parquet have one neighbour whatever was asked for, a plug-in's format who knows.
+    """
+    if row["status"] != "ok" or format not in SUFFIXES.values():
+        return {}
+    shown = {}
+    if row.get("provenance", "not asked for") is not None:  # None: no file was read, which flat formats leave empty
+        shown["provenance"] = int("provenance" in row)
+    if format in {"jsonl", "json"}:
+        shown["neighbours"] = max(len(row.get(side, [])) for side in ("nearest_fake", "nearest_real"))
+    return shown
+
+
+def _same_options(row: Row, earlier: Mapping[str, Container[int]], output: Path, format: str) -> bool:
+    """Whether a row of this run shows its options: the first that does is compared with the rows of an earlier run.
+
+    With the same options and the same detector all verdicts show the same, also where a bank has few rows or none.
+
+    Args:
+        row: of this run.
+        earlier: all values of `_options_of` in the rows of the earlier one.
+        output: for the message.
+        format: of the output.
+
+    Raises:
+        UsageError: some rows would have provenance, and others not. Another number of neighbours is only remarked upon:
+            a page of evidence may be made of the rest of a run.
+    """
+    shown = _options_of(row, format)
+    differing = [name for name, value in shown.items() if value not in earlier.get(name, [value])]
+    if "provenance" in differing:
+        words = ("without", "with") if shown["provenance"] else ("with", "without")
+        raise UsageError(
+            f"{output} was begun {words[0]} provenance; this run is {words[1]} it. Give the same options, or choose "
+            "another output"
+        )
+    if differing:
+        log.warning("%s: rows of the earlier run have another number of neighbours than this run's", output)
+    return bool(shown)
 
 
 def _remaining(
