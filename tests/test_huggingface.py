@@ -194,6 +194,31 @@ def test_verdicts_as_columns(toy_detector: Detector, jpegs: list[bytes]) -> None
         add_verdicts(judged, toy_detector)
 
 
+def test_no_column_is_overwritten_where_the_data_set_does_not_know_its_columns(
+    toy_detector: Detector, jpegs: list[bytes]
+) -> None:
+    rows = datasets.IterableDataset.from_generator(lambda: ({"image": j, "univfd_verdict": "mine"} for j in jpegs))
+    assert rows.features is None
+    with pytest.raises(UsageError, match="the data set has univfd_verdict already; give another prefix"):
+        list(add_verdicts(rows, toy_detector, image="image"))
+    judged = list(add_verdicts(rows, toy_detector, image="image", prefix="x_"))
+    assert [(r["univfd_verdict"], r["x_status"]) for r in judged] == [("mine", "ok")] * 4
+
+
+def test_verdicts_keep_the_format_of_a_data_set(toy_detector: Detector, jpegs: list[bytes]) -> None:
+    for whole in (made(jpegs), made(jpegs).select([])):
+        assert add_verdicts(whole, toy_detector).format["type"] is None
+        chosen = add_verdicts(whole.with_format("numpy", columns=["label"], dtype=np.float32), toy_detector).format
+        assert (chosen["type"], chosen["format_kwargs"]) == ("numpy", {"dtype": np.float32})
+        assert chosen["columns"][0] == "label"
+        assert "univfd_score" in chosen["columns"]
+        assert not {"image", "generator"} & set(chosen["columns"])
+        every = add_verdicts(whole.with_format("numpy"), toy_detector)
+        assert every.format["columns"] == every.column_names
+    turned = made(jpegs).with_transform(lambda batch: {"n": [len(batch["univfd_verdict"])]})
+    assert add_verdicts(turned, toy_detector)[:3] == {"n": [3]}
+
+
 def test_no_rows_have_the_columns_too_and_splits_are_named(toy_detector: Detector, jpegs: list[bytes]) -> None:
     judged = add_verdicts(made(jpegs).select([]), toy_detector)
     assert list(judged["univfd_verdict"]) == []
@@ -278,6 +303,19 @@ def test_what_a_pipeline_refuses(
     rows = pipeline(calibrated, unreadable="row")([b"", jpegs[0]])
     assert (rows[0][0]["label"], rows[0][0]["score"], rows[0][0]["error"]) == ("failed", None, "empty")
     assert len(rows[1]) == 2
+
+
+def test_a_table_is_no_list_of_images(calibrated: Detector, jpegs: list[bytes]) -> None:
+    """Going through one gives the names of its columns."""
+    import pandas as pd
+    import polars as pl
+    import pyarrow as pa
+
+    classify = pipeline(calibrated, unreadable="row")
+    for table in (pd.DataFrame({"image": jpegs}), pl.DataFrame({"image": jpegs}), pa.table({"image": jpegs})):
+        with pytest.raises(UsageError, match=r"a table; give one column of it \(table\['path'\]\)"):
+            classify(table)
+        assert len(list(classify(table["image"]))) == 4
 
 
 def test_the_pipeline_imports_no_library_of_theirs() -> None:

@@ -25,6 +25,7 @@ from ..sources import (
     is_single,
     one_each,
     random_access,
+    refuse_tables,
     stored_ref,
     undecoded,
 )
@@ -91,9 +92,17 @@ class VerdictColumns:
         import datasets
 
         new = {self.prefix + name: datasets.Value(_TYPES[kind]) for name, kind in _COLUMNS}
-        if taken := sorted(set(new) & set(before or {})):
-            raise UsageError(f"the data set has {', '.join(taken)} already; give another prefix")
+        self.require_new(before or {})
         return datasets.Features({**(before or {}), **new})
+
+    def require_new(self, names: Iterable[str]) -> None:
+        """That no column of the data set has the name of a new one, which would take its place.
+
+        Raises:
+            UsageError: one has.
+        """
+        if taken := sorted({self.prefix + name for name, _ in _COLUMNS} & set(names)):
+            raise UsageError(f"the data set has {', '.join(taken)} already; give another prefix")
 
     def _opened(self) -> Detector:
         """The detector; opened here where this object came from another process.
@@ -129,7 +138,8 @@ def add_verdicts(
     """A data set with verdicts as further columns; its other columns are as they were.
 
     Args:
-        dataset: a `datasets.Dataset`, or an `IterableDataset`, which is worked on as it is read.
+        dataset: a `datasets.Dataset`, which keeps its format or transform; or an `IterableDataset`, which is worked on
+            as it is read and has no format then (`with_format` gives it one).
         detector: an open detector, or the name or folder of one.
         image: the column of images; default: the only one of type `Image`.
         prefix: of the new columns.
@@ -137,7 +147,8 @@ def add_verdicts(
         max_pixels: larger images cannot be read.
 
     Raises:
-        UsageError: no such column, or the new ones are there already.
+        UsageError: no such column, or the new ones are there already (of an `IterableDataset` that does not know its
+            columns: as it is read).
     """
     import datasets
 
@@ -146,17 +157,34 @@ def add_verdicts(
     features = columns.features(rows.features)
     if random_access(rows) and not len(rows):  # `map` does not call what it has no rows for
         every = columns.features(dataset.features)
-        return datasets.Dataset.from_dict({name: [] for name in every}, features=every)
+        return _in_format_of(dataset, datasets.Dataset.from_dict({name: [] for name in every}, features=every))
     if random_access(rows):
         made = rows.select_columns([column]).map(
             columns, batched=True, batch_size=batch_size, remove_columns=[column], features=columns.features(),
             desc="verdicts",
         )  # fmt: skip
-        return datasets.concatenate_datasets([dataset, made], axis=1)
+        return _in_format_of(dataset, datasets.concatenate_datasets([dataset, made], axis=1))
     if rows.features is None:
-        return rows.map(columns, batched=True, batch_size=batch_size)
+
+        def judged(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+            columns.require_new(batch)
+            return columns(batch)
+
+        return rows.map(judged, batched=True, batch_size=batch_size)
     made = rows.map(columns, batched=True, batch_size=batch_size, features=features)
     return made.cast_column(column, dataset.features[column])
+
+
+def _in_format_of(dataset: Any, made: Any) -> Any:
+    """The format or transform of a `Dataset` given to one that has more columns; the new ones are in it."""
+    form = dataset.format
+    chosen = list(form["columns"])
+    restricted = set(chosen) != set(dataset.column_names)
+    new = [name for name in made.column_names if name not in dataset.column_names]
+    return made.with_format(
+        form["type"], columns=chosen + new if restricted else None, output_all_columns=form["output_all_columns"],
+        **form["format_kwargs"],
+    )  # fmt: skip
 
 
 class ImageClassification:
@@ -210,12 +238,13 @@ class ImageClassification:
 
         Raises:
             InputError: an image that cannot be read, unless `unreadable` is `row`.
-            UsageError: an input that is not exactly one image, or `top_k` below 1.
+            UsageError: an input that is not exactly one image, a table, or `top_k` below 1.
         """
         if top_k is not None and top_k < 1:
             raise UsageError(f"top_k is {top_k}; expected at least 1")
         if is_dataset(images):
             return self._each(dataset_refs(images), top_k)
+        refuse_tables(images)
         if is_single(images):
             return next(self._each(one_each([images]), top_k))
         results = self._each(one_each(cast("Iterable[Source]", images)), top_k)

@@ -71,6 +71,7 @@ __all__ = [
     "place_of",
     "random_access",
     "read_bytes",
+    "refuse_tables",
     "sniff",
     "stored_ref",
     "tar_entries",
@@ -111,11 +112,7 @@ def expand(inputs: Source | Iterable[Source]) -> Iterator[ImageRef | Failure]:
     if is_dataset(inputs):
         yield from dataset_refs(inputs)
         return
-    refuse_splits(inputs)
-    if hasattr(inputs, "columns") or hasattr(inputs, "column_names"):  # iterating one gives names, not images
-        raise UsageError(
-            f"cannot read images from {type(inputs).__name__}, a table; give one column of it (table['path'])"
-        )
+    refuse_tables(inputs)
     if not is_single(inputs):
         for each in cast("Iterable[Source]", inputs):
             try:
@@ -124,6 +121,19 @@ def expand(inputs: Source | Iterable[Source]) -> Iterator[ImageRef | Failure]:
                 yield Failure(f"<{type(each).__name__}>", error.code, str(error))
     else:
         yield from _expand_one(inputs)
+
+
+def refuse_tables(value: Any) -> None:
+    """That it is no table of several columns: going through one gives names, not images.
+
+    Raises:
+        UsageError: it is one, or a dictionary of splits.
+    """
+    refuse_splits(value)
+    if hasattr(value, "columns") or hasattr(value, "column_names"):
+        raise UsageError(
+            f"cannot read images from {type(value).__name__}, a table; give one column of it (table['path'])"
+        )
 
 
 def one_each(inputs: Iterable[Source]) -> Iterator[ImageRef | Failure]:
