@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import sklearn
+from PIL import Image
 from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import ColumnTransformer
@@ -115,6 +117,26 @@ def test_one_row_an_image_or_an_error(tmp_path: Path) -> None:
     assert embedder.transform([]).shape == (0, 48)
 
 
+def test_a_missing_value_is_an_image_that_cannot_be_read() -> None:
+    good = encoded(picture(0))
+    lenient = ImageEmbedder("toy", unreadable="nan")
+    columns = [
+        [good, None], [good, float("nan")], pd.Series([good, pd.NA]), pd.Series([good, pd.NaT], dtype=object),
+        pd.DataFrame({"image": [good, None]}), np.array([good, np.nan], dtype=object), pa.array([good, None]),
+    ]  # fmt: skip
+    for column in columns:
+        assert np.isnan(lenient.transform(column)).all(axis=1).tolist() == [False, True]
+        with pytest.raises(EmptyFileError, match="row 1: the row holds no image"):
+            ImageEmbedder("toy").transform(column)
+
+
+def test_one_tap_may_be_a_name(images: tuple[list[bytes], np.ndarray]) -> None:
+    one = ImageEmbedder("toy", taps="mean.1")
+    np.testing.assert_array_equal(
+        clone(one).fit_transform(images[0][:2]), ImageEmbedder("toy", taps=("mean.1",)).transform(images[0][:2])
+    )
+
+
 def test_what_is_not_exactly_one_image_each_is_refused(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / f"{name}.jpg").write_bytes(encoded(picture(0)))
@@ -128,8 +150,11 @@ def test_what_is_not_exactly_one_image_each_is_refused(tmp_path: Path) -> None:
     for call in ("fit", "transform"):
         with pytest.raises(UsageError, match="unreadable is 'drop'"):
             getattr(ImageEmbedder("toy", unreadable="drop"), call)([])
-    with pytest.raises(UsageError, match="input 1: cannot read an image from NoneType"):
-        ImageEmbedder("toy", unreadable="nan").transform([encoded(picture(0)), None])
+    for one in (Image.fromarray(picture(0)), np.array("a.jpg"), 5, None, {"bytes": encoded(picture(0))}):
+        with pytest.raises(UsageError, match="X is one input"):
+            embedder.transform(one)
+    with pytest.raises(UsageError, match="input 1: cannot read an image from int"):
+        ImageEmbedder("toy", unreadable="nan").transform([encoded(picture(0)), 5])
     with pytest.raises(UsageError, match="lose zeros at their end"):
         embedder.transform(np.array([encoded(picture(0))]))
     with pytest.raises(UnknownNameError, match="no view"):

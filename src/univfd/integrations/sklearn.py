@@ -11,7 +11,7 @@ scikit-learn.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -23,9 +23,9 @@ from sklearn.utils import Tags
 
 from ..backbones import Backbone, open_backbone
 from ..embedding import Loaded, embed_images, space_of
-from ..errors import UsageError
+from ..errors import EmptyFileError, UsageError
 from ..images import DEFAULT_MAX_PIXELS
-from ..sources import Source, error_of, one_each
+from ..sources import Source, error_of, is_single, one_each
 from ..types import Failure, FeatureSpace, FloatArray
 from ..views import View
 from ..views import view as named_view
@@ -41,10 +41,10 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
 
     Args:
         backbone: as for `univfd.open_backbone`.
-        taps: layers, side by side.
+        taps: layers, side by side; or the name of one.
         view: name of the view that cuts the crops.
-        unreadable: what an image that cannot be read comes to: `error` raises, `nan` gives a row of nan. A row is never
-            left out, for the labels would no longer fit.
+        unreadable: what an image that cannot be read, or is missing (None, nan, `pandas.NA`), comes to: `error` raises,
+            `nan` gives a row of nan. A row is never left out, for the labels would no longer fit.
         batch_size: images a batch of the encoder; default: sized for the machine.
         workers: decoding threads; default: one per CPU.
         threads: for the encoder; default: the CPUs this process may use.
@@ -58,7 +58,7 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
         self,
         backbone: str | Path = "clip-vit-b-16",
         *,
-        taps: Sequence[str] = ("proj",),
+        taps: str | Sequence[str] = ("proj",),
         view: str = "native",
         unreadable: Literal["error", "nan"] = "error",
         batch_size: int | None = None,
@@ -102,13 +102,15 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
             `(N, D)` float32, in order.
 
         Raises:
-            InputError: an image that cannot be read, of the error's own class; unless `unreadable` is `nan`.
-            UsageError: an element that is not exactly one image, one path in place of several, or a wrong `unreadable`.
+            InputError: an image that cannot be read or is missing, of the error's own class; unless `unreadable` is
+                `nan`.
+            UsageError: an element that is not exactly one image, one image in place of several, or a wrong
+                `unreadable`.
         """
         self._check_unreadable()
         backbone, cut = self._opened()
         batches = embed_images(
-            backbone, cut, one_each(_column(X)),
+            backbone, cut, one_each(_missing_failed(_column(X))),
             batch_size=self.batch_size, workers=self.workers, max_pixels=self.max_pixels,
         )  # fmt: skip
         parts = [np.empty((0, space_of(backbone, cut).dim), np.float32)]
@@ -142,7 +144,8 @@ class ImageEmbedder(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # s
 
     def _opened(self) -> tuple[Backbone, View]:
         """Encoder and view of the parameters as they are now."""
-        return _encoder(self.backbone, tuple(self.taps), self.threads), named_view(self.view)
+        taps = (self.taps,) if isinstance(self.taps, str) else tuple(self.taps)
+        return _encoder(self.backbone, taps, self.threads), named_view(self.view)
 
 
 @lru_cache(maxsize=1)
@@ -155,11 +158,11 @@ def _column(X: Any) -> Iterable[Source]:
     """What scikit-learn hands over -> an iterable of images.
 
     Raises:
-        UsageError: one path in place of several, or a table of several columns.
+        UsageError: one image in place of several, or a table of several columns.
     """
     if getattr(getattr(X, "dtype", None), "kind", "") == "S":
         raise UsageError("X is an array of NumPy's own bytes, which lose zeros at their end; give dtype=object")
-    if isinstance(X, str | bytes | Path):
+    if not X.ndim if isinstance(X, np.ndarray) else is_single(X):
         raise UsageError(f"X is one input ({X!r:.80}); give a list of images")
     shape: tuple[int, ...] = getattr(X, "shape", ())
     if len(shape) == 2:
@@ -170,3 +173,14 @@ def _column(X: Any) -> Iterable[Source]:
         return np.asarray(X, dtype=object)[:, 0]
     images: Iterable[Source] = X
     return images
+
+
+def _missing_failed(images: Iterable[Source]) -> Iterator[Source]:
+    """The same, with a failure in the place of each missing value of a column."""
+    for number, value in enumerate(images):
+        held = value.as_py() if hasattr(value, "as_py") else value  # Arrow's
+        absent = held is None or type(held).__name__ in {"NAType", "NaTType"}  # pandas is not imported for its own
+        if absent or (isinstance(held, float) and held != held):
+            yield Failure(f"row {number}", EmptyFileError.code, "the row holds no image")
+        else:
+            yield held
