@@ -15,7 +15,7 @@ from conftest import picture
 from univfd.backbones import feature_space, open_backbone
 from univfd.catalogue import entry
 from univfd.detector import load
-from univfd.errors import FeatureSpaceError, FormatError, UnknownNameError
+from univfd.errors import ChecksumError, FeatureSpaceError, FormatError, UnknownNameError
 
 DOCS = Path(__file__).parents[1] / "docs" / "backbones.md"
 SIZE, PATCH, WIDTH = 16, 8, 6
@@ -194,6 +194,25 @@ def apart() -> onnx.ModelProto:
     return model
 
 
+def apart_in_a_node(branch: bool) -> onnx.ModelProto:
+    """Beside the file too, but not among the graph's weights: in a `Constant`, or in a branch of an `If`."""
+    model = vit()
+    (weight,) = (t for t in model.graph.initializer if t.name == "square")
+    model.graph.initializer.remove(weight)
+    held = onnx.TensorProto(name="held", dims=weight.dims, data_type=weight.data_type)
+    held.data_location = TensorProto.EXTERNAL
+    entry = held.external_data.add()
+    entry.key, entry.value = "location", "encoder.onnx.data"
+    node = helper.make_node("Constant", [], ["inner" if branch else "square"], value=held)
+    if branch:
+        value = helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)
+        graph = helper.make_graph([node], "branch", [], [value])
+        model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+        node = helper.make_node("If", ["yes"], ["square"], then_branch=graph, else_branch=graph)
+    model.graph.node.insert(0, node)
+    return model
+
+
 VECTOR = 'output = "vector"\n'
 
 
@@ -219,6 +238,8 @@ VECTOR = 'output = "vector"\n'
         (baked, VECTOR, {}, "does not run on two crops"),
         (lambda: vit(mixes=True), VECTOR, {}, "depends on the other crops"),
         (apart, VECTOR, {}, "in a second file.*Save it in one piece"),
+        (lambda: apart_in_a_node(False), VECTOR, {}, "in a second file.*Save it in one piece"),
+        (lambda: apart_in_a_node(True), VECTOR, {}, "in a second file.*Save it in one piece"),
     ],
 )  # fmt: skip
 def test_exports_that_cannot_be_used(
@@ -237,6 +258,16 @@ def test_a_file_that_is_no_graph(tmp_path: Path) -> None:
         open_backbone(place)
     (place / "encoder.onnx").unlink()
     with pytest.raises(FormatError, match=r"encoder\.onnx is not there"):
+        open_backbone(place)
+
+
+def test_advice_about_a_damaged_preparation_names_the_folder(tmp_path: Path) -> None:
+    """`univfd models verify` knows an encoder of one's own by that alone."""
+    place = folder(tmp_path / "mine", vit(), VECTOR)
+    open_backbone(place)
+    (graph,) = (tmp_path / "home").rglob("graph.onnx")
+    graph.write_bytes(b"\xff" * graph.stat().st_size)
+    with pytest.raises(ChecksumError, match=f"univfd models verify {re.escape(str(place))}'"):
         open_backbone(place)
 
 

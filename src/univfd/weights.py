@@ -90,15 +90,15 @@ def verify(entry: Entry) -> None:
         OfflineError: nothing is in the cache (nothing is fetched here).
         ChecksumError: a file has changed; says what to do.
     """
-    place = folder(entry)
+    place, known = folder(entry), entry.folder or entry.name
     if not is_ready(entry):
-        raise OfflineError(f"{entry.name} is not in the cache ({place}); run 'univfd models fetch {entry.name}'")
+        raise OfflineError(f"{entry.name} is not in the cache ({place}); run 'univfd models fetch {known}'")
     for name, stated in _manifest(place)["files"].items():
         got = sha256_of(place / name)
         if got != stated["sha256"]:
             raise ChecksumError(
                 f"{place / name} has changed since it was made (sha256 {got}, expected {stated['sha256']}). "
-                f"Delete {place} and run 'univfd models fetch {entry.name}'"
+                f"Delete {place} and run 'univfd models fetch {known}'"
             )
 
 

@@ -62,7 +62,7 @@ class OnnxBackbone:
                 raise EngineError(f"engine {self.engine!r} does not start ({str(error)[:200]}). Take cpu") from error
             raise ChecksumError(
                 f"the prepared graph of {self.entry.name} cannot be opened ({str(error)[:200]}). Run 'univfd models "
-                f"verify {self.entry.name}'; if it fails, delete {self._folder} and fetch it again"
+                f"verify {self.entry.folder or self.entry.name}'; if it fails, delete {self._folder} and fetch it again"
             ) from error
         if session.get_providers()[0] != self._engine.provider:  # ONNX Runtime turns to the CPU without an error
             raise EngineError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import onnx
@@ -35,6 +35,26 @@ def tensor_names(graph: onnx.GraphProto) -> set[str]:
     found |= {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
     found |= {each.values.name for each in graph.sparse_initializer}
     return found.union(*(tensor_names(inner) for node in graph.node for inner in subgraphs(node)))
+
+
+def tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    """The values that nodes hold themselves (`Constant`), and those of the graphs inside of them."""
+    for node in nodes:
+        for a in node.attribute:
+            yield from ([a.t] if a.HasField("t") else [])
+            yield from a.tensors
+            for sparse in (*([a.sparse_tensor] if a.HasField("sparse_tensor") else []), *a.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+        for inner in subgraphs(node):
+            yield from weights_of(inner)
+
+
+def weights_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """All values that a graph holds, wherever."""
+    yield from graph.initializer
+    for each in graph.sparse_initializer:
+        yield from (each.values, each.indices)
+    yield from tensors(graph.node)
 
 
 def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:

@@ -8,6 +8,7 @@ the other crops of the batch is refused, since its vectors would mean something 
 from __future__ import annotations
 
 import re
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..catalogue import Entry
 from ..errors import FormatError
-from ._graph import rename, save, tensor_names
+from ._graph import rename, save, tensor_names, tensors, weights_of
 
 _INT64_MAX = np.iinfo(np.int64).max
 _OPTIONS = {"input", "output", "tokens", "block", "first_block", "last_block"}
@@ -79,7 +80,8 @@ def _read(published: Path, entry: Entry) -> onnx.ModelProto:
         model = onnx.load(str(published), load_external_data=False)
     except Exception as error:  # protobuf's own type, which differs between its versions
         raise FormatError(f"{entry.name}: {published.name} is not an ONNX file: {error}") from error
-    if any(i.data_location == TensorProto.EXTERNAL for i in model.graph.initializer):
+    held = chain(weights_of(model.graph), *(tensors(f.node) for f in model.functions))
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in held):
         raise FormatError(
             f"{entry.name}: the weights of {published.name} are in a second file, which its checksum would not cover. "
             'Save it in one piece: onnx.save(onnx.load("encoder.onnx"), "one.onnx")'
