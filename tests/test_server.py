@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -385,6 +386,22 @@ def test_detect_from_a_server_writes_what_detect_writes(server: Server, toy_fold
             assert tables[0] == tables[1]
         else:
             assert here.stdout == there.stdout
+
+
+def test_a_page_of_evidence_from_a_server_has_the_pictures(server: Server, toy_folder: Path, tmp_path: Path) -> None:
+    """As a local one has them: the client makes the small copies."""
+    for i in range(3):
+        (tmp_path / f"{i}.png").write_bytes(encoded(picture(i), "PNG"))
+    (tmp_path / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
+    shown = []
+    for where in (["--detector", toy_folder], ["--server", server.url]):
+        page = tmp_path / f"{len(shown)}.html"
+        images = sorted(tmp_path.glob("*.png"))
+        command = [sys.executable, "-m", "univfd", "detect", *images, *where, "--explain-html", page]
+        assert subprocess.run(list(map(str, command)), capture_output=True, check=False).returncode == 3
+        shown.append(re.findall(r'src="(data:image/jpeg;base64,[^"]+)"', page.read_text()))
+    assert len(shown[0]) == 3
+    assert shown[1] == shown[0]
 
 
 def test_the_client_tries_again_and_says_who_refuses(server: Server, tmp_path: Path) -> None:

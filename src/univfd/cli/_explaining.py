@@ -6,14 +6,16 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..embedding import OnPixels
-from ..errors import InputError
+from ..errors import InputError, MissingExtraError
+from ..images import decode
 from ..report.evidence import Beside, EvidencePage, Pictures, through
 from ..report.pictures import small_map, thumbnail
+from ..runner import Line
 from ..types import Failure, ImageRef, Pixels, Verdict
 from ..writers import Row
 
@@ -43,6 +45,25 @@ class Explaining:
     def beside(self, line: Judged) -> Judged:
         """The line, with a small copy of each image kept until its row comes."""
         return partial(self._watching, line)
+
+    def beside_service(self, line: Line) -> Line:
+        """The line of a service, with a small copy of each judged image made here: the service sends none."""
+
+        def watching(refs: Iterable[ImageRef | Failure]) -> Iterator[Any]:
+            waiting: deque[ImageRef | Failure] = deque()
+
+            def seen() -> Iterator[ImageRef | Failure]:
+                for ref in refs:
+                    waiting.append(ref)
+                    yield ref
+
+            for item in line(seen()):
+                ref, row = waiting.popleft(), item.to_dict()
+                if isinstance(ref, ImageRef) and row["status"] == "ok":
+                    self._small[row["image"], row["sha256"]].append(_small_copy(ref, row["sha256"]))
+                yield item
+
+        return watching
 
     def keep_map(self, image: str, sha256: str, png: bytes) -> None:
         """Keep a small copy of an image's heat map until its row comes; none of what is no picture."""
@@ -106,6 +127,15 @@ class Explaining:
     def _of(self, row: Row) -> Beside:
         key = (row["image"], row.get("sha256", ""))
         return Beside(_taken(self._small, key), _taken(self._maps, key))
+
+
+def _small_copy(ref: ImageRef, sha256: str) -> str:
+    """A small copy of the very file that was judged; none where this machine cannot read it."""
+    try:
+        decoded = decode(ref)
+    except (InputError, MissingExtraError, MemoryError):
+        return ""
+    return thumbnail(decoded.pixels) if decoded.sha256 == sha256 else ""
 
 
 def _taken(kept: dict[_Key, deque[str]], key: _Key) -> str:

@@ -135,6 +135,7 @@ def there(
                 maps.save(row.row["image"], row.row["sha256"], row.heatmap)
             yield row
 
+    shown = line if explaining is None else explaining.beside_service(line)
     known = {f.name for f in fields(Calibration)}  # a promise says more than that in words
     promised = Calibration.from_dict({name: value for name, value in about["promise"].items() if name in known})
-    return Judging(line, about["identity"], promised, maps, f"the service's bank, {about['bank_rows']} rows")
+    return Judging(shown, about["identity"], promised, maps, f"the service's bank, {about['bank_rows']} rows")
