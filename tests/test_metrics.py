@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -224,6 +225,13 @@ def test_risk_at_coverage_by_taking_image_after_image(seed: int, coverage: float
             errors += share * (times * wrong)[tied].sum()
             left -= share * times[tied].sum()
         assert risk == pytest.approx(errors / (coverage * times.sum()), abs=1e-9)
+
+
+def test_a_draw_without_any_answer_has_no_risk() -> None:
+    """As of one image in few; warnings are errors here."""
+    answers = metrics.confident(np.array([0.5]), np.array([True]))
+    with warnings.catch_warnings(action="error"):
+        np.testing.assert_array_equal(answers.risks(np.array([[0.0], [2.0]]), [0.5, 1.0]), [[np.nan] * 2, [1.0] * 2])
 
 
 @given(n=st.integers(1, 400), share=st.floats(0, 1))

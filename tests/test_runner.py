@@ -394,6 +394,21 @@ def test_an_error_that_is_not_the_output_s(error: Exception, rows: int, tmp_path
     assert run(out, refs("a", "b"), resume=bool(rows)) == ["a", "b"]
 
 
+def test_a_place_that_takes_no_file_is_not_another_process(tmp_path: Path) -> None:
+    with pytest.raises(UnivFDError, match=r"/proc/x\.jsonl cannot be written") as caught:
+        run(Path("/proc/x.jsonl"), refs("a"))
+    assert not isinstance(caught.value, OutputExistsError)
+
+
+def test_an_output_among_the_inputs_is_not_remarked_upon(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    rows = runner.run(line, tmp_path, tmp_path / "x.csv", "csv", detector="d@1")  # type: ignore[arg-type]
+    assert len(list(rows)) == 1
+    assert not caplog.text
+    list(runner.run(line, tmp_path, tmp_path / "y.csv", "csv", detector="d@1"))  # type: ignore[arg-type]
+    assert "1 files in" in caplog.text  # a finished one is a file like any other
+
+
 def test_an_empty_journal_of_another_run_is_left(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl.partial").touch()
     with pytest.raises(OutputExistsError):

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from commands import run as command
 from conftest import encoded, picture
 from layouts import LAYOUTS, items, write
 from univfd.datasets import open_dataset
+from univfd.errors import DataError
 from univfd.scan import Report, scan
 from univfd.types import Label, data_digest
 
@@ -185,3 +187,10 @@ print(sorted(heavy & {{m.partition(".")[0] for m in sys.modules}}))
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl"])
+def test_a_manifest_without_rows_is_no_data_set(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("file,label\n" if name == "x.csv" else "")
+    with pytest.raises(DataError, match=f"{name} holds no images"):
+        command("scan", tmp_path / name)

@@ -14,6 +14,7 @@ from conftest import encoded, picture
 from univfd import tuning
 from univfd.backbones.toy import ToyBackbone
 from univfd.detector import Detector
+from univfd.storage import write_json
 from univfd.tuning import Work, candidates, tune, tuned, tuned_for
 from univfd.types import Verdict
 
@@ -65,6 +66,21 @@ def test_a_damaged_record_is_a_remark(own_home: Path, caplog: pytest.LogCaptureF
     with caplog.at_level(logging.WARNING):
         assert tuned_for("toy") == Work()
     assert "run 'univfd tune' again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"threads": "x"}, {"threads": 1.5}, {"streams": 0}, {"streams": None}, {"workers": True}, {"batch_size": -1}],
+)
+def test_wrong_values_in_a_record_are_a_remark_too(
+    wrong: dict[str, object], own_home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = tuning._place("toy", "", "cpu")
+    place.parent.mkdir(parents=True)
+    for work, found in (({"threads": 2}, Work(threads=2)), ({"threads": 2} | wrong, Work())):
+        write_json(place, tuning.KIND, tuning.SCHEMA, {"work": work})
+        assert tuned_for("toy") == found
+    assert "expected a whole number of at least 1" in caplog.text
 
 
 def test_rows_do_not_depend_on_streams(toy_detector: Detector) -> None:

@@ -81,6 +81,7 @@ def locked(work: Path) -> Iterator[None]:
 
     Raises:
         OutputExistsError: another process is at it.
+        OSError: no file can be made there.
     """
     import filelock
 
@@ -91,6 +92,9 @@ def locked(work: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
+        if not place.exists():  # the library tries again where the system says that there is no such file
+            with tempfile.TemporaryFile(dir=work.parent):
+                pass
         raise OutputExistsError(f"another process is writing {work}; wait for it or choose another output") from None
     try:
         yield

@@ -81,10 +81,22 @@ def tuned(backbone: str, weights: str, engine: str | None = None) -> Work:
     try:
         if not place.is_file():
             return Work()
-        return Work(**read_json(place, KIND, SCHEMA)["work"])
+        return _checked(Work(**read_json(place, KIND, SCHEMA)["work"]))
     except (FormatError, KeyError, TypeError, OSError) as error:
         log.warning("%s cannot be read (%s); run 'univfd tune' again", place, error)
         return Work()
+
+
+def _checked(work: Work) -> Work:
+    """The same, if the line can work so.
+
+    Raises:
+        FormatError: a value that is no count.
+    """
+    for name, value in asdict(work).items():
+        if not (type(value) is int and value >= 1) and (value is not None or name == "streams"):
+            raise FormatError(f"{name} is {value!r:.60}; expected a whole number of at least 1")
+    return work
 
 
 def tuned_for(name: str, engine: str | None = None) -> Work:

@@ -43,7 +43,7 @@ def command(
     if some images cannot be read.
     """
     from ..datasets import open_dataset
-    from ..errors import UsageError
+    from ..errors import DataError, UsageError
     from ..scan import scan
     from ..suites import open_suite
 
@@ -52,6 +52,8 @@ def command(
     samples = open_suite(suite).samples(data, only=subsets, partial=partial) if suite else open_dataset(data)
     with progress(ctx, "images") as advance:
         report = scan(samples, pixels=decode, workers=workers, max_pixels=round(max_pixels * 1e6), on_done=advance)
+    if not report.images:
+        raise DataError(f"{data} holds no images")
     from ..writers import json_of, printable_lines
 
     if as_json:

@@ -385,8 +385,9 @@ class Confident:
         rows = np.arange(len(kept))
         last = _last(lambda at: kept[rows, at] < wanted, len(rows), len(self.order))
         first, end = self.first[last], self.end[last]
-        share = (wanted - kept[rows, first]) / (kept[rows, end] - kept[rows, first])
-        return np.asarray((bad[rows, first] + share * (bad[rows, end] - bad[rows, first])) / wanted)
+        with np.errstate(invalid="ignore"):  # nan where none of few images was drawn
+            share = (wanted - kept[rows, first]) / (kept[rows, end] - kept[rows, first])
+            return np.asarray((bad[rows, first] + share * (bad[rows, end] - bad[rows, first])) / wanted)
 
 
 def confident(confidence: Floats, wrong: Flags) -> Confident:

@@ -31,11 +31,20 @@ def walk(top: Path) -> Iterator[ImageRef | Failure]:
             yield from file_refs(found.path, found.mode)
         elif is_packed_tar(found.path.name):
             log.warning("%s was passed over: %s", display_name(found.path), PACKED_TAR)
-        elif found.path.name not in _OWN:
+        elif found.path.name not in _OWN and not _of_a_run(found.path):
             passed_over += 1
             log.info("passed over %s: not an image by name or content", display_name(found.path))
     if passed_over:
         log.warning("%d files in %s are no images, by name and content, and were passed over", passed_over, top)
+
+
+def _of_a_run(path: Path) -> bool:
+    """Whether it is the journal of a run that is under way (this one's, often), or its lock; see `univfd.storage`."""
+    try:
+        begun = path.name.endswith(".partial") and path.with_name(f".{path.name}.lock").exists()
+    except OSError:  # a name that is too long with the ending
+        begun = False
+    return begun or path.name.endswith(".partial.lock")
 
 
 def image_files(top: Path) -> Iterator[Path | Failure]:
