@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import deque
@@ -18,6 +19,8 @@ from ..sources import Source, expand, file_of
 from ..storage import cannot_write
 from ..types import Failure, ImageRef, Pixels, Verdict
 from ..writers import printable
+
+log = logging.getLogger(__name__)
 
 _NAME_LENGTH = 50  # characters, of up to 4 bytes each: file systems take 255 bytes
 _HEAD = 512  # bytes of a map that say what it is
@@ -119,21 +122,22 @@ class HeatMaps(Maps):
             self.save(verdict.image, verdict.sha256, png)
 
 
-def beyond_maps(inputs: Iterable[Source], folder: Path, left: list[Path]) -> Iterator[ImageRef | Failure]:
+def beyond_maps(inputs: Iterable[Source], folder: Path) -> Iterator[ImageRef | Failure]:
     """References to inputs, without the maps in a folder: those of earlier runs, and of this one, which writes there.
 
     Args:
         inputs: see `univfd.sources.expand`.
         folder: where the maps go; other pictures in it are inputs like any other.
-        left: is given the maps that are left out.
     """
-    here = os.path.realpath(folder)
+    here, left = os.path.realpath(folder), 0
     for ref in expand(inputs):
         path = file_of(ref) if isinstance(ref, ImageRef) else None
         if path is not None and os.path.realpath(path.parent) == here and _is_map(path):
-            left.append(path)
+            left += 1
         else:
             yield ref
+    if left:
+        log.warning("the heat maps in %s are no inputs and were left out", folder)
 
 
 def _is_map(path: Path) -> bool:

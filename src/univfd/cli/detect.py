@@ -98,6 +98,7 @@ def command(
     each image; what cannot be read is a row too.
     """
     from .. import runner
+    from ._heatmaps import beyond_maps
     from ._judging import here, there
     from ._ray import asked
 
@@ -111,11 +112,7 @@ def command(
         format = format or runner.format_of(output)
     neighbors = _EVIDENCE if explain or explain_html else 1
     explaining = _explaining(explain_html, output)
-    maps_left: list[Path] = []
-    if heatmap is not None:
-        from ._heatmaps import beyond_maps
-
-        inputs = beyond_maps(inputs, heatmap, maps_left)
+    inputs = inputs if heatmap is None else beyond_maps(inputs, heatmap)
     if server is not None:
         judging = there(
             ctx, server, key_env=key_env, neighbors=neighbors, explaining=explaining, heatmap=heatmap,
@@ -139,8 +136,6 @@ def command(
         )  # fmt: skip
     counts = _counted(ctx, rows, shown, output)
     _summary(ctx, counts, judging.calibration, output)
-    if maps_left:
-        remark(ctx, f"the heat maps in {heatmap} are no inputs and were left out")
     return _outcome(ctx, counts, fail_on, failed=bool(counts["failed"] or (judging.maps and judging.maps.failed)))
 
 
