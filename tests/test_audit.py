@@ -165,6 +165,18 @@ def test_intervals_are_as_wide_as_the_luck_of_groups_and_of_shared_reals(of: dic
     assert 0.75 < said / np.std(values) < 1.35  # 0.2 and 0.7 where images are redrawn one by one
 
 
+@pytest.mark.parametrize("labels", [(0,), (1,), (0, 1)])
+def test_a_class_of_one_group_has_no_interval_and_is_not_fit(labels: tuple[int, ...]) -> None:
+    c = cohort()
+    c.group[np.isin(c.labels, labels)] = "one"
+    held = [HeldOut("g", np.arange(600), np.arange(600.0))]
+    check = _check_of(held, c, "", 0)
+    assert np.isnan(check.generators[0][1].low)
+    random = at_random(c, features(sizes(noise(600))), 0)
+    assert np.isnan(random.auroc.high)
+    assert judge((random,), ())[0] == "doubtful"
+
+
 def test_fakes_without_a_name_are_one_generator() -> None:
     c = cohort(generators=2)
     c.generator[c.generator == "g0"] = ""

@@ -77,6 +77,12 @@ def test_poisoned_rows_are_refused(bank: Path, name: str) -> None:
         FeatureBank.load(bank)
 
 
+def test_a_scale_that_the_manifest_does_not_tell_of_is_of_the_columns(bank: Path) -> None:
+    rewrite(bank / "bank.safetensors", vectors=np.ones((6, 8), np.int8), scale=np.ones((2, 6, 8), np.float32))
+    with pytest.raises(FormatError, match="'scale' is"):
+        FeatureBank.load(bank)
+
+
 BAD_MANIFESTS: dict[str, Callable[[dict[str, Any]], object]] = {
     "rows are text": lambda m: m.update(rows="6"),
     "more rows than there are": lambda m: m.update(rows=10**18),

@@ -23,7 +23,7 @@ from conftest import encoded, picture
 from serving import form, serving
 from univfd import heatmap, tuning
 from univfd.benchmark.compare import matching
-from univfd.benchmark.drawing import draw, estimate, mean_over_generators
+from univfd.benchmark.drawing import difference, draw, estimate, mean_over_generators
 from univfd.benchmark.groups import everything, groups, redrawing
 from univfd.benchmark.rendering import Section, Table, files_of
 from univfd.benchmark.rows import Cell, Images
@@ -235,6 +235,21 @@ def test_shares_of_images_that_come_in_groups_have_wider_intervals() -> None:
         assert (found.low, found.high) == (exact.low, exact.high) or wider
 
 
+def test_a_share_of_images_of_one_group_and_its_difference_have_no_interval() -> None:
+    rows = [(f"r{i}", "real", "", "one") for i in range(60)]
+    cells = []
+    for wrong in (20, 40):
+        images, cell = judged(rows, wrong - 0.5 - np.arange(60))
+        cells.append(cell)
+    of = everything(images)
+    drawn = [draw(c, images, [of], ["false_alarms"], redrawing(images), rounds=50) for c in cells]
+    one = estimate(drawn[0], (0, "false_alarms"), of, cells[0])
+    both = difference((drawn[0], drawn[1]), (0, "false_alarms"), of, (cells[0], cells[1]))
+    for found in (one, both):
+        assert isinstance(found, Estimate)
+        assert np.isnan([found.low, found.high]).all()
+
+
 def test_redrawn_sets_without_a_class_have_no_figures_of_both() -> None:
     rows = [(f"{i}", "real" if i % 4 else "fake", "" if i % 4 else "g", f"id{i // 2}") for i in range(8)]
     images, cell = judged(rows, np.arange(8.0))
@@ -261,8 +276,10 @@ def test_a_difference_of_shares_is_within_its_interval_though_few_are_wrong(
         found = share_difference(*both, *(redrawn @ r for r in right))
         held += found.low <= better - worse <= found.high
     assert held > 183  # of a true 95 %, hardly ever less; 140 to 165 where differences are redrawn
-    same = proportion(20, 20)
+    same, less = proportion(20, 20), proportion(18, 20)
     assert share_difference(same, same, np.ones(9), np.ones(9)).low < -0.1
+    constant = share_difference(same, less, np.full(1000, 1 / 3), np.full(1000, 2 / 3))  # whose std is no exact 0
+    assert constant.high - constant.low > 0.2
 
 
 def test_copies_do_not_narrow_the_interval_of_a_share() -> None:

@@ -236,10 +236,17 @@ def row(toy_detector: Detector) -> dict[str, object]:
     return verdict.to_dict()
 
 
+FIRST = b"the first"
+
+
+def forty() -> list[ImageRef]:
+    return [ImageRef(str(i), b"x" if i else FIRST) for i in range(40)]
+
+
 @pytest.fixture
 def flaky(monkeypatch: pytest.MonkeyPatch, row: dict[str, object]) -> Iterator[tuple[str, list[object]]]:
     """A service whose answers are taken from a list: a status, a row, None for a connection closed without a word, or
-    seconds of silence.
+    seconds of silence. An image of the bytes `FIRST` has its row whenever it comes: which is asked first is chance.
     """
     monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.001)
     answers: list[object] = []
@@ -248,8 +255,8 @@ def flaky(monkeypatch: pytest.MonkeyPatch, row: dict[str, object]) -> Iterator[t
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            if (status := answers.pop(0) if answers else 200) is None:
+            first = FIRST in self.rfile.read(int(self.headers["Content-Length"]))
+            if (status := answers.pop(0) if answers and not first else 200) is None:
                 self.close_connection = True
                 return
             if isinstance(status, float):  # seconds until the client gives up
@@ -358,8 +365,8 @@ def test_stopping_ends_what_threads_wait_for(
     url, answers = flaky
     monkeypatch.setattr(remote, "_FIRST_PAUSE", 60.0)
     monkeypatch.setattr(remote, "_LONGEST_PAUSE", 60.0)
-    answers += [200] * 4 + ([503] if busy else [30.0]) * 20  # the first image is among the first four, in any order
-    rows = RemoteDetector(url).detect([ImageRef(str(i), b"x") for i in range(40)], requests=4)
+    answers += ([503] if busy else [30.0]) * 24
+    rows = RemoteDetector(url).detect(forty(), requests=4)
     next(rows)
     time.sleep(0.3)
     start = time.monotonic()
@@ -372,7 +379,7 @@ def test_nothing_is_asked_once_it_is_stopped(flaky: tuple[str, list[object]], mo
     url, answers = flaky
     monkeypatch.setattr(remote, "_FIRST_PAUSE", 60.0)
     answers += [200] * 4 + [429] * 8 + [20.0] * 20
-    rows = RemoteDetector(url).detect([ImageRef(str(i), b"x") for i in range(40)], requests=4)
+    rows = RemoteDetector(url).detect(forty(), requests=4)
     next(rows)
     time.sleep(0.5)
     start, left = time.monotonic(), len(answers)

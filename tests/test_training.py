@@ -287,6 +287,30 @@ def test_pictures_are_kept_without_what_they_are_cut_from(monkeypatch: pytest.Mo
     assert all(pixels.flags.c_contiguous for pixels in kept)
 
 
+def test_a_picture_that_memory_does_not_hold_is_left_out_unless_it_was_read() -> None:
+    def cut(number: int, pixels: np.ndarray) -> np.ndarray:
+        if full:
+            raise MemoryError
+        return pixels
+
+    data, full = toy_samples()[:2], True
+    never, before = (Pictures(data, workers=1) for _ in range(2))
+    assert list(never.crops([0], cut)) == []
+    assert "not enough memory" in never.failures[0].message
+    full = False
+    assert len(list(before.crops([0], cut))) == 1
+    full = True
+    with pytest.raises(DataError, match="was read before: not enough memory"):
+        list(before.crops([0], cut))
+
+
+def test_a_path_that_the_system_refuses_is_a_picture_that_is_left_out(tmp_path: Path) -> None:
+    data = [replace(toy_samples()[0], ref=ImageRef("long", tmp_path / ("a" * 300))), toy_samples()[1]]
+    pictures = Pictures(data, workers=1)
+    assert [i for i, _ in pictures.crops([0, 1], lambda i, p: p)] == [1]
+    assert list(pictures.failures) == [0]
+
+
 def test_a_picture_that_was_there_and_is_not_ends_the_run(tmp_path: Path) -> None:
     """To go on without it would be to go on with other data."""
     file = tmp_path / "a.png"

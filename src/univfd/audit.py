@@ -246,7 +246,7 @@ def _state(check: Check) -> tuple[Verdict, str]:
         if check.auroc.low > 0.5:
             return "unfit", f"{says}; the limit is {LIMIT}"
         return "doubtful", f"{says}: above the limit of {LIMIT}, but so few images may do that by chance"
-    if check.auroc.high > LIMIT:
+    if not check.auroc.high <= LIMIT:  # nan: no interval
         return "doubtful", f"{says}: too few images to tell that it is below the limit of {LIMIT}"
     if check.name == "at random" and check.auroc.high < 0.5 - (LIMIT - 0.5):
         return "doubtful", (

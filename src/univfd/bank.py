@@ -306,6 +306,8 @@ def _check_types(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     for name, kind in wanted.items():
         if name in arrays and arrays[name].dtype != np.dtype(kind):
             raise FormatError(f"{folder}: array {name!r} is {arrays[name].dtype}; expected {np.dtype(kind)}")
+    if "scale" in arrays and arrays["scale"].shape != arrays["vectors"].shape[1:]:
+        raise FormatError(f"{folder}: array 'scale' is {arrays['scale'].shape}; expected one number a column")
     kinds = ["int8"] if "scale" in arrays else ["float32", "float16"]
     if arrays["vectors"].dtype.name not in kinds:
         raise FormatError(f"{folder}: its vectors are {arrays['vectors'].dtype}; expected {' or '.join(kinds)}")

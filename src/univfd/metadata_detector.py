@@ -37,7 +37,8 @@ class Check:
         name: `new generators` or `at random`.
         protocol: how images were held out, in words.
         auroc: of the first, the mean over generators; of the second, of all images. With 95 % interval (generators
-            and images redrawn; images redrawn; groups whole) and n (generators; images).
+            and images redrawn; images redrawn; groups whole; none of a class
+            in one group) and n (generators; images).
         generators: of the first, each generator's, most images first; n is of its images.
     """
 
@@ -127,9 +128,11 @@ def _can_train(cohort: Cohort, folds: int, seed: int, by_source: bool) -> bool:
 
 
 def _check_of(held: Sequence[HeldOut], cohort: Cohort, protocol: str, seed: int) -> Check:
-    each, redrawn = [], _redrawn(held, cohort.labels, _clusters(cohort.group), seed)
+    clusters = _clusters(cohort.group)
+    each, redrawn = [], _redrawn(held, cohort.labels, clusters, seed)
     for part, values in zip(held, redrawn, strict=True):
-        each.append((part.generator, interval(values, int(cohort.labels[part.rows].sum()))))
+        fakes = int(cohort.labels[part.rows].sum())
+        each.append((part.generator, _estimate(values, fakes, cohort.labels[part.rows], clusters[part.rows])))
     enough = [i for i, (_, estimate) in enumerate(each) if estimate.n >= MIN_N]
     if not enough:
         raise DataError(f"no generator has {MIN_N} images; a mean over generators needs some")
@@ -140,6 +143,12 @@ def _check_of(held: Sequence[HeldOut], cohort: Cohort, protocol: str, seed: int)
     ]
     mean = interval(np.append(redrawn[enough, 0].mean(), drawn.mean(axis=1)), len(enough))
     return Check("new generators", protocol, mean, tuple(sorted(each, key=lambda pair: -pair[1].n)))
+
+
+def _estimate(values: NDArray[np.float64], n: int, labels: Labels, clusters: NDArray[np.intp]) -> Estimate:
+    """With an interval where each class is of two clusters at least: one says nothing about how others would do."""
+    several = all(len(np.unique(clusters[labels == label])) > 1 for label in (0, 1))
+    return interval(values if several else values[:1], n)
 
 
 def _clusters(group: Strings) -> NDArray[np.intp]:
@@ -184,13 +193,12 @@ def _aurocs(
 def at_random(cohort: Cohort, table: Features, seed: int) -> Check:
     """Folds of images, each with the classes' shares of the whole; images of one group stay together."""
     n = len(cohort.labels)
-    member = redrawn = _clusters(cohort.group)
+    member = _clusters(cohort.group)
     groups, first = np.unique(member, return_index=True)
     how = "; images of one group together" if len(groups) < n else ""
     fold = _dealt(cohort.labels, first, member, seed)
     few = any(np.bincount(cohort.labels[fold != i], minlength=2).min() < LEAST for i in range(_FOLDS))
     if few or len(groups) < _FOLDS:
-        redrawn = np.arange(n)
         fold = _dealt(cohort.labels, np.arange(n), np.arange(n), seed)
         how = f"; their groups apart, for there are only {len(groups)}"
     scores = np.zeros(n)
@@ -202,8 +210,8 @@ def at_random(cohort: Cohort, table: Features, seed: int) -> Check:
         shift = len(fitted.parts_) * np.log(fake / real) if fitted.parts_ else 0.0
         scores[test] = fitted.decision_function(table.values[test]) - shift
     protocol = f"held out: one of {_FOLDS} folds of the images, whatever their generator and source{how}"
-    (values,) = _redrawn([HeldOut("", np.arange(n), scores)], cohort.labels, redrawn, seed)
-    return Check("at random", protocol, interval(values, n))
+    (values,) = _redrawn([HeldOut("", np.arange(n), scores)], cohort.labels, member, seed)
+    return Check("at random", protocol, _estimate(values, n, cohort.labels, member))
 
 
 def _dealt(labels: Labels, first: NDArray[np.intp], member: NDArray[np.intp], seed: int) -> NDArray[np.intp]:

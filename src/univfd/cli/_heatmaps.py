@@ -137,7 +137,7 @@ def beyond_maps(inputs: Iterable[Source], folder: Path) -> Iterator[ImageRef | F
         else:
             yield ref
     if left:
-        log.warning("the heat maps in %s are no inputs and were left out", folder)
+        log.warning("%d heat maps in %s are no inputs and have no rows", left, folder)
 
 
 def _is_map(path: Path) -> bool:

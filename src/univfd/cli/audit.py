@@ -155,7 +155,7 @@ def _table(found: Audit) -> list[str]:
 
 
 def _estimate(value: Estimate) -> str:
-    return f"{value.value:.3f}  [{value.low:.3f}, {value.high:.3f}]"
+    return str(value).replace(" [", "  [")
 
 
 def _value(tell: Tell, value: float) -> str:

@@ -146,6 +146,7 @@ def _counted(ctx: click.Context, rows: Generator[Any], shown: Iterator[Any], out
     try:
         return _count(ctx, shown, quiet=output is None and sys.stdout.isatty())
     except (KeyboardInterrupt, Exception) as error:
+        rows.close()  # which removes a journal without a new row
         if output is not None and runner.journal_of(output).exists() and not isinstance(error, UsageError):
             kept = runner.journal_of(output)
             remark(ctx, f"\nwhat was done is kept in {kept}; the same command with --resume goes on")

@@ -93,17 +93,21 @@ def share_difference(first: Estimate, second: Estimate, firsts: Floats, seconds:
         second: another.
         firsts: `(R,)` the first in redrawn sets.
         seconds: `(R,)` the second in the same sets.
+
+    Returns:
+        Without an interval where one of the two has none.
     """
-    varies = len(firsts) > 1 and firsts.std() > 0 and seconds.std() > 0
+    varies = len(firsts) > 1 and np.ptp(firsts) > 0 and np.ptp(seconds) > 0
     together = float(np.corrcoef(firsts, seconds)[0, 1]) if varies else 0.0
 
     def reach(mine: float, other: float) -> float:
-        return float(np.sqrt(max(0.0, mine**2 - 2 * together * mine * other + other**2)))
+        return float(np.sqrt(np.maximum(0, mine**2 - 2 * together * mine * other + other**2)))
 
     value = first.value - second.value
     low = value - reach(first.value - first.low, second.high - second.value)
     high = value + reach(first.high - first.value, second.value - second.low)
-    return Estimate(value, max(-1.0, low), min(1.0, high), min(first.n, second.n))
+    low, high = np.clip([low, high], -1, 1)  # nan stays
+    return Estimate(value, float(low), float(high), min(first.n, second.n))
 
 
 def interval(values: Floats, n: int, confidence: float = CONFIDENCE) -> Estimate:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +113,11 @@ class Pictures:
             name = self._samples[i].ref.name
             try:
                 crop = cut(i, self._picture(i))
+            except MemoryError as error:
+                if i in self._read:
+                    raise DataError(f"{name} was read before: {NO_MEMORY}, and go on with --resume") from error
+                self.failures[i] = Failure(name, InputError.code, NO_MEMORY)
+                return i, None
             except (InputError, MissingExtraError) as error:
                 if i in self._read or i in self._there - _there([self._samples[i]], i):
                     # to go on without it would be to train and validate on other data from here on
@@ -120,9 +126,6 @@ class Pictures:
                         "--resume behind the last whole epoch; or begin anew under another name"
                     ) from error
                 self.failures[i] = Failure(name, error.code, str(error))
-                return i, None
-            except MemoryError:
-                self.failures[i] = Failure(name, InputError.code, NO_MEMORY)
                 return i, None
             self._read.add(i)
             return i, crop
@@ -145,4 +148,11 @@ class Pictures:
 def _there(samples: Sequence[Sample], first: int = 0) -> set[int]:
     """Numbers, from `first` on, of the pictures whose files are there."""
     files = (file_of(s.ref) for s in samples)
-    return {i for i, file in enumerate(files, first) if file is not None and file.exists()}
+    return {i for i, file in enumerate(files, first) if file is not None and _is_there(file)}
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.exists()
+    except (OSError, ValueError):  # a path that the system refuses
+        return False
