@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ from .evaluation import Cohort, held_out_scores, per_row, rounds, together
 from .images import DEFAULT_MAX_PIXELS
 from .types import Embeddings, Failure, Label, Sample
 from .views import View
+
+log = logging.getLogger(__name__)
 
 CONFIDENCE = 0.9
 """Of the promises of a new detector."""
@@ -126,7 +129,7 @@ def fit_detector(
 ) -> Detector:
     """A detector from a bank, calibrated on leave-one-generator-out scores.
 
-    A promise is one about independent images: of a group, and of copies of one file, one image of each class counts.
+    A promise is one about independent images: of copies of one file one counts, and groups are remarked upon.
 
     Args:
         name: the detector's name.
@@ -149,7 +152,8 @@ def fit_detector(
     _require_both_classes(cohort)
     with _parameter_errors(classifier, params):
         scores = per_row(held_out_scores(cohort, [bank.vectors], {"": bank.vectors}, make)[""], len(bank))
-    known = np.isfinite(scores) & _one_of_each(groups, bank)
+    known = np.isfinite(scores) & _one_of_each_file(bank)
+    _remark_on_groups(groups[known], bank.labels[known])
     calibration = calibrate(
         scores[known], bank.labels[known], max_fpr=max_fpr, max_miss=max_miss, confidence=CONFIDENCE,
         data="leave-one-generator-out scores of the bank's own rows",
@@ -158,16 +162,21 @@ def fit_detector(
     return assemble(name, backbone, view, bank, classifier, params, calibration)
 
 
-def _one_of_each(groups: Strings, bank: FeatureBank) -> NDArray[np.bool_]:
-    """`(N,)` which rows stand for their group in their class: one, drawn by the checksum of its file."""
-    by_key = np.lexsort(bank.keys.T)
-    seen: set[tuple[str, int]] = set()
-    stands = np.zeros(len(bank), np.bool_)
-    for row in by_key:
-        mine = (groups[row], int(bank.labels[row]))
-        stands[row] = not groups[row] or mine not in seen
-        seen.add(mine)
-    return stands
+def _one_of_each_file(bank: FeatureBank) -> NDArray[np.bool_]:
+    """`(N,)` which rows are the first of their class with their file."""
+    _, first = np.unique(np.column_stack([bank.keys, bank.labels]), axis=0, return_index=True)
+    return np.isin(np.arange(len(bank)), first)
+
+
+def _remark_on_groups(groups: Strings, labels: NDArray[np.uint8]) -> None:
+    for label in Label:
+        mine = groups[labels == label].tolist()
+        apart = mine.count("") + len({group for group in mine if group})
+        if apart < len(mine):
+            log.warning(
+                "%d %s images are of %d groups: a promise takes images as independent, so this one may be broken more "
+                "often than it says", len(mine), label.word, apart,
+            )  # fmt: skip
 
 
 def check_enough(samples: Sequence[Sample], *, max_fpr: float = 0.05, max_miss: float = 0.05) -> None:
@@ -186,10 +195,9 @@ def check_enough(samples: Sequence[Sample], *, max_fpr: float = 0.05, max_miss: 
     columns = [np.array([getattr(s, c) for s in samples], dtype=object) for c in ("generator", "source", "group")]
     _require_both_classes(Cohort(labels, *columns))
     for label, rate, what in ((Label.REAL, max_fpr, "real images"), (Label.FAKE, max_miss, "fake images")):
-        mine = columns[2][labels == label].tolist()
-        n = mine.count("") + len({group for group in mine if group})
+        n = int((labels == label).sum())
         if n < needed_for(rate, CONFIDENCE):
-            raise too_few(n, rate, CONFIDENCE, f"{what} (one of each group)" if n < len(mine) else what)
+            raise too_few(n, rate, CONFIDENCE, what)
 
 
 def _require_both_classes(cohort: Cohort) -> None:
