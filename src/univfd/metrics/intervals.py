@@ -86,7 +86,8 @@ def share_difference(first: Estimate, second: Estimate, firsts: Floats, seconds:
     """One share minus another of the same images, with an interval made of both shares' own ones.
 
     Newcombe (1998), *Improved confidence intervals for the difference between binomial proportions based on paired
-    data*, method 10; the correlation of the two shares is that of their values in redrawn sets.
+    data*, method 10, with the shares' own (exact) intervals in place of Wilson's, and as correlation of the two that of
+    their values in redrawn sets.
 
     Args:
         first: a share.
