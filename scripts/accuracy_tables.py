@@ -125,7 +125,7 @@ def introduction(study: Study) -> list[str]:
         "scaled to 512 pixels, then JPEG 85), *JPEG 85*, *web copy* (long side at most 768 pixels, then JPEG 60); `default` and",
         "`fast` are trained on these versions too, of other images; on the further ones under *After processing* they are not.",
         "Intervals are 95 %: over generators for means, bootstrap over images for AUROC (too narrow below ten fakes: of five it",
-        "holds the truth in three cases of four, of two in about half; of one there is none),",
+        "holds the truth in about four cases of five, of two in about half; of one there is none),",
         "Clopper-Pearson for rates; images of one source are alike, so all are somewhat too narrow. Layers, loss, penalty and",
         "copies were chosen on these same images among about a hundred candidates, so expect less elsewhere. Every verdict",
         "below, unless it says *shipped*, is by thresholds and probabilities that were set without the image's own source or",
