@@ -128,8 +128,10 @@ def estimate(
     exact = proportion(*drawn.counts[key], confidence, distinct=distinct)
     if sum(origins) > sum(judged) * distinct - 0.5:  # no groups
         return exact
-    low, high = np.minimum(exact.low, redrawn.low), np.maximum(exact.high, redrawn.high)  # nan stays
-    return replace(exact, low=float(low), high=float(high))
+    if min(origins) < 2:
+        return replace(exact, low=np.nan, high=np.nan)
+    low, high = float(np.fmin(exact.low, redrawn.low)), float(np.fmax(exact.high, redrawn.high))
+    return replace(exact, low=low, high=high)
 
 
 def difference(
