@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from harness import refused
@@ -32,7 +34,9 @@ def one(data: bytes) -> None:
     text = data.decode("utf-8", "surrogateescape")
     printable(display_name(text)).encode()
     with refused():
-        perturbation(text, seed=1)(_PIXELS)
+        perturb = perturbation(text, seed=1)
+        if _is_little_work(text):
+            perturb(_PIXELS)
     with refused():
         view(text).cut(_PIXELS, _SPEC)
     with refused():
@@ -46,3 +50,8 @@ def one(data: bytes) -> None:
         settings((text,))
     if "\0" not in text:
         locate(text)
+
+
+def _is_little_work(chain: str) -> bool:
+    """Whether it is about parsing: millions of pixels that are stored ten times take long, as asked for."""
+    return len(chain) < 80 and chain.count("scale") < 2 and not re.search(r"\d{3}|[eE]\d", chain)

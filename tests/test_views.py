@@ -184,6 +184,13 @@ def test_bad_values(bad: str) -> None:
         perturbation(bad)(picture(0))
 
 
+def test_pictures_are_not_scaled_up_without_end() -> None:
+    grow = perturbation("scale:16+scale:16")
+    assert grow(picture(0, 8, 4)).shape == (1024, 2048, 3)
+    with pytest.raises(UnsupportedImageError, match=r"10240 x 5120 pixels times 16 .* 163840 x 81920.* 200 megapixels"):
+        perturbation("scale:16+scale:16+scale:16")(picture(0, 40, 20))
+
+
 def test_unknown_perturbation_proposes_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean jpeg"):
         perturbation("jpg:60")

@@ -17,6 +17,7 @@ from .types import Pixels
 Step = Callable[[Pixels, int, float], Pixels]
 """`(pixels (H, W, 3) uint8, seed, value) -> pixels`: deterministic in all three."""
 _PERTURBATIONS: dict[str, tuple[Step, float, bool]] = {}
+_MOST_PIXELS = 200_000_000  # of a picture scaled up; as many as a file may have
 
 
 def _perturbation(high: float = np.inf, *, whole: bool = False) -> Callable[[Step], Step]:
@@ -52,9 +53,14 @@ def blur(pixels: Pixels, seed: int, sigma: float) -> Pixels:
 
 @_perturbation(16)
 def scale(pixels: Pixels, seed: int, factor: float) -> Pixels:
-    """Both sides times `factor`, bicubic with antialiasing."""
+    """Both sides times `factor`, bicubic with antialiasing; never up to more pixels than a file may have."""
     h, w = pixels.shape[:2]
     size = (max(1, round(w * factor)), max(1, round(h * factor)))
+    if factor > 1 and size[0] * size[1] > _MOST_PIXELS:
+        raise UnsupportedImageError(
+            f"{w} x {h} pixels times {factor:g} would be {size[0]} x {size[1]}, more than the "
+            f"{_MOST_PIXELS / 1e6:.0f} megapixels that are taken: scale by less"
+        )
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
 
 
