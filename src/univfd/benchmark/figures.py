@@ -95,7 +95,7 @@ def _cell_figures(
     sources = [g for g in about if g.kind == "source"]
     others = [g for g in about if g.kind != "source"]
     drawn = draw(cell, images, others, list(FIGURES), plan, rounds=rounds, seed=seed, coverages=COVERAGES)
-    shares = draw(cell, images, sources, OF_SOURCES, plan, rounds=0)  # exact intervals need no redrawn sets
+    shares = draw(cell, images, sources, OF_SOURCES, plan, rounds=rounds, seed=seed)
     parts: dict[Kind, list[Part]] = {"all": [], "generator": [], "family": [], "source": []}
     for found, members, names in ((drawn, others, list(FIGURES)), (shares, sources, list(OF_SOURCES))):
         for i, group in enumerate(members):
