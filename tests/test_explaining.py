@@ -97,6 +97,28 @@ def test_a_page_says_what_the_rows_say_and_asks_nobody(here: Path) -> None:
     assert "this detector was not calibrated" in read.text
 
 
+def test_a_page_lists_its_images_by_score(here: Path) -> None:
+    result = run(
+        "detect", "photos", "--detector", "nn", "--bank", "s", "--explain-html", "page.html", "--jsonl", code=3
+    )
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    html = Path("page.html").read_text("utf-8")
+    links = re.findall(r'<th scope="row"><a href="#(image-\d+)">(.*?)</a>', html)
+    assert len(links) == len(rows) == 4
+    ids = re.findall(r'<section id="(image-\d+)"', html)
+    scores = {f"image-{i + 1}": row.get("score") for i, row in enumerate(rows)}
+    assert set(ids) == {target for target, _ in links} == set(scores)
+    ordered = [scores[target] for target, _ in links]
+    assert ordered[-1] is None  # what could not be judged
+    assert ordered[:-1] == sorted(ordered[:-1], reverse=True)
+    assert len(set(ordered)) == 4
+    listed = Read(html[html.index('<section id="counts"') :].removesuffix("</main>\n</body>\n</html>\n"))
+    for row in rows:
+        if row["status"] == "ok":
+            assert f"{row['score']:+.4f}" in listed.text
+    assert '<a href="#counts">' in html[: html.index("<main>")]
+
+
 def test_a_page_goes_with_files_heat_maps_and_promises_apart(here: Path, toy: Backbone) -> None:
     """Beside `-o` and `--resume`; without a store; what was not judged in this run has no small copy."""
     Path("p").mkdir()

@@ -1,6 +1,7 @@
 """Verdicts and the bank rows they rest on, as one HTML file that asks nothing of the network.
 
-It is written image by image, so that a folder of any size takes no memory, and is at its place once it is whole.
+It is written image by image, so that of a folder of any size only one line an image is kept, for the list at the end;
+and it is at its place once it is whole.
 """
 
 from __future__ import annotations
@@ -38,6 +39,21 @@ class Beside(NamedTuple):
 NOTHING = Beside()
 
 
+class _Listed(NamedTuple):
+    """An image in the list at the end."""
+
+    verdict: str
+    score: float | None
+    probability: float | None
+    image: str
+    number: int
+
+    @property
+    def order(self) -> tuple[bool, float, int]:
+        """The highest score first, what has none last."""
+        return self.score is None, -(self.score or 0), self.number
+
+
 class EvidencePage:
     """A page to which images are added.
 
@@ -61,7 +77,7 @@ class EvidencePage:
         self._macros = template(PAGE).module
         self._path, self._scratch = path, path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         self._bank, self._pictures = bank, pictures
-        self._counts: Counter[str] = Counter()
+        self._listed: list[_Listed] = []
         try:
             self._file = self._scratch.open("w", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
@@ -84,7 +100,8 @@ class EvidencePage:
         """
         try:
             if kind is None:
-                self._write(self._macros.foot(counts=self._counts))
+                counts = Counter(of.verdict for of in self._listed)
+                self._write(self._macros.foot(counts=counts, ordered=sorted(self._listed, key=lambda of: of.order)))
                 self._file.close()
                 require_new(self._path)  # another run may have made it meanwhile
                 replace_file(self._scratch, self._path)
@@ -107,8 +124,9 @@ class EvidencePage:
             row: from `Verdict.to_dict` or `Failure.to_dict`.
             beside: what else is shown.
         """
-        self._counts[row.get("verdict") or "failed"] += 1
-        number = self._counts.total()
+        number = len(self._listed) + 1
+        verdict = row.get("verdict") or "failed"
+        self._listed.append(_Listed(verdict, row.get("score"), row.get("probability"), row["image"], number))
         if row["status"] == "failed":
             self._write(self._macros.failure(row=row, number=number))
             return
