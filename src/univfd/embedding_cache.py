@@ -53,6 +53,7 @@ SHARD = 256
 _SUFFIX = ".safetensors"
 _SCRATCH = ".writing-"
 _OPEN_SHARDS = 8  # kept in memory
+_LONGEST = 200  # bytes of a folder's name; most systems take 255
 _STALE_SECONDS = 86_400
 _NO_CROPS = np.empty((0, 0, 0, 3), np.uint8)
 _DECIDING = ("images", "perturbations", "views", "conditions", "embedding", "backbones", "engines", "parity")
@@ -91,6 +92,8 @@ class EmbeddingCache:
         self.space = space
         self.perturb = perturb
         steps = (perturb or "clean").replace(":", "-")
+        if len(steps) > _LONGEST:  # no folder's name
+            steps = hashlib.sha256(steps.encode()).hexdigest()
         self.folder = (root or home() / "embeddings") / space.digest / steps / _code_digest()
         self.software: set[str] = set()
         self._may_fail = may_fail

@@ -10,7 +10,8 @@ No picture is enlarged, and every picture is scaled to at most `MOST_SCALE` of i
 pixels for, then at smaller ones.
 
 The members of a pair are twins to a metadata detector: if one trains and the other is tested, its label is the
-opposite of its twin's. So a pair is one group (column `group`), together with the groups that its members had.
+opposite of its twin's. So a pair is one group (column `group`), together with the groups that its members had, and
+both are of one split where the collection has splits.
 """
 
 from __future__ import annotations
@@ -189,8 +190,9 @@ def write_matched(
     folder = Path(folder)
     with new_folder(folder) as scratch:
         measured, left = measure(samples, encoder, sizes, workers=workers, max_pixels=max_pixels, on_done=on_done)
-        groups = [m.sample.group for m in measured]
-        pairs, joined = find_pairs([m.sample.label for m in measured], groups, [m.bytes for m in measured], seed=seed)
+        groups, splits = ([getattr(m.sample, column) for m in measured] for column in ("group", "split"))
+        labels, sizes_of = [m.sample.label for m in measured], [m.bytes for m in measured]
+        pairs, joined = find_pairs(labels, groups, sizes_of, splits=splits, seed=seed)
         paired = {i for p in pairs for i in (p.fake, p.real)}
         left += [_without_partner(m) for i, m in enumerate(measured) if i not in paired]
         if len(pairs) < LEAST_PAIRS:
@@ -260,7 +262,8 @@ def _without_partner(found: Measured) -> LeftOut:
     if not found.bytes:
         least = f"its short side is {found.short} pixels; the smallest size needs {1 / MOST_SCALE:.2f} times as many"
         return _left(found, "too-small", least)
-    return _left(found, "no-partner", "no image of the other class has its size and bytes")
+    of = f" and of split {found.sample.split!r}" if found.sample.split else ""
+    return _left(found, "no-partner", f"no image of the other class{of} has its size and bytes")
 
 
 def _write(

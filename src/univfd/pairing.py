@@ -30,7 +30,12 @@ class Pair:
 
 
 def find_pairs(
-    labels: Sequence[Label], groups: Sequence[str], bytes: Sequence[Mapping[int, int]], *, seed: int = 0
+    labels: Sequence[Label],
+    groups: Sequence[str],
+    bytes: Sequence[Mapping[int, int]],
+    *,
+    splits: Sequence[str] | None = None,
+    seed: int = 0,
 ) -> tuple[list[Pair], list[int]]:
     """Pair fakes with reals of the same side and nearly the same bytes.
 
@@ -41,6 +46,7 @@ def find_pairs(
         labels: of N images.
         groups: of the images; empty where there is none.
         bytes: of the images: side -> bytes.
+        splits: of the images; only images of one split are paired. None: all are of one.
         seed: of the order of the fakes.
 
     Returns:
@@ -49,6 +55,7 @@ def find_pairs(
     rank = np.random.default_rng(seed).permutation(len(labels)).tolist()
     ladders = [sorted(each, reverse=True) for each in bytes]
     joined = _Groups(groups)
+    split = ("",) * len(labels) if splits is None else splits
     sides = sorted({s for ladder in ladders for s in ladder}, reverse=True)
     able = [label for label, ladder in zip(labels, ladders, strict=True) if ladder]
     smaller = min(able.count(label) for label in Label)
@@ -56,8 +63,9 @@ def find_pairs(
     for caliper in CALIPERS:
         if len(pairs) >= ENOUGH * smaller:
             break
-        for depth, side in product(range(1, 1 + len(sides)), sides):
-            here = [(float(np.log(bytes[i][side])), rank[i], i) for i in free if side in ladders[i][:depth]]
+        for depth, side, part in product(range(1, 1 + len(sides)), sides, sorted(set(split))):
+            able_here = (i for i in free if split[i] == part and side in ladders[i][:depth])
+            here = [(float(np.log(bytes[i][side])), rank[i], i) for i in able_here]
             reals = sorted(each for each in here if labels[each[2]] is Label.REAL)
             sets = {joined.of(each[2]) for each in reals}
             for fake in sorted((each for each in here if labels[each[2]] is Label.FAKE), key=lambda each: each[1]):

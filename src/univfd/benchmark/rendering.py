@@ -68,7 +68,8 @@ def latex(table: Table) -> str:
         lines += [f"% {_tex(section.title)}"] if section.title else []
         lines += [rf"\begin{{tabular}}{{{'l' * len(table.head)}}}", r"\toprule"]
         lines += [" & ".join(map(_tex, table.head)) + r" \\", r"\midrule"]
-        lines += [" & ".join(_tex(_text(value)) for value in row) + r" \\" for row in section.rows]
+        # {}: a row that begins with [ or * would be read as an argument of the line break before it
+        lines += ["{}" + " & ".join(_tex(_text(value)) for value in row) + r" \\" for row in section.rows]
         lines += [r"\bottomrule", r"\end{tabular}", ""]
     return "\n".join(lines).rstrip() + "\n"
 

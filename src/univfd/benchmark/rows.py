@@ -6,7 +6,8 @@ has the same images in the same order. Parquet, zstd; needs the extra `parquet`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -165,16 +166,29 @@ def write_rows(path: Path, chunks: Iterable[Columns]) -> None:
     pa, pq = arrow()
     types = {str: pa.string(), float: pa.float64(), bool: pa.bool_(), "int32": pa.int32()}
     schema = pa.schema([(name, types[kind]) for name, kind in COLUMNS])
+    with _writing(path):
+        writer = pq.ParquetWriter(path, schema, compression="zstd")
+    waiting: list[Any] = []
     try:
-        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-            waiting: list[Any] = []
-            for chunk in chunks:
-                waiting.append(pa.Table.from_pydict(dict(chunk), schema=schema))
-                if sum(map(len, waiting)) >= _GROUP_ROWS:
+        for chunk in chunks:
+            waiting.append(pa.Table.from_pydict(dict(chunk), schema=schema))
+            if sum(map(len, waiting)) >= _GROUP_ROWS:
+                with _writing(path):
                     writer.write_table(pa.concat_tables(waiting).combine_chunks())
-                    waiting = []
-            if waiting:
+                waiting = []
+        if waiting:
+            with _writing(path):
                 writer.write_table(pa.concat_tables(waiting).combine_chunks())
+    finally:
+        with _writing(path):
+            writer.close()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Only what the file itself refuses is about the file; the rows come from elsewhere."""
+    try:
+        yield
     except OSError as error:
         raise cannot_write(path, error) from error
 

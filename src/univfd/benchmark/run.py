@@ -240,5 +240,7 @@ def _say_what_is_odd(
     if both := sum(len(found) > 1 for found in labels.values()):
         log.warning("%d files are given as real and as fake: no detector can be right on both", both)
     for detector in detectors:
+        if not len(detector.bank):
+            log.warning("%s has no bank: whether it was made of these images is not known", detector.name)
         if known := sum(row.tobytes().hex() in labels for row in detector.bank.keys):
             log.warning("%s was made of %d of these images: its figures flatter it", detector.name, known)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ..errors import UsageError
 from . import DONE, UNREADABLE
@@ -24,8 +26,10 @@ from ._shared import (
 )
 
 if TYPE_CHECKING:
-    from ..benchmark.rows import Scores
+    from ..benchmark.rows import Images, Scores
     from ..types import Sample
+
+_OF_THE_PAGE = ("html", "thumbnails", "spectra", "maps", "data", "cache")
 
 
 @click.group()
@@ -124,6 +128,9 @@ def report(
     from ..report.page import Source, page, require_extra
 
     wanted = _listed(maps)
+    given = [n for n in _OF_THE_PAGE if ctx.get_parameter_source(n) is not ParameterSource.DEFAULT]
+    if no_html and given:
+        raise UsageError(f"{', '.join(f'--{n}' for n in given)}: of the page, which --no-html leaves out")
     if not no_html:
         require_extra(wanted)
     scores = _rows(folder)
@@ -136,7 +143,7 @@ def report(
     if not no_html:
         run, digest = _manifest(folder), sha256_of(folder / SCORES)
         text = page(
-            Source(run, scores, found, rounds, digest, lambda: _samples_again(run, data)),
+            Source(run, scores, found, rounds, digest, lambda: _samples_again(run, scores.images, data)),
             thumbnails=thumbnails, spectra=spectra, maps=wanted, cache=cache,
         )  # fmt: skip
         written = rendering.write_file(html, text)
@@ -180,12 +187,25 @@ def compare(
     return DONE
 
 
-def _samples_again(run: Mapping[str, Any], data: str | None) -> list[Sample]:
-    """The images of a finished run, as far as they are there now."""
-    place = data or str(run.get("data") or "")
+def _samples_again(run: Mapping[str, Any], images: Images, data: str | None) -> list[Sample]:
+    """The images of a finished run, as far as they are there now, by the names that they had in it."""
+    then = str(run.get("data") or "")
+    place = data or then
     if run.get("suite"):
-        return samples_of(str(run["suite"]), Path(place), (), partial=True)
-    return samples_of(place, None, (), partial=False)
+        subsets = tuple(name for name in images.columns["subset"].names if name)
+        samples = samples_of(str(run["suite"]), Path(place), subsets, partial=True)
+    else:
+        samples = samples_of(place, None, (), partial=False)
+    return [replace(s, ref=replace(s.ref, name=_name_then(s.ref.name, then, place))) for s in samples]
+
+
+def _name_then(name: str, then: str, now: str) -> str:
+    """The name that an image had when the collection was elsewhere; of a manifest or shard, its folder was."""
+    from ..sources import display_name
+
+    folders = [p.parent if Path(now).is_file() else p for p in (Path(now), Path(then))]
+    here, there = ("" if str(f) == "." else display_name(f / "x")[:-1] for f in folders)
+    return there + name.removeprefix(here) if name.startswith(here) else name
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

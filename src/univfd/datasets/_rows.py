@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import DataError, FormatError
+from ..storage import parsed
 from ..types import ImageRef, Label, Sample
 
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
@@ -28,6 +29,33 @@ def plain_columns(schema: Any) -> list[str]:
         schema: Arrow's.
     """
     return [field.name for field in schema if field.name in _USED or not _holds_bytes(field.type)]
+
+
+def class_names(schema: Any) -> list[str]:
+    """Names of the numbers in `label`, where a Parquet file says them.
+
+    Args:
+        schema: Arrow's.
+    """
+    stated = (schema.metadata or {}).get(b"huggingface")
+    try:
+        names = parsed(stated)["info"]["features"]["label"]["names"] if stated else []
+    except (ValueError, KeyError, TypeError):
+        return []
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+def class_of(label: Any, names: Sequence[str], where: str) -> Any:
+    """A label as it is, or for a number the name of its class, where the classes have names.
+
+    Raises:
+        DataError: a number that no class has.
+    """
+    if not names or not isinstance(label, int):
+        return label
+    if not 0 <= label < len(names):
+        raise DataError(f"{where}: label {label}; the classes are {', '.join(names)}")
+    return names[label]
 
 
 def _holds_bytes(kind: Any) -> bool:

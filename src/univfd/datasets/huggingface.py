@@ -14,7 +14,7 @@ from .. import registry
 from ..errors import DataError, UsageError
 from ..sources import dataset_refs, place_of, random_access, stored_ref, undecoded, unreachable_ref
 from ..types import Failure, ImageRef, Label, Sample
-from ._rows import SPLITS, sample_of
+from ._rows import SPLITS, class_of, sample_of
 
 
 def read_huggingface(path: Path) -> Iterator[Sample]:
@@ -73,10 +73,7 @@ def _samples(
 
 
 def _class_of(value: Any, names: Any, classes: Mapping[str, Label | str] | None, where: str) -> Any:
-    if names and isinstance(value, int):
-        if not 0 <= value < len(names):
-            raise DataError(f"{where}: label {value}; the classes are {', '.join(names)}")
-        value = names[value]
+    value = class_of(value, names, where)
     if classes is None:
         return value
     if value not in classes:

@@ -17,7 +17,7 @@ from ..errors import DataError
 from ..sources import display_name
 from ..storage import parsed
 from ..types import ImageRef, Sample
-from ._rows import plain_columns, sample_of
+from ._rows import class_names, class_of, plain_columns, sample_of
 
 
 def read_manifest(path: Path) -> Iterator[Sample]:
@@ -79,8 +79,12 @@ def _parquet(path: Path) -> Iterator[Any]:
         raise registry.missing_extra("a Parquet manifest", error) from error
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(columns=plain_columns(file.schema_arrow)):
-                yield from batch.to_pylist()
+            names = class_names(file.schema_arrow)
+            batches = file.iter_batches(columns=plain_columns(file.schema_arrow))
+            for number, row in enumerate((row for batch in batches for row in batch.to_pylist()), start=1):
+                if "label" in row:
+                    row["label"] = class_of(row["label"], names, f"{path}, row {number}")
+                yield row
     except (pa.ArrowException, UnicodeError, OSError) as error:
         raise DataError(f"{path} is no readable Parquet file: {error}") from error
 

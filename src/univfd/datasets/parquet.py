@@ -12,13 +12,11 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..errors import DataError, InputError
 from ..sources import IMAGE_SUFFIXES, cell_refs, files_below, image_column, is_parquet, is_tar
-from ..storage import parsed
 from ..types import Failure, Sample
-from ._rows import SPLITS, plain_columns, sample_of
+from ._rows import SPLITS, class_names, class_of, plain_columns, sample_of
 
 log = logging.getLogger(__name__)
 
@@ -64,28 +62,16 @@ def _shard(shard: Path, column: str) -> Iterator[Sample]:
     refs = cell_refs(shard, column)
     try:
         with pq.ParquetFile(shard) as file:
-            names = _class_names(file.schema_arrow)
+            names = class_names(file.schema_arrow)
             others = [name for name in plain_columns(file.schema_arrow) if name != image]
             for group in range(file.num_row_groups):
                 for row in file.read_row_group(group, columns=others).to_pylist():
                     ref = next(refs)
-                    if names and isinstance(number := row.get("label"), int):
-                        if not 0 <= number < len(names):
-                            raise DataError(f"{ref.name}: label {number}; the classes are {', '.join(names)}")
-                        row["label"] = names[number]
+                    if "label" in row:
+                        row["label"] = class_of(row["label"], names, ref.name)
                     yield sample_of(row, ref, ref.name)
     except (pa.ArrowException, UnicodeError, OSError) as error:
         raise DataError(f"{shard} is no readable Parquet file: {error}") from error
-
-
-def _class_names(schema: Any) -> list[str]:
-    """Names of the numbers in `label`, where the file says them."""
-    stated = (schema.metadata or {}).get(b"huggingface")
-    try:
-        names = parsed(stated)["info"]["features"]["label"]["names"] if stated else []
-    except (ValueError, KeyError, TypeError):
-        return []
-    return [str(name) for name in names] if isinstance(names, list) else []
 
 
 def _split(shard: Path, top: Path) -> str:
