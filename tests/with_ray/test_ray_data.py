@@ -24,6 +24,7 @@ from nodes import Nodes
 from conftest import encoded, picture
 from univfd import runner
 from univfd.backbones import Backbone
+from univfd.cli._ray import _everywhere
 from univfd.detector import Detector
 from univfd.distributed import cluster as clusters
 from univfd.distributed import running
@@ -36,7 +37,7 @@ from univfd.distributed.workers import Packed, Work
 from univfd.embedding import embed_images, space_of
 from univfd.embedding_cache import EmbeddingCache, keyed
 from univfd.embedding_cache import embed_missing as embed_here
-from univfd.errors import MissingExtraError, OutputExistsError, UnivFDError, UsageError
+from univfd.errors import MissingExtraError, OutputExistsError, UnivFDError, UsageError, WeightsError
 from univfd.sources import expand, read_bytes
 from univfd.types import Failure, ImageRef
 from univfd.views import view
@@ -275,6 +276,9 @@ def test_what_kills_every_worker_is_given_up_and_the_rest_goes_on(
     class Dying:
         """Takes its process along on partition 3, every time."""
 
+        def has(self, table: Any) -> bool:
+            return False
+
         def __call__(self, table: Any) -> Any:
             if 3 in table["partition"].to_pylist():
                 os._exit(1)
@@ -283,6 +287,68 @@ def test_what_kills_every_worker_is_given_up_and_the_rest_goes_on(
     monkeypatch.setattr(clusters, "_TRIES", 1)
     found = [r["partition"] for r in clusters.over_partitions(ray, where, Dying, {}, list(range(12)))]
     assert sorted(found) == [0, 1, 2, *range(4, 12)]
+
+
+def test_what_kills_every_worker_costs_no_other_partition_of_its_block(
+    nodes: Nodes, where: Where, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Dying:
+        """Takes its process along on partition 4, every time; the others are written once."""
+
+        def __init__(self, folder: Path) -> None:
+            self.folder = folder
+
+        def has(self, table: Any) -> bool:
+            return all((self.folder / str(n)).exists() for n in table["partition"].to_pylist())
+
+        def __call__(self, table: Any) -> Any:
+            for number in table["partition"].to_pylist():
+                if number == 4:
+                    os._exit(1)
+                (self.folder / str(number)).touch()
+            return table
+
+    monkeypatch.setattr(clusters, "_TRIES", 1)
+    monkeypatch.setattr(clusters, "_BLOCKS", 4)  # of three partitions each
+    found = [r["partition"] for r in clusters.over_partitions(ray, where, Dying, {"folder": tmp_path}, [*range(12)])]
+    assert sorted(found) == [*range(4), *range(5, 12)]
+
+
+@pytest.mark.parametrize("at_opening", [True, False])
+def test_what_a_worker_refuses_reaches_the_driver_as_it_was(
+    nodes: Nodes, where: Where, monkeypatch: pytest.MonkeyPatch, at_opening: bool
+) -> None:
+    class Refusing:
+        """Opens nothing, or refuses one partition."""
+
+        def __init__(self) -> None:
+            if at_opening:
+                raise WeightsError("the weights are not here")
+
+        def has(self, table: Any) -> bool:
+            return False
+
+        def __call__(self, table: Any) -> Any:
+            if 3 in table["partition"].to_pylist():
+                raise WeightsError("the weights are not here")
+            return table
+
+    done: list[int] = []
+    rows = clusters.over_partitions(ray, where, Refusing, {}, list(range(12)))
+    with pytest.raises(WeightsError, match=r"^the weights are not here$"):
+        done.extend(row["partition"] for row in rows)
+    assert sorted(done) == ([] if at_opening else [0, 1, 2, *range(4, 12)])
+
+
+def test_an_actor_larger_than_any_node_is_refused_here_and_waited_for_elsewhere(
+    nodes: Nodes, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = r"each actor asks for 64 CPU and 0.5 GPU .*, and no node has more than [\d.]+ CPU, 0 GPU"
+    with pytest.raises(UsageError, match=words):
+        clusters._room(ray, Where(cpus=64, gpus=0.5))
+    assert clusters._room(ray, Where("auto", cpus=64, gpus=0.5)) == 1
+    assert "waiting until one joins the cluster" in caplog.text
+    assert clusters._room(ray, Where("auto")) > 1
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------
@@ -322,6 +388,33 @@ def test_a_run_is_resumed_and_never_overwritten(
     (out / "run.json").unlink()
     with pytest.raises(UsageError, match="holds no run"):
         running.detect(toy_detector, inputs, folder, where, WORK, resume=True)
+
+
+def test_a_run_below_its_inputs_does_not_read_itself(
+    nodes: Nodes, where: Where, toy_detector: Detector, tmp_path: Path
+) -> None:
+    for i in range(6):
+        (tmp_path / f"{i}.png").write_bytes(encoded(picture(i), "PNG"))
+    folder = Folder(str(tmp_path / "a-run"))  # sorted before the images
+    report = running.detect(toy_detector, [str(tmp_path)], folder, where, WORK, size=2)
+    assert (report.images, dict(report.counts).get("failed")) == (6, None)
+    (tmp_path / "a-run" / "rows" / partition_name(1)).unlink()
+    again = running.detect(toy_detector, [str(tmp_path)], folder, where, WORK, resume=True)
+    assert (again.images, again.done_before) == (6, 2)
+    assert [i.name for i in expand([str(tmp_path)]) if isinstance(i, Failure)] == []
+    assert len(list(expand([str(tmp_path)]))) == 6
+
+
+def test_what_cannot_be_sent_is_refused_before_anything_is_listed(
+    where: Where, toy_detector: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise UsageError("decides with rows of a store, which are not copied")
+
+    monkeypatch.setattr(Detector, "save", refuse)
+    with pytest.raises(UsageError, match="which are not copied"):
+        running.detect(toy_detector, [str(tmp_path)], Folder(str(tmp_path / "run")), where, WORK)
+    assert not (tmp_path / "run").exists()
 
 
 def test_from_bucket_to_bucket(
@@ -489,6 +582,19 @@ def test_an_output_may_be_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert place(Path("s3://pictures/out/run?region=x")) == "s3://pictures/out/run?region=x"
     assert place(Path("out")) == str(tmp_path / "out")
     assert place(Path("/a/b")) == "/a/b"
+
+
+def test_embedding_nothing_is_said(nodes: Nodes, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = univfd("embed", tmp_path / "empty", "-o", tmp_path / "e", "--backbone", "toy", "--ray", code=3)
+    assert "there was nothing to embed; check the paths" in done.stderr
+
+
+def test_a_folder_named_like_an_encoder_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("toy", "mine"):
+        (tmp_path / name).mkdir()
+    assert [_everywhere(name) for name in ("toy", "mine", "other")] == ["toy", str(tmp_path / "mine"), "other"]
 
 
 def test_an_absent_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

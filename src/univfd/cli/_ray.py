@@ -193,6 +193,9 @@ def embed_on(
             image_column=on.image_column, resume=resume, on_done=on_done,
         )  # fmt: skip
     _say(ctx, report, folder.place)
+    if not report.images:
+        remark(ctx, "there was nothing to embed; check the paths")
+        return UNREADABLE
     return UNREADABLE if report.counts.get("failed") else DONE
 
 
@@ -207,7 +210,10 @@ def embedding_on(on: Asked, backbone: str, work: Work) -> Embed:
 
 
 def _everywhere(backbone: str) -> str:
-    return str(Path(backbone).absolute()) if Path(backbone).is_dir() else backbone
+    """The same encoder from any working directory: a shipped name goes before a folder, as in `catalogue.entry`."""
+    from ..catalogue import names
+
+    return backbone if backbone in names() or not Path(backbone).is_dir() else str(Path(backbone).absolute())
 
 
 def _say(ctx: click.Context, report: Report, where: str) -> None:

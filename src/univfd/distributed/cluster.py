@@ -2,7 +2,8 @@
 
 Ray Data restarts actors and tries their tasks again without limit. So a lost worker or node costs the partitions that
 it was working on. What kills its worker every time would then be tried for ever: `Guarded` counts, and gives a
-partition up at its sixth beginning. The others go on, and the run says at its end which are missing.
+partition up at its sixth beginning. The others go on, and the run says at its end which are missing. What a worker
+raises on purpose comes to the driver by the actor that counts: Ray hands on its text alone.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any
 
 from ..errors import UnivFDError, UsageError
 from ..registry import missing_extra
+
+log = logging.getLogger(__name__)
 
 LOCAL = "local"
 _ADDRESS = re.compile(r"auto|local|[\w.-]+:\d+|\[[0-9a-f:]+\]:\d+")
@@ -106,6 +109,7 @@ def over_partitions(
         partitions: numbers.
 
     Raises:
+        UsageError: an actor asks for more than this machine has.
         UnivFDError: the work failed, by a mistake or on more than ten partitions.
     """
     import pyarrow as pa
@@ -119,11 +123,16 @@ def over_tables(
     ray: Any, cluster: Cluster, worker: Any, arguments: dict[str, Any], tables: list[Any], size: int
 ) -> Iterator[Any]:
     """The tables that workers make of tables of `size` rows (the last may be shorter), as they are done."""
-    mapped = _mapped(ray, cluster, tables, worker, arguments, size)
+    record = _record(ray)
+    mapped = _mapped(ray, cluster, tables, worker, arguments, size, record)
     try:
-        yield from mapped.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        for table in mapped.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            if len(table):
+                yield table
     except ray.exceptions.RayError as error:
-        raise _in_words(error) from error
+        raise _said(ray, record) or _in_words(error) from error
+    if (said := _said(ray, record)) is not None:  # of so few pieces of work that the others went on
+        raise said
 
 
 def _blocks(partitions: list[int]) -> list[list[int]]:
@@ -133,7 +142,7 @@ def _blocks(partitions: list[int]) -> list[list[int]]:
 
 
 def _mapped(
-    ray: Any, cluster: Cluster, tables: list[Any], worker: Any, arguments: dict[str, Any], size: int
+    ray: Any, cluster: Cluster, tables: list[Any], worker: Any, arguments: dict[str, Any], size: int, record: Any
 ) -> Any:  # fmt: skip
     """The dataset; nothing runs yet."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -146,7 +155,7 @@ def _mapped(
         min_size=cluster.least, max_size=most, initial_size=max(cluster.least, min(most, room)),
         max_tasks_in_flight_per_actor=_IN_FLIGHT,
     )  # fmt: skip
-    guard = {"worker": worker, "arguments": arguments, "beginnings": _beginnings(ray), "tries": _TRIES}
+    guard = {"worker": worker, "arguments": arguments, "record": record, "tries": _TRIES}
     return data.map_batches(
         Guarded, batch_size=size, batch_format="pyarrow", compute=pool, fn_constructor_kwargs=guard,
         num_cpus=cluster.cpus, num_gpus=cluster.gpus or None,
@@ -154,59 +163,108 @@ def _mapped(
 
 
 class Guarded:
-    """A worker that refuses what has been begun too often without coming to an end."""
+    """A worker that gives up what has been begun too often without coming to an end."""
 
-    def __init__(self, worker: Any, arguments: dict[str, Any], beginnings: Any, tries: int) -> None:
+    def __init__(self, worker: Any, arguments: dict[str, Any], record: Any, tries: int) -> None:
         """Open the worker.
 
         Args:
             worker: a class of `univfd.distributed.workers`.
             arguments: of its constructor.
-            beginnings: the actor that counts.
+            record: from `_record`.
             tries: how often a piece of work may be begun.
         """
-        self._work, self._beginnings, self._tries = worker(**arguments), beginnings, tries
+        self._record, self._tries = record, tries
+        with self._telling():
+            self._work = worker(**arguments)
 
     def __call__(self, table: Any) -> Any:
-        """The worker's answer.
+        """The worker's answer; an empty one where it gives the work up.
 
         Raises:
-            UnivFDError: too often.
+            UnivFDError: it gave up too much.
         """
         import ray
 
-        numbers = table.column(table.num_columns - 1)
-        if ray.get(self._beginnings.begin.remote(numbers[0].as_py())) > self._tries:
-            raise UnivFDError(
-                f"work from number {numbers[0]} was begun {self._tries} times, and its workers died each time"
-            )
-        return self._work(table)
+        number = table.column(table.num_columns - 1)[0].as_py()
+        with self._telling():
+            # of a block that is begun again, what was done before counts as begun each time
+            if ray.get(self._record.begin.remote(number)) > self._tries and not self._work.has(table):
+                if ray.get(self._record.give_up.remote(number)) > _GIVEN_UP:
+                    raise UnivFDError(
+                        f"more than {_GIVEN_UP} pieces of work, the last from number {number}, were begun "
+                        f"{self._tries} times, and their workers died each time"
+                    )
+                table = table.slice(0, 0)
+            return self._work(table)
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """What is raised on purpose is told to the driver first."""
+        try:
+            yield
+        except UnivFDError as error:
+            import ray
+
+            with suppress(Exception):  # the record is lost, or the error cannot be sent: Ray has its text
+                ray.get(self._record.say.remote(error))
+            raise
 
 
-def _beginnings(ray: Any) -> Any:
-    """An actor beside the driver that counts how often each piece of work was begun."""
+def _record(ray: Any) -> Any:
+    """An actor beside the driver: how often each piece of work was begun, what was given up, what workers raised."""
 
-    class Beginnings:
+    class Record:
         def __init__(self) -> None:
             self._counts: Counter[int] = Counter()
+            self._given_up: set[int] = set()
+            self._said: list[UnivFDError] = []
 
         def begin(self, number: int) -> int:
             self._counts[number] += 1
             return self._counts[number]
 
+        def give_up(self, number: int) -> int:
+            self._given_up.add(number)
+            return len(self._given_up)
+
+        def say(self, error: UnivFDError) -> None:
+            self._said = self._said or [error]
+
+        def said(self) -> UnivFDError | None:
+            return self._said[0] if self._said else None
+
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
-    return ray.remote(num_cpus=0, scheduling_strategy=here)(Beginnings).remote()
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(Record).remote()
+
+
+def _said(ray: Any, record: Any) -> UnivFDError | None:
+    """What a worker raised first; None: nothing, or the record is lost."""
+    with suppress(ray.exceptions.RayError):
+        found = ray.get(record.said.remote())
+        return found if isinstance(found, UnivFDError) else None
+    return None
 
 
 def _room(ray: Any, cluster: Cluster) -> int:
-    """Actors that the cluster has room for as it is now."""
-    there = ray.cluster_resources()
-    bounds = [there.get("CPU", 0) // cluster.cpus]
-    if cluster.gpus:
-        bounds.append(there.get("GPU", 0) // cluster.gpus)
-    return max(1, int(min(bounds)))
+    """Actors that the nodes have room for as they are now.
+
+    Raises:
+        UsageError: none, on this machine alone.
+    """
+    wanted = {"CPU": float(cluster.cpus)} | ({"GPU": cluster.gpus} if cluster.gpus else {})
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    room = sum(min(int(there.get(name, 0) // n) for name, n in wanted.items()) for there in nodes)
+    if not room:
+        asked = " and ".join(f"{n:g} {name}" for name, n in wanted.items())
+        most = ", ".join(f"{max(there.get(name, 0) for there in nodes):g} {name}" for name in wanted)
+        words = f"each actor asks for {asked} (--ray-cpus, --ray-gpus), and no node has more than {most}"
+        if cluster.address == LOCAL:
+            raise UsageError(words)
+        log.warning("%s: waiting until one joins the cluster", words)
+    return max(1, room)
 
 
 def _in_words(error: BaseException) -> UnivFDError:

@@ -17,7 +17,8 @@ from ..types import Failure, ImageRef, ParquetCell, TarSpan
 SCHEMA = pa.schema(
     [("name", pa.string()), ("kind", pa.string()), ("store", pa.string()), ("place", pa.binary()),
      ("offset", pa.int64()), ("size", pa.int64()), ("column", pa.string()), ("error", pa.string()),
-     ("message", pa.string())]
+     ("message", pa.string())],
+    metadata={"univfd": "listing"},  # a run may lie below its inputs: `sources` takes no image out of such a file
 )  # fmt: skip
 
 

@@ -81,13 +81,13 @@ def detect(
         UsageError: the earlier run had other inputs, another detector or other options.
         UnivFDError: partitions are missing at the end, or nothing could be written.
     """
+    packed = Packed.of(detector)  # before the listing: some cannot be
     work = _on_same_loss(work, detector.backbone)
     record = {"line": "detect", "detector": detector.identity, "space": detector.reads.to_dict()}
     record |= {"options": {"max_pixels": work.max_pixels, "neighbors": neighbors}}
 
     def arguments(ray: Any) -> dict[str, Any]:
-        packed = ray.put(Packed.of(detector))
-        return {"folder": folder, "packed": packed, "work": work, "neighbors": neighbors}
+        return {"folder": folder, "packed": ray.put(packed), "work": work, "neighbors": neighbors}
 
     return _run(folder, inputs, record, size, image_column, resume, cluster, Judge, arguments, on_done)
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .. import registry
-from ..backbones import Backbone, open_backbone
+from ..backbones import Backbone, EngineBackbone, open_backbone
 from ..detector import Detector, load
 from ..embedding import embed_images, space_of
 from ..errors import FormatError, UnivFDError
@@ -100,9 +100,10 @@ class Packed:
                 path.write_bytes(data)
             opened = load(scratch, threads=threads, engine=engine)
         if opened.identity != self.identity:
+            engine = opened.backbone.engine if isinstance(opened.backbone, EngineBackbone) else "none"
             raise FormatError(
-                f"{socket.gethostname()} has the detector as {opened.identity}, the driver as {self.identity}: install "
-                "the same version of univfd on all nodes"
+                f"{socket.gethostname()} has the detector as {opened.identity} (engine: {engine}), the driver as "
+                f"{self.identity}: install the same version of univfd on all nodes, and name a lossy engine by --engine"
             )
         return opened
 
@@ -123,6 +124,10 @@ class Judge:
 
         self._folder, self._work, self._neighbors = folder, work, neighbors
         self._detector = ray.get(packed).open(work.threads, work.engine)
+
+    def has(self, table: pa.Table) -> bool:
+        """Whether the rows of partitions are there already."""
+        return _has(self._folder, table)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Numbers of partitions -> what was done."""
@@ -181,6 +186,10 @@ class Embedder:
         self._encoder, self._work, self._folder = encoder, work, folder
         self._backbone, self._view = encoder.open(work.threads, work.engine)
 
+    def has(self, table: pa.Table) -> bool:
+        """Whether the rows of partitions are there already; embeddings that are sent back are not."""
+        return self._folder is not None and _has(self._folder, table)
+
     def __call__(self, table: pa.Table) -> pa.Table:
         """Numbers of partitions -> what was done; or entries with `ordinal` -> embeddings with it."""
         if self._folder is None:
@@ -197,6 +206,10 @@ class Embedder:
             self._backbone, self._view, references(listing), perturb=self._encoder.perturb, **self._work.options
         )
         return table_of(batches, self._encoder.space)
+
+
+def _has(folder: Folder, table: pa.Table) -> bool:
+    return all(folder.has(f"rows/{partition_name(n)}") for n in table["partition"].to_pylist())
 
 
 def _partition(folder: Folder, number: int, rows: Any) -> dict[str, Any]:

@@ -29,7 +29,8 @@ def is_parquet(path: Path) -> bool:
 def image_column(path: Path) -> str | None:
     """The column that holds encoded images: of bytes, or with a field `bytes` (as the `datasets` library writes).
 
-    Where there are several, or a column `file` says where the images are, only a usual name counts.
+    Where there are several, or a column `file` says where the images are, only a usual name counts. What this package
+    writes for itself (the listing of a run on Ray) holds none.
 
     Returns:
         Its name (`image`, `image.bytes`), or None where there is none.
@@ -44,6 +45,8 @@ def image_column(path: Path) -> str | None:
         import pyarrow as pa
 
         found = {}
+        if b"univfd" in (file.schema_arrow.metadata or {}):
+            return None
         for field in file.schema_arrow:
             if _is_bytes(field.type):
                 found[field.name] = field.name
