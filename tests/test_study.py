@@ -133,6 +133,121 @@ def test_one_source_of_reals_is_dealt_by_group() -> None:
     assert made.how[""] == "other images of the same sources"
 
 
+def assert_parts_share_nothing(data: Data, made: Split) -> None:
+    """What the study promises of any split, computed image by image."""
+    trains, tested = np.isin(made.part, [TRAIN, VALIDATION]), made.part == TEST
+    maker = np.where(data.fake, data.column("generator"), "")
+    for name in ("group", "source"):
+        values = data.column(name)
+        for value in set(values[trains]) & set(values[tested]) - {""}:
+            assert name == "source", value
+            kinds = {made.how.get(m, "unseen") for m in maker[tested & (values == value)]}
+            assert kinds == {"other images of the same sources"}, (value, kinds)
+    for value in set(data.column("group")) - {""}:
+        assert len(set(made.part[data.column("group") == value]) - {LEFT_OUT}) <= 1, value
+    assert (made.part[data.fake & ~np.isin(maker, made.seen)] == TEST).all()
+    assert set(maker[made.part == TRAIN]) == {"", *made.seen}
+
+
+def tangled(seed: int) -> Data:
+    """Generators and sources of all sizes; some images of either class share groups, some sources."""
+    rng = np.random.default_rng(seed)
+    groups, grouped, common = int(rng.integers(3, 40)), rng.choice([0, 0.1, 0.5]), rng.choice([0, 0.1])
+    made: list[Sample] = []
+
+    def add(fake: bool, name: str, source: str, family: str = "") -> None:
+        group = f"g{rng.integers(groups)}" if rng.random() < grouped else ""
+        at = "common" if rng.random() < common else source
+        made.append(sample(len(made), fake, name, at, family=family, group=group))
+
+    for g in range(rng.integers(2, 6)):
+        sources = rng.integers(1, 5)
+        for _ in range(rng.integers(8, 40)):
+            add(True, f"g{g}", f"s{g}-{rng.integers(sources)}", "gan" if g % 2 else "diffusion")
+    cameras = rng.integers(1, 8)
+    for _ in range(rng.integers(20, 120)):
+        add(False, "", f"camera{rng.integers(cameras)}")
+    return numbered(made)
+
+
+def test_no_collection_gives_parts_that_share_anything() -> None:
+    dealt = 0
+    for seed in range(200):
+        data = tangled(seed)
+        try:
+            made = split(data, families=["gan"], seed=seed)
+        except DataError:
+            continue
+        dealt += 1
+        assert_parts_share_nothing(data, made)
+    assert dealt > 180
+
+
+def test_pairs_of_a_fake_and_a_real_do_not_make_a_study_impossible() -> None:
+    """Pairs, as in a matched list, tie every source of reals to every generator."""
+    made = []
+    for i in range(120):
+        name = "abc"[i % 3]
+        family = "diffusion" if name == "c" else "gan"
+        made.append(sample(2 * i, True, name, f"site {name}", family=family, group=f"pair {i}"))
+        made.append(sample(2 * i + 1, False, "", f"camera {i * 7 % 5}", group=f"pair {i}"))
+    data = numbered(made)
+    parts = split(data, families=["gan"])
+    assert_parts_share_nothing(data, parts)
+    unseen = data.column("generator") == "c"
+    assert set(parts.part[np.roll(unseen, 1)]) == {TEST}  # their other halves: the reals are dealt by group
+    counts = {p: [int(((parts.part == p) & (data.fake == fake)).sum()) for fake in (True, False)] for p in PARTS}
+    assert counts == {TRAIN: [44, 44], VALIDATION: [12, 12], TEST: [64, 64]}
+
+
+def test_a_real_whose_pair_is_tested_and_whose_source_trains_is_left_out() -> None:
+    made = [sample(i, True, "ab"[i % 2], f"{'ab'[i % 2]}{i % 6}", group=f"pair {i}" if i % 6 == 1 else "")
+            for i in range(60)]  # fmt: skip
+    made += [sample(60 + i, False, "", f"camera {i % 5}", group=f"pair {i}" if i % 6 == 1 else "") for i in range(60)]
+    data = numbered(made)
+    parts = split(data, generators=["a"])
+    assert_parts_share_nothing(data, parts)
+    assert parts.how[""] == "other sources"
+    paired = ~data.fake & (data.column("group") != "")
+    trains = set(data.column("source")[np.isin(parts.part, [TRAIN, VALIDATION]) & ~data.fake])
+    for i in np.flatnonzero(paired):
+        assert parts.part[i] == (LEFT_OUT if data.samples[i].source in trains else TEST)
+    assert set(parts.part[paired]) == {LEFT_OUT, TEST}
+
+
+@pytest.mark.parametrize("prompts", [2, 3, 20])
+def test_generators_of_the_same_prompts_hold_out_the_same_ones(prompts: int) -> None:
+    """Their shares do not multiply, and none is held out wholly."""
+    made = [sample(20 * g + i, True, f"g{g}", f"site{g}", family="gan", group=f"prompt {i}")
+            for g in range(8) for i in range(prompts)]  # fmt: skip
+    made += [sample(500 + i, True, "other", "elsewhere") for i in range(6)]
+    made += [sample(600 + i, False, "", f"camera{i % 6}") for i in range(30)]
+    data = numbered(made)
+    if prompts == 2:
+        with pytest.raises(DataError, match="no fake image is left for validation"):
+            split(data, families=["gan"])
+        return
+    parts = split(data, families=["gan"])
+    assert_parts_share_nothing(data, parts)
+    shares = {p: ((parts.part == p) & (data.column("family") == "gan")).sum() / (8 * prompts) for p in PARTS}
+    assert shares == ({TRAIN: 0.55, VALIDATION: 0.15, TEST: 0.3} if prompts == 20 else dict.fromkeys(PARTS, 1 / 3))
+
+
+def test_a_generator_that_is_not_named_does_not_train() -> None:
+    samples = [*collection(), sample(1000, True, "", "nameless", family="gan")]
+    with pytest.raises(DataError, match="1 fakes of gan have no generator"):
+        split(numbered(samples), families=["gan"])
+    data = numbered(samples)
+    made = split(data, generators=["many", "single"])  # of those that were not chosen, it is tested
+    assert made.part[-1] == TEST
+    for chosen in ({"generators": [""]}, {"families": [""]}):
+        with pytest.raises(UnknownNameError):
+            split(data, **chosen)
+    nobody = numbered([replace(s, generator="", family="") for s in samples])
+    with pytest.raises(DataError, match="column generator"):
+        split(nobody)
+
+
 @pytest.mark.parametrize(
     ("families", "generators", "error", "says"),
     [
