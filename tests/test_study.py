@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -271,6 +272,11 @@ def test_limit_takes_evenly_of_each_generator_and_source() -> None:
     assert {names.count(n) for n in names} == {3}
     assert [s.ref.name for s in few if s.source == "real0"] == ["0.png", "3.png", "6.png"]
     assert limited(samples, None) == samples
+
+
+def test_limit_counts_reals_by_source_whatever_else_they_name() -> None:
+    samples = [replace(s, generator="real" if s.label is Label.REAL else s.generator) for s in collection()]
+    assert [s.ref.name for s in limited(samples, 3)] == [s.ref.name for s in limited(collection(), 3)]
 
 
 def random_scores(data: Data, seed: int) -> np.ndarray:
@@ -550,6 +556,11 @@ def test_a_split_is_written_as_a_manifest_that_readers_take(folder: Path, tmp_pa
         write_manifest(tmp_path / "parts" / "parts.jsonl", data, made)
     with pytest.raises(UsageError, match="jsonl"):
         write_manifest(tmp_path / "parts.csv", data, made)
+    odd = tmp_path / os.fsdecode(b"\xff.png")
+    named = replace(data, samples=(replace(data.samples[0], ref=ImageRef(str(odd), odd)), *data.samples[1:]))
+    with pytest.raises(UsageError, match=r"\\xff.png: its name"):
+        write_manifest(tmp_path / "odd.jsonl", named, made)
+    assert not (tmp_path / "odd.jsonl").exists()
     memory = numbered(collection())
     with pytest.raises(UsageError, match="no file of its own"):
         write_manifest(tmp_path / "other.jsonl", memory, split(memory, families=["gan"]))
