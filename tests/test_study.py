@@ -542,6 +542,16 @@ def test_a_network_is_scored_as_it_detects(folder: Path, cache: Path, toy_detect
     assert "no network was given" in (tmp_path / "without" / "tables" / "paper.md").read_text()
 
 
+@pytest.mark.parametrize("name", ["generalisation", "pr", "robustness", "sink"])
+def test_score_rows_say_what_was_laid_on_the_images(name: str, folder: Path, cache: Path, tmp_path: Path) -> None:
+    study(folder, cache, perturb="jpeg:85").run(name, tmp_path / "out", OPTIONS.get(name))
+    said = read_rows(tmp_path / "out" / "rows" / "scores.parquet")
+    expected = ["jpeg:85", "jpeg:85+jpeg:50", "jpeg:85+blur:1"] if name == "robustness" else ["jpeg:85"]
+    assert list(dict.fromkeys(cell.perturbation for cell in said.cells)) == expected
+    if name == "robustness":
+        assert "\njpeg:85+jpeg:50," in (tmp_path / "out" / "tables" / "robustness.csv").read_text()
+
+
 def test_a_split_is_written_as_a_manifest_that_readers_take(folder: Path, tmp_path: Path) -> None:
     data = read(open_dataset(folder))
     made = split(data, families=["gan"])

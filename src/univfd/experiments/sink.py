@@ -16,7 +16,7 @@ from ..search import to_unit
 from ..study import plots
 from ..study.data import Data
 from ..study.experiment import Drawing, Experiment, Result
-from ..study.features import Encoder
+from ..study.features import Encoder, chained
 from ..study.judging import HALF, SEEN, SINK, UNSEEN, Panel, judged
 from ..study.methods import NETWORK_ABSENT, Network, probes, scored, titled, with_network
 from ..study.split import TEST, TRAIN, Split
@@ -38,7 +38,10 @@ def run(
         raise UsageError(f"points is {points}; expected at least 2")
     vectors = encoder.embed(data)
     scores = scored(probes(ks), vectors, data, split.rows(TRAIN))
-    panel = judged(data, split, with_network(scores, network, data, split), figures=_FIGURES, rounds=rounds, seed=seed)
+    panel = judged(
+        data, split, with_network(scores, network, data, split), figures=_FIGURES, rounds=rounds, seed=seed,
+        perturbation=chained(encoder.perturb),
+    )  # fmt: skip
     test = split.rows(TEST)
     spaces = {"frozen encoder": vectors[test]}
     if network:
