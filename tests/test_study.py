@@ -27,7 +27,7 @@ from univfd.backbones import Backbone, open_backbone
 from univfd.benchmark.rows import read_rows
 from univfd.cli import group
 from univfd.datasets import open_dataset
-from univfd.detector import Detector
+from univfd.detector import Detector, linear_detector
 from univfd.errors import DataError, MissingExtraError, OutputExistsError, UnknownNameError, UsageError
 from univfd.metrics import FIGURES
 from univfd.metrics.resampled import FLAGS, Contest, Pair, one_class
@@ -41,6 +41,7 @@ from univfd.study.run import SHARED, Study
 from univfd.study.split import LEFT_OUT, TEST, TRAIN, VALIDATION, Split, split
 from univfd.training.pictures import Pictures
 from univfd.types import Failure, ImageRef, Label, Sample
+from univfd.views import view
 
 EXPERIMENTS = registry.names("experiments")
 PARTS = (TRAIN, VALIDATION, TEST)
@@ -443,9 +444,11 @@ def test_every_experiment_gives_a_report(name: str, folder: Path, cache: Path, t
     failed = made.run(name, tmp_path / "out", OPTIONS.get(name))
     assert_report(tmp_path / "out", name)
     text = (tmp_path / "out" / "README.md").read_text()
-    embeds = name != "spectra"
-    assert [f.error for f in failed] == (["truncated"] if embeds else [])
-    assert "could not be decoded" in text if not embeds else "broken.png" in text
+    record = json.loads((tmp_path / "out" / "study.json").read_text())
+    assert [f.error for f in failed] == ["truncated"]
+    assert "broken.png" in text
+    assert (record["images"]["given"], record["images"]["used"]) == (69, 68)
+    assert "38 fakes and 30 reals used" in text
     with pytest.raises(OutputExistsError):
         made.run(name, tmp_path / "out", OPTIONS.get(name))
 
@@ -542,6 +545,36 @@ def test_a_network_is_scored_as_it_detects(folder: Path, cache: Path, toy_detect
     assert "no network was given" in (tmp_path / "without" / "tables" / "paper.md").read_text()
 
 
+def test_an_image_that_cannot_be_decoded_changes_no_part(folder: Path, cache: Path, tmp_path: Path) -> None:
+    """Nor does it when it is all of its source, so that there is one unit less to deal."""
+    samples = list(open_dataset(folder))
+    for i in range(4):
+        file = tmp_path / f"cut{i}.png"
+        file.write_bytes(b"\x89PNG\r\n\x1a\n and no more, %d" % i)
+        samples.append(Sample(ImageRef(str(file), file), Label.REAL, "", f"cut{i}"))
+    made = Study(samples, "pictures", train_families=("gan",), backbone="toy", rounds=5, cache=cache)
+    counts = write_manifest(tmp_path / "parts.jsonl", made.readable, made.parts())
+    failed = {f.image for f in made.run("pr", tmp_path / "out", {"ks": (1,)})}
+    assert len(failed) == 5
+    parted = {Path(s.ref.name).name: s.split for s in open_dataset(tmp_path / "parts.jsonl")}
+    tested = read_rows(tmp_path / "out" / "rows" / "scores.parquet").images.columns["image"]
+    names = {Path(tested[i]).name for i in range(len(tested.codes))}
+    bad = {Path(name).name for name in failed}
+    assert names == {name for name, part in parted.items() if part == "test"} - bad
+    kept = json.loads((tmp_path / "out" / "study.json").read_text())["splits"]["split"]
+    trained = sum(m["train"] for m in (*kept["images"].values(), *kept["reals"].values()))
+    assert trained == counts["train"] - len({n for n, part in parted.items() if part == "train"} & bad)
+
+
+def test_a_generator_of_which_nothing_can_be_decoded_is_named() -> None:
+    data = numbered(collection())
+    made = split(data, families=["gan"])
+    gone = (made.part == TRAIN) & (data.column("generator") == "many")
+    kept = np.flatnonzero(~gone)
+    with pytest.raises(DataError, match="no image of many is left to train on"):
+        made.of(data.without([Failure("", "", "") if g else None for g in gone]), kept)
+
+
 @pytest.mark.parametrize("name", ["generalisation", "pr", "robustness", "sink"])
 def test_score_rows_say_what_was_laid_on_the_images(name: str, folder: Path, cache: Path, tmp_path: Path) -> None:
     study(folder, cache, perturb="jpeg:85").run(name, tmp_path / "out", OPTIONS.get(name))
@@ -550,6 +583,35 @@ def test_score_rows_say_what_was_laid_on_the_images(name: str, folder: Path, cac
     assert list(dict.fromkeys(cell.perturbation for cell in said.cells)) == expected
     if name == "robustness":
         assert "\njpeg:85+jpeg:50," in (tmp_path / "out" / "tables" / "robustness.csv").read_text()
+
+
+def test_a_network_that_knows_what_is_tested_is_named(
+    folder: Path, cache: Path, blocks: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = open_backbone(blocks)
+    width = encoder.entry.proj
+    made = linear_detector("mine", encoder, view("native"), np.linspace(-1, 1, width), 0.0)
+    made.save(tmp_path / "network", carry_backbone=True)
+
+    def warnings() -> str:
+        caplog.clear()
+        out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        study(folder, cache, network=tmp_path / "network").run("pr", out, {"ks": (1,)})
+        return " ".join(r.getMessage() for r in caplog.records if "was trained on" in r.getMessage())
+
+    assert warnings() == ""
+    record = tmp_path / "network" / "backbone" / "training.json"
+    parts = study(folder, cache).parts()
+    held_out = [m.name for m in parts.members if m.label == "real" and m.tested and not m.counts[TRAIN]]
+    known = {"fake by generator": {"gan-a": 9, "dm-b": 5}, "real by source": {held_out[0]: 3, "another": 2}}
+    record.write_text(json.dumps({"images": {"train": known}}))
+    said = warnings()
+    assert "fakes of dm-b," in said
+    assert f"reals of {held_out[0]}," in said
+    assert "gan-a" not in said
+    for text in ("[]", "no JSON", '{"images": {"train": {"fake by generator": [[]]}}}', '{"images": {"train": 3}}'):
+        record.write_text(text)
+        assert warnings() == ""
 
 
 def test_a_split_is_written_as_a_manifest_that_readers_take(folder: Path, tmp_path: Path) -> None:
