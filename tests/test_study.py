@@ -722,6 +722,30 @@ def test_a_split_that_cannot_be_is_said_before_anything_is_embedded(
 
 
 @pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("training-size", {"fractions": ()}, "expected one number"),
+        ("training-size", {"fractions": (0.5, 2.0)}, "at most 1"),
+        ("sink", {"perplexity": 0}, "perplexity is 0"),
+        ("sink", {"points": 1}, "points is 1"),
+        ("training-source", {"families": ("gan", "diffusoin")}, "diffusion"),
+    ],
+)
+def test_options_that_cannot_be_are_said_before_anything_is_embedded(
+    name: str, options: dict[str, object], says: str, folder: Path, tmp_path: Path, toy: Backbone,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(type(toy), "embed", lambda self, crops: pytest.fail("an image was embedded"))
+    with pytest.raises(UsageError, match=says):
+        study(folder, tmp_path / "cache").run(name, tmp_path / "out", options)
+
+
+def test_classes_without_nearest_neighbours(folder: Path, cache: Path, tmp_path: Path) -> None:
+    study(folder, cache).run("classes", tmp_path / "out", {"counts": (1,), "ks": ()})
+    assert_report(tmp_path / "out", "classes")
+
+
+@pytest.mark.parametrize(
     ("problem", "said"), [(MissingExtraError("it needs more"), "it needs more"), (MemoryError(), "not enough memory")]
 )
 def test_a_picture_that_this_machine_cannot_decode_is_a_failure(
