@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -26,7 +27,7 @@ from univfd.backbones import Backbone, open_backbone
 from univfd.benchmark.rows import read_rows
 from univfd.cli import group
 from univfd.datasets import open_dataset
-from univfd.detector import Detector
+from univfd.detector import Detector, linear_detector
 from univfd.errors import DataError, MissingExtraError, OutputExistsError, UnknownNameError, UsageError
 from univfd.metrics import FIGURES
 from univfd.metrics.resampled import FLAGS, Contest, Pair, one_class
@@ -40,6 +41,7 @@ from univfd.study.run import SHARED, Study
 from univfd.study.split import LEFT_OUT, TEST, TRAIN, VALIDATION, Split, split
 from univfd.training.pictures import Pictures
 from univfd.types import Failure, ImageRef, Label, Sample
+from univfd.views import view
 
 EXPERIMENTS = registry.names("experiments")
 PARTS = (TRAIN, VALIDATION, TEST)
@@ -133,6 +135,121 @@ def test_one_source_of_reals_is_dealt_by_group() -> None:
     assert made.how[""] == "other images of the same sources"
 
 
+def assert_parts_share_nothing(data: Data, made: Split) -> None:
+    """What the study promises of any split, computed image by image."""
+    trains, tested = np.isin(made.part, [TRAIN, VALIDATION]), made.part == TEST
+    maker = np.where(data.fake, data.column("generator"), "")
+    for name in ("group", "source"):
+        values = data.column(name)
+        for value in set(values[trains]) & set(values[tested]) - {""}:
+            assert name == "source", value
+            kinds = {made.how.get(m, "unseen") for m in maker[tested & (values == value)]}
+            assert kinds == {"other images of the same sources"}, (value, kinds)
+    for value in set(data.column("group")) - {""}:
+        assert len(set(made.part[data.column("group") == value]) - {LEFT_OUT}) <= 1, value
+    assert (made.part[data.fake & ~np.isin(maker, made.seen)] == TEST).all()
+    assert set(maker[made.part == TRAIN]) == {"", *made.seen}
+
+
+def tangled(seed: int) -> Data:
+    """Generators and sources of all sizes; some images of either class share groups, some sources."""
+    rng = np.random.default_rng(seed)
+    groups, grouped, common = int(rng.integers(3, 40)), rng.choice([0, 0.1, 0.5]), rng.choice([0, 0.1])
+    made: list[Sample] = []
+
+    def add(fake: bool, name: str, source: str, family: str = "") -> None:
+        group = f"g{rng.integers(groups)}" if rng.random() < grouped else ""
+        at = "common" if rng.random() < common else source
+        made.append(sample(len(made), fake, name, at, family=family, group=group))
+
+    for g in range(rng.integers(2, 6)):
+        sources = rng.integers(1, 5)
+        for _ in range(rng.integers(8, 40)):
+            add(True, f"g{g}", f"s{g}-{rng.integers(sources)}", "gan" if g % 2 else "diffusion")
+    cameras = rng.integers(1, 8)
+    for _ in range(rng.integers(20, 120)):
+        add(False, "", f"camera{rng.integers(cameras)}")
+    return numbered(made)
+
+
+def test_no_collection_gives_parts_that_share_anything() -> None:
+    dealt = 0
+    for seed in range(200):
+        data = tangled(seed)
+        try:
+            made = split(data, families=["gan"], seed=seed)
+        except DataError:
+            continue
+        dealt += 1
+        assert_parts_share_nothing(data, made)
+    assert dealt > 180
+
+
+def test_pairs_of_a_fake_and_a_real_do_not_make_a_study_impossible() -> None:
+    """Pairs, as in a matched list, tie every source of reals to every generator."""
+    made = []
+    for i in range(120):
+        name = "abc"[i % 3]
+        family = "diffusion" if name == "c" else "gan"
+        made.append(sample(2 * i, True, name, f"site {name}", family=family, group=f"pair {i}"))
+        made.append(sample(2 * i + 1, False, "", f"camera {i * 7 % 5}", group=f"pair {i}"))
+    data = numbered(made)
+    parts = split(data, families=["gan"])
+    assert_parts_share_nothing(data, parts)
+    unseen = data.column("generator") == "c"
+    assert set(parts.part[np.roll(unseen, 1)]) == {TEST}  # their other halves: the reals are dealt by group
+    counts = {p: [int(((parts.part == p) & (data.fake == fake)).sum()) for fake in (True, False)] for p in PARTS}
+    assert counts == {TRAIN: [44, 44], VALIDATION: [12, 12], TEST: [64, 64]}
+
+
+def test_a_real_whose_pair_is_tested_and_whose_source_trains_is_left_out() -> None:
+    made = [sample(i, True, "ab"[i % 2], f"{'ab'[i % 2]}{i % 6}", group=f"pair {i}" if i % 6 == 1 else "")
+            for i in range(60)]  # fmt: skip
+    made += [sample(60 + i, False, "", f"camera {i % 5}", group=f"pair {i}" if i % 6 == 1 else "") for i in range(60)]
+    data = numbered(made)
+    parts = split(data, generators=["a"])
+    assert_parts_share_nothing(data, parts)
+    assert parts.how[""] == "other sources"
+    paired = ~data.fake & (data.column("group") != "")
+    trains = set(data.column("source")[np.isin(parts.part, [TRAIN, VALIDATION]) & ~data.fake])
+    for i in np.flatnonzero(paired):
+        assert parts.part[i] == (LEFT_OUT if data.samples[i].source in trains else TEST)
+    assert set(parts.part[paired]) == {LEFT_OUT, TEST}
+
+
+@pytest.mark.parametrize("prompts", [2, 3, 20])
+def test_generators_of_the_same_prompts_hold_out_the_same_ones(prompts: int) -> None:
+    """Their shares do not multiply, and none is held out wholly."""
+    made = [sample(20 * g + i, True, f"g{g}", f"site{g}", family="gan", group=f"prompt {i}")
+            for g in range(8) for i in range(prompts)]  # fmt: skip
+    made += [sample(500 + i, True, "other", "elsewhere") for i in range(6)]
+    made += [sample(600 + i, False, "", f"camera{i % 6}") for i in range(30)]
+    data = numbered(made)
+    if prompts == 2:
+        with pytest.raises(DataError, match="no fake image is left for validation"):
+            split(data, families=["gan"])
+        return
+    parts = split(data, families=["gan"])
+    assert_parts_share_nothing(data, parts)
+    shares = {p: ((parts.part == p) & (data.column("family") == "gan")).sum() / (8 * prompts) for p in PARTS}
+    assert shares == ({TRAIN: 0.55, VALIDATION: 0.15, TEST: 0.3} if prompts == 20 else dict.fromkeys(PARTS, 1 / 3))
+
+
+def test_a_generator_that_is_not_named_does_not_train() -> None:
+    samples = [*collection(), sample(1000, True, "", "nameless", family="gan")]
+    with pytest.raises(DataError, match="1 fakes of gan have no generator"):
+        split(numbered(samples), families=["gan"])
+    data = numbered(samples)
+    made = split(data, generators=["many", "single"])  # of those that were not chosen, it is tested
+    assert made.part[-1] == TEST
+    for chosen in ({"generators": [""]}, {"families": [""]}):
+        with pytest.raises(UnknownNameError):
+            split(data, **chosen)
+    nobody = numbered([replace(s, generator="", family="") for s in samples])
+    with pytest.raises(DataError, match="column generator"):
+        split(nobody)
+
+
 @pytest.mark.parametrize(
     ("families", "generators", "error", "says"),
     [
@@ -156,6 +273,11 @@ def test_limit_takes_evenly_of_each_generator_and_source() -> None:
     assert {names.count(n) for n in names} == {3}
     assert [s.ref.name for s in few if s.source == "real0"] == ["0.png", "3.png", "6.png"]
     assert limited(samples, None) == samples
+
+
+def test_limit_counts_reals_by_source_whatever_else_they_name() -> None:
+    samples = [replace(s, generator="real" if s.label is Label.REAL else s.generator) for s in collection()]
+    assert [s.ref.name for s in limited(samples, 3)] == [s.ref.name for s in limited(collection(), 3)]
 
 
 def random_scores(data: Data, seed: int) -> np.ndarray:
@@ -322,9 +444,11 @@ def test_every_experiment_gives_a_report(name: str, folder: Path, cache: Path, t
     failed = made.run(name, tmp_path / "out", OPTIONS.get(name))
     assert_report(tmp_path / "out", name)
     text = (tmp_path / "out" / "README.md").read_text()
-    embeds = name != "spectra"
-    assert [f.error for f in failed] == (["truncated"] if embeds else [])
-    assert "could not be decoded" in text if not embeds else "broken.png" in text
+    record = json.loads((tmp_path / "out" / "study.json").read_text())
+    assert [f.error for f in failed] == ["truncated"]
+    assert "broken.png" in text
+    assert (record["images"]["given"], record["images"]["used"]) == (69, 68)
+    assert "38 fakes and 30 reals used" in text
     with pytest.raises(OutputExistsError):
         made.run(name, tmp_path / "out", OPTIONS.get(name))
 
@@ -421,6 +545,75 @@ def test_a_network_is_scored_as_it_detects(folder: Path, cache: Path, toy_detect
     assert "no network was given" in (tmp_path / "without" / "tables" / "paper.md").read_text()
 
 
+def test_an_image_that_cannot_be_decoded_changes_no_part(folder: Path, cache: Path, tmp_path: Path) -> None:
+    """Nor does it when it is all of its source, so that there is one unit less to deal."""
+    samples = list(open_dataset(folder))
+    for i in range(4):
+        file = tmp_path / f"cut{i}.png"
+        file.write_bytes(b"\x89PNG\r\n\x1a\n and no more, %d" % i)
+        samples.append(Sample(ImageRef(str(file), file), Label.REAL, "", f"cut{i}"))
+    made = Study(samples, "pictures", train_families=("gan",), backbone="toy", rounds=5, cache=cache)
+    counts = write_manifest(tmp_path / "parts.jsonl", made.readable, made.parts())
+    failed = {f.image for f in made.run("pr", tmp_path / "out", {"ks": (1,)})}
+    assert len(failed) == 5
+    parted = {Path(s.ref.name).name: s.split for s in open_dataset(tmp_path / "parts.jsonl")}
+    tested = read_rows(tmp_path / "out" / "rows" / "scores.parquet").images.columns["image"]
+    names = {Path(tested[i]).name for i in range(len(tested.codes))}
+    bad = {Path(name).name for name in failed}
+    assert names == {name for name, part in parted.items() if part == "test"} - bad
+    kept = json.loads((tmp_path / "out" / "study.json").read_text())["splits"]["split"]
+    trained = sum(m["train"] for m in (*kept["images"].values(), *kept["reals"].values()))
+    assert trained == counts["train"] - len({n for n, part in parted.items() if part == "train"} & bad)
+
+
+def test_a_generator_of_which_nothing_can_be_decoded_is_named() -> None:
+    data = numbered(collection())
+    made = split(data, families=["gan"])
+    gone = (made.part == TRAIN) & (data.column("generator") == "many")
+    kept = np.flatnonzero(~gone)
+    with pytest.raises(DataError, match="no image of many is left to train on"):
+        made.of(data.without([Failure("", "", "") if g else None for g in gone]), kept)
+
+
+@pytest.mark.parametrize("name", ["generalisation", "pr", "robustness", "sink"])
+def test_score_rows_say_what_was_laid_on_the_images(name: str, folder: Path, cache: Path, tmp_path: Path) -> None:
+    study(folder, cache, perturb="jpeg:85").run(name, tmp_path / "out", OPTIONS.get(name))
+    said = read_rows(tmp_path / "out" / "rows" / "scores.parquet")
+    expected = ["jpeg:85", "jpeg:85+jpeg:50", "jpeg:85+blur:1"] if name == "robustness" else ["jpeg:85"]
+    assert list(dict.fromkeys(cell.perturbation for cell in said.cells)) == expected
+    if name == "robustness":
+        assert "\njpeg:85+jpeg:50," in (tmp_path / "out" / "tables" / "robustness.csv").read_text()
+
+
+def test_a_network_that_knows_what_is_tested_is_named(
+    folder: Path, cache: Path, blocks: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = open_backbone(blocks)
+    width = encoder.entry.proj
+    made = linear_detector("mine", encoder, view("native"), np.linspace(-1, 1, width), 0.0)
+    made.save(tmp_path / "network", carry_backbone=True)
+
+    def warnings() -> str:
+        caplog.clear()
+        out = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+        study(folder, cache, network=tmp_path / "network").run("pr", out, {"ks": (1,)})
+        return " ".join(r.getMessage() for r in caplog.records if "was trained on" in r.getMessage())
+
+    assert warnings() == ""
+    record = tmp_path / "network" / "backbone" / "training.json"
+    parts = study(folder, cache).parts()
+    held_out = [m.name for m in parts.members if m.label == "real" and m.tested and not m.counts[TRAIN]]
+    known = {"fake by generator": {"gan-a": 9, "dm-b": 5}, "real by source": {held_out[0]: 3, "another": 2}}
+    record.write_text(json.dumps({"images": {"train": known}}))
+    said = warnings()
+    assert "fakes of dm-b," in said
+    assert f"reals of {held_out[0]}," in said
+    assert "gan-a" not in said
+    for text in ("[]", "no JSON", '{"images": {"train": {"fake by generator": [[]]}}}', '{"images": {"train": 3}}'):
+        record.write_text(text)
+        assert warnings() == ""
+
+
 def test_a_split_is_written_as_a_manifest_that_readers_take(folder: Path, tmp_path: Path) -> None:
     data = read(open_dataset(folder))
     made = split(data, families=["gan"])
@@ -435,6 +628,11 @@ def test_a_split_is_written_as_a_manifest_that_readers_take(folder: Path, tmp_pa
         write_manifest(tmp_path / "parts" / "parts.jsonl", data, made)
     with pytest.raises(UsageError, match="jsonl"):
         write_manifest(tmp_path / "parts.csv", data, made)
+    odd = tmp_path / os.fsdecode(b"\xff.png")
+    named = replace(data, samples=(replace(data.samples[0], ref=ImageRef(str(odd), odd)), *data.samples[1:]))
+    with pytest.raises(UsageError, match=r"\\xff.png: its name"):
+        write_manifest(tmp_path / "odd.jsonl", named, made)
+    assert not (tmp_path / "odd.jsonl").exists()
     memory = numbered(collection())
     with pytest.raises(UsageError, match="no file of its own"):
         write_manifest(tmp_path / "other.jsonl", memory, split(memory, families=["gan"]))
@@ -521,6 +719,30 @@ def test_a_split_that_cannot_be_is_said_before_anything_is_embedded(
     monkeypatch.setattr(type(toy), "embed", lambda self, crops: pytest.fail("an image was embedded"))
     with pytest.raises(DataError, match="every generator trains"):
         study(folder, tmp_path / "cache", train_families=("gan", "diffusion")).run("sink", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("training-size", {"fractions": ()}, "expected one number"),
+        ("training-size", {"fractions": (0.5, 2.0)}, "at most 1"),
+        ("sink", {"perplexity": 0}, "perplexity is 0"),
+        ("sink", {"points": 1}, "points is 1"),
+        ("training-source", {"families": ("gan", "diffusoin")}, "diffusion"),
+    ],
+)
+def test_options_that_cannot_be_are_said_before_anything_is_embedded(
+    name: str, options: dict[str, object], says: str, folder: Path, tmp_path: Path, toy: Backbone,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(type(toy), "embed", lambda self, crops: pytest.fail("an image was embedded"))
+    with pytest.raises(UsageError, match=says):
+        study(folder, tmp_path / "cache").run(name, tmp_path / "out", options)
+
+
+def test_classes_without_nearest_neighbours(folder: Path, cache: Path, tmp_path: Path) -> None:
+    study(folder, cache).run("classes", tmp_path / "out", {"counts": (1,), "ks": ()})
+    assert_report(tmp_path / "out", "classes")
 
 
 @pytest.mark.parametrize(

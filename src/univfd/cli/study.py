@@ -123,7 +123,7 @@ def write_split(
             samples_of(data, root, subsets, partial), str(root or data), train_families=train_families,
             train_generators=train_generators, limit=limit, seed=seed, work=Work(workers=workers, watch=watch),
         )  # fmt: skip
-        counts = write_manifest(output, study.readable, study.parts(study.readable))
+        counts = write_manifest(output, study.readable, study.parts())
     remark(ctx, f"{', '.join(f'{n} {part}' for part, n in counts.items())} -> {output}")
     return UNREADABLE if study.readable.failures else DONE
 

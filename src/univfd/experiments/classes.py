@@ -32,7 +32,7 @@ def run(
             inside |= data.fake[train]
         kept = train[inside]
         fakes = int(data.fake[kept].sum())
-        if min(fakes, len(kept) - fakes) <= max(ks) // 2:
+        if min(fakes, len(kept) - fakes) <= max(ks, default=1) // 2:
             continue
         scores = scored(probes(ks), vectors, data, kept)
         panel = judged(data, split, scores, figures=FIGURES, rounds=rounds, seed=seed)

@@ -9,7 +9,7 @@ from ..metrics import Absent, Estimate
 from ..study import plots
 from ..study.data import Data
 from ..study.experiment import Drawing, Experiment, Result
-from ..study.features import Encoder
+from ..study.features import Encoder, chained
 from ..study.judging import AP, HALF, SEEN, UNSEEN, Panel, judged
 from ..study.methods import NETWORK, NETWORK_ABSENT, Network, probes, scored, titled, with_network
 from ..study.published import Mean, published
@@ -27,7 +27,10 @@ def run(
 ) -> Result:  # fmt: skip
     """Tables of AP and accuracy for each method and generator."""
     scores = scored(probes(ks), encoder.embed(data), data, split.rows(TRAIN))
-    panel = judged(data, split, with_network(scores, network, data, split), rounds=rounds, seed=seed)
+    panel = judged(
+        data, split, with_network(scores, network, data, split), rounds=rounds, seed=seed,
+        perturbation=chained(encoder.perturb),
+    )  # fmt: skip
     tables = [
         means(panel),
         generators(panel, AP, "ap", "AP of each generator"),

@@ -87,7 +87,8 @@ def _gallery(
                 for distance, row in zip(found[label][0][i], found[label][1][i], strict=True):
                     sample = data.samples[row]
                     lines[-1].append(int(row))
-                    titles[-1].append(f"{label}: {sample.generator or sample.source}\n{distance:.3f}")
+                    name = sample.generator if label == "fake" else sample.source
+                    titles[-1].append(f"{label}: {name}\n{distance:.3f}")
     width = max(map(len, lines))
     figure, axes = plots.panels(width, len(lines), width=1.6, height=1.9)
     shown = dict(zip(flat := [row for line in lines for row in line], pictures(np.array(flat, np.intp)), strict=True))

@@ -13,7 +13,7 @@ from ..palette import COLOURS
 from ..study import plots
 from ..study.data import Data
 from ..study.experiment import Drawing, Experiment, Result
-from ..study.features import Encoder
+from ..study.features import Encoder, chained
 from ..study.judging import AP, NOTE, Panel, judged
 from ..study.methods import NETWORK_ABSENT, Network, probes, scored, titled, with_network
 from ..study.split import TRAIN, Split
@@ -28,7 +28,10 @@ def run(
 ) -> Result:  # fmt: skip
     """Curves of each method on each set of generators, all their fakes together."""
     scores = scored(probes(ks), encoder.embed(data), data, split.rows(TRAIN))
-    panel = judged(data, split, with_network(scores, network, data, split), figures=(AP,), rounds=rounds, seed=seed)
+    panel = judged(
+        data, split, with_network(scores, network, data, split), figures=(AP,), rounds=rounds, seed=seed,
+        perturbation=chained(encoder.perturb),
+    )  # fmt: skip
     sentences = [
         f"AP over all fakes of {of}: "
         + "; ".join(f"{titled(m)} {panel.of(m, AP, of, 'family')}" for m in panel.methods)

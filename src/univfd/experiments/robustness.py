@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ..benchmark.rendering import Value
 from ..study.data import Data
 from ..study.experiment import Drawing, Experiment, Result
-from ..study.features import Encoder
+from ..study.features import Encoder, chained
 from ..study.judging import Panel, judged
 from ..study.methods import NETWORK, NETWORK_ABSENT, Network, apart, fit, probes, scores_of, spread
 from ..study.split import TEST, TRAIN, Split
@@ -31,22 +31,25 @@ def run(
         found = {NETWORK: network.scores(data, rows, then=chain)} if network else {}
         found |= {name: scores_of(classifier, vectors) for name, classifier in fitted.items()}
         scores = {name: spread(values, rows, len(data)) for name, values in found.items()}
-        panels[chain] = judged(data, split, scores, figures=FIGURES, rounds=rounds, seed=seed, perturbation=chain)
-    by_chain: dict[tuple[Value, ...], Panel] = {(chain,): panel for chain, panel in panels.items()}
+        panels[chain] = judged(
+            data, split, scores, figures=FIGURES, rounds=rounds, seed=seed, perturbation=chained(encoder.perturb, chain)
+        )
+    laid = {panel.cells[0].perturbation: panel for panel in panels.values()}
+    by_chain: dict[tuple[Value, ...], Panel] = {(chain,): panel for chain, panel in laid.items()}
     note = "Both classes' test images are changed alike; nothing is trained or chosen on changed images."
     made = table("robustness", "AP under JPEG and blur", ("test images",), by_chain, [note])
     drawings = [
         _drawing("jpeg", "JPEG quality", qualities, panels),
         _drawing("blur", "blur, sigma in pixels", sigmas, panels),
     ]
-    said = [*sentences(panels), f"The network is {network.name}." if network else NETWORK_ABSENT]
+    said = [*sentences(laid), f"The network is {network.name}." if network else NETWORK_ABSENT]
     cells = [cell for panel in panels.values() for cell in panel.cells]
     return Result(said, [made], drawings, panels[_CLEAN].images, cells)
 
 
 def _drawing(kind: str, along: str, values: tuple[float, ...], panels: Mapping[str, Panel]) -> Drawing:
     shown = [panels[_CLEAN], *(panels[f"{kind}:{v:g}"] for v in values)]
-    ticks = ["clean", *(f"{v:g}" for v in values)]
+    ticks = [shown[0].cells[0].perturbation, *(f"{v:g}" for v in values)]
     return drawing(kind, f"Mean AP under {along}.", along, range(len(shown)), shown, ticks=ticks)
 
 

@@ -16,7 +16,7 @@ from ..search import to_unit
 from ..study import plots
 from ..study.data import Data
 from ..study.experiment import Drawing, Experiment, Result
-from ..study.features import Encoder
+from ..study.features import Encoder, chained
 from ..study.judging import HALF, SEEN, SINK, UNSEEN, Panel, judged
 from ..study.methods import NETWORK_ABSENT, Network, probes, scored, titled, with_network
 from ..study.split import TEST, TRAIN, Split
@@ -34,11 +34,12 @@ def run(
     ks: tuple[int, ...] = (1, 9), points: int = 1500, perplexity: int = PERPLEXITY,
 ) -> Result:  # fmt: skip
     """The share of unseen fakes that each method calls real, and how features lie."""
-    if points < 2:
-        raise UsageError(f"points is {points}; expected at least 2")
     vectors = encoder.embed(data)
     scores = scored(probes(ks), vectors, data, split.rows(TRAIN))
-    panel = judged(data, split, with_network(scores, network, data, split), figures=_FIGURES, rounds=rounds, seed=seed)
+    panel = judged(
+        data, split, with_network(scores, network, data, split), figures=_FIGURES, rounds=rounds, seed=seed,
+        perturbation=chained(encoder.perturb),
+    )  # fmt: skip
     test = split.rows(TEST)
     spaces = {"frozen encoder": vectors[test]}
     if network:
@@ -55,6 +56,13 @@ def run(
     ]
     drawing = _picture(spaces, kinds, points, perplexity, seed)
     return Result(list(_sentences(panel, found, network)), tables, [drawing], panel.images, panel.cells)
+
+
+def check(points: int, perplexity: int) -> None:
+    """Refuse what no t-SNE can be drawn with."""
+    for name, value, least in (("points", points, 2), ("perplexity", perplexity, 1)):
+        if value < least:
+            raise UsageError(f"{name} is {value}; expected at least {least}")
 
 
 def _shares(panel: Panel) -> Table:
@@ -162,4 +170,5 @@ PLUGIN = Experiment(
         "points": "Images in the t-SNE, at most.",
         "perplexity": "Of the t-SNE.",
     },
+    check,
 )

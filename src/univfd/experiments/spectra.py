@@ -50,23 +50,25 @@ def run(
     chosen, names = _chosen(data, most, seed)
     sums: dict[tuple[str, str], Floats] = {}
     counts = {key: [0, 0] for key in dict.fromkeys(names)}
-    failed = 0
-    for key, picture in zip(names, pictures(chosen), strict=True):
+    failures: dict[int, Failure] = {}
+    for row, key, picture in zip(chosen.tolist(), names, pictures(chosen), strict=True):
         if isinstance(picture, Failure):
-            failed += 1
+            failures[row] = picture
         elif (spectrum := residual_spectrum(picture, size)) is None:
             counts[key][1] += 1
         else:
             sums[key] = sums.get(key, 0) + spectrum
             counts[key][0] += 1
     if not sums:
-        raise DataError(f"every picture is smaller than {size} pixels; ask for a smaller --size")
+        raise DataError(
+            f"every picture is smaller than {size} pixels, or cannot be decoded ({len(failures)} of {len(chosen)}); "
+            "ask for a smaller --size"
+        )
     found = [Spectrum(*key, total / counts[key][0], *counts[key]) for key, total in sums.items()]
     none = [f"{name} ({label})" for (label, name), (n, _) in counts.items() if not n]
     said = list(_sentences(found))
     said += [f"No picture of {size} pixels or more: {', '.join(none)}."] if none else []
-    said += [f"{failed} pictures could not be decoded and are in no spectrum."] if failed else []
-    return Result(said, [_table(found, size)], [_drawing(found)])
+    return Result(said, [_table(found, size)], [_drawing(found)], failures=failures)
 
 
 def _chosen(data: Data, most: int, seed: int) -> tuple[Rows, list[tuple[str, str]]]:

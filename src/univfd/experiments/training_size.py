@@ -20,8 +20,6 @@ def run(
     fractions: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 1.0), ks: tuple[int, ...] = (1,),
 ) -> Result:  # fmt: skip
     """AP by share of the training images."""
-    if not all(0 < f <= 1 for f in fractions):
-        raise UsageError(f"fractions {fractions}; expected numbers above 0, at most 1")
     vectors, train = encoder.embed(data), split.rows(TRAIN)
     order = _order(train, data.fake[train], seed)
     by_setting: dict[tuple[Value, ...], Panel] = {}
@@ -44,6 +42,12 @@ def run(
     return Result(list(sentences(dict(zip(names, panels, strict=True)))), [made], [figure])
 
 
+def check(fractions: tuple[float, ...]) -> None:
+    """Refuse shares that are none."""
+    if not fractions or not all(0 < f <= 1 for f in fractions):
+        raise UsageError(f"fractions {fractions}; expected one number or more, above 0, at most 1")
+
+
 def _order(train: np.ndarray, fake: np.ndarray, seed: int) -> list[np.ndarray]:
     """The rows of each class, shuffled."""
     rng = np.random.default_rng(seed)
@@ -59,4 +63,5 @@ PLUGIN = Experiment(
         "fractions": "Shares of the training images.",
         "ks": "Sizes of the voting pool of nearest neighbours.",
     },
+    check,
 )

@@ -26,12 +26,9 @@ def run(
     families: tuple[str, ...] = (), ks: tuple[int, ...] = (1, 9),
 ) -> Result:  # fmt: skip
     """AP for every pair of training family and tested family."""
-    chosen = families or _common(data)
-    if not chosen or (len(chosen) == 1 and not families):
-        raise DataError("fewer than two families have two generators; name those to train on with --families")
     vectors = encoder.embed(data)
     panels: dict[str, Panel] = {}
-    for family in chosen:
+    for family in _chosen(data, families):
         made = split_by(f"split-{family}", [family])
         scores = scored(probes(ks), vectors, data, made.rows(TRAIN))
         panels[family] = judged(data, made, scores, figures=(AP, AUROC, HALF[0]), rounds=rounds, seed=seed)
@@ -39,10 +36,21 @@ def run(
     return Result(list(_sentences(panels)), tables, [_drawing(panels)])
 
 
-def _common(data: Data) -> tuple[str, ...]:
+def check(data: Data, split_by: Callable[[str, Sequence[str]], Split], families: tuple[str, ...]) -> None:
+    """Refuse families that cannot train."""
+    for family in _chosen(data, families):
+        split_by(f"split-{family}", [family])
+
+
+def _chosen(data: Data, families: tuple[str, ...]) -> tuple[str, ...]:
+    if families:
+        return families
     family, generator = data.column("family")[data.fake], data.column("generator")[data.fake]
     names = sorted({f for f in family if f})
-    return tuple(f for f in names if len(set(generator[family == f])) >= _LEAST)
+    common = tuple(f for f in names if len({g for g in generator[family == f] if g}) >= _LEAST)
+    if len(common) < 2:
+        raise DataError("fewer than two families have two generators; name those to train on with --families")
+    return common
 
 
 def _tested(panel: Panel, trained: str) -> dict[str, str]:
@@ -110,4 +118,5 @@ PLUGIN = Experiment(
         "families": "Families to train on, in turn; default: those with two generators or more.",
         "ks": "Sizes of the voting pool of nearest neighbours.",
     },
+    check,
 )

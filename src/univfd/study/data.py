@@ -122,7 +122,8 @@ def limited(samples: Sequence[Sample], limit: int | None) -> list[Sample]:
         return list(samples)
     places: dict[Any, list[int]] = {}
     for i, sample in enumerate(samples):
-        places.setdefault((sample.label, sample.generator or sample.source), []).append(i)
+        made = sample.generator if sample.label is Label.FAKE else ""  # some manifests fill it for reals too
+        places.setdefault((sample.label, made or sample.source), []).append(i)
     kept = set()
     for rows in places.values():
         n = min(limit, len(rows))

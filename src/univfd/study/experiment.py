@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..benchmark.rendering import Table
 from ..benchmark.rows import Cell, Images
+from ..types import Failure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,6 +42,7 @@ class Result:
         drawings: figures.
         images: the images that were scored, where `cells` are given.
         cells: scores of each method on them.
+        failures: by row of the data, images that turned out not to be decodable; of an experiment without an encoder.
     """
 
     sentences: Sequence[str]
@@ -48,6 +50,7 @@ class Result:
     drawings: Sequence[Drawing] = ()
     images: Images | None = None
     cells: Sequence[Cell] = ()
+    failures: Mapping[int, Failure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,15 @@ class Experiment:
         run: gives the result. Its keyword parameters say what it uses: those called as in `univfd.study.run.SHARED`
             are given to it; any other is an option of its own, with a default.
         options: what each option of its own does.
+        check: refuses, before anything is embedded, what `run` could not be made of. It is given those of `data`,
+            `split_by` and the options that it has parameters for.
     """
 
     title: str
     question: str
     run: Callable[..., Result]
     options: Mapping[str, str] = field(default_factory=dict)
+    check: Callable[..., None] | None = None
 
     @property
     def uses(self) -> tuple[str, ...]:

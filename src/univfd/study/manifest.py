@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..sources import display_name
 from ..storage import cannot_write, new_contents, require_new
 from .data import Data
 from .split import LEFT_OUT, TEST, TRAIN, VALIDATION, Split
@@ -29,19 +30,28 @@ def write_manifest(path: Path, data: Data, made: Split) -> dict[str, int]:
 
     Raises:
         OutputExistsError: the file is there already.
-        UsageError: another ending than `.jsonl`, or images that are no files of their own.
+        UsageError: another ending than `.jsonl`, images that are no files of their own, or names that are no Unicode.
     """
     if path.suffix.lower() != ".jsonl":
         raise UsageError(f"{path}: expected a name that ends in .jsonl, by which readers know the format")
     require_new(path)
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(path, data, made)]
+    lines = [_line(row) for row in _rows(path, data, made)]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with new_contents(path) as scratch, scratch.open("w", encoding="utf-8") as file:
+        with new_contents(path) as scratch, scratch.open("wb") as file:
             file.writelines(lines)
     except OSError as error:
         raise cannot_write(path, error) from error
     return {word: int((made.part == part).sum()) for part, word in (*_WORDS.items(), (LEFT_OUT, LEFT_OUT))}
+
+
+def _line(row: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"{display_name(row['file'])}: its name or its folder's is no UTF-8, so no manifest can hold it; rename it"
+        ) from None
 
 
 def _rows(path: Path, data: Data, made: Split) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from .. import registry
 from ..detector import Detector
-from ..errors import DataError
+from ..errors import DataError, FormatError
+from ..storage import parsed, within
+from ..training import RECORD
 from ..types import FloatArray
 from .data import Data, Rows
 from .features import Encoder
@@ -112,6 +114,17 @@ class Network:
     def name(self) -> str:
         """Name and digest."""
         return self.detector.identity
+
+    @cached_property
+    def known(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Generators and real sources whose images trained it, where a record lies beside its encoder; else none."""
+        folder = self.detector.backbone.entry.folder
+        try:
+            part = parsed(within(folder / RECORD).read_bytes())["images"]["train"] if folder else {}
+            generators, sources = (part.get(name, ()) for name in ("fake by generator", "real by source"))
+            return frozenset(generators) - {""}, frozenset(sources) - {""}
+        except (OSError, FormatError, ValueError, LookupError, TypeError, AttributeError):
+            return frozenset(), frozenset()  # another's file of that name: nothing is known
 
     def vectors(self, data: Data, rows: Rows | None = None, *, then: str = "") -> FloatArray:
         """Penultimate features `(n, D)`."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from .. import registry
 from .._version import __version__
@@ -24,12 +27,12 @@ from ..types import Failure, Sample
 from ..views import view as named_view
 from ..weights import ensure
 from . import plots
-from .data import Data, read
+from .data import Data, Rows, read
 from .experiment import Experiment, Result
 from .features import Encoder, Work, pictures
 from .methods import Network
 from .published import published
-from .split import TEST, Split, split
+from .split import TEST, TRAIN, VALIDATION, Split, split
 from .writing import write
 
 log = logging.getLogger(__name__)
@@ -94,6 +97,7 @@ class Study:
     work: Work = field(default_factory=Work)
 
     def __post_init__(self) -> None:
+        self._deals: dict[tuple[tuple[str, ...], tuple[str, ...]], Split] = {}
         self._splits: dict[str, Split] = {}
         self._encoders: dict[tuple[str, tuple[str, ...]], Encoder] = {}
 
@@ -122,15 +126,20 @@ class Study:
             if option not in experiment.own:
                 raise registry.unknown(f"option of {name}", option, experiment.own)
         asked = [part for part in experiment.uses if part in SHARED]
+        if experiment.check is not None:  # what is wrong is said before hours of embedding, not after
+            self._check(experiment.check, chosen)
         if "split" in asked:
-            parts = self.parts(self.readable)  # what is wrong is said before hours of embedding, not after
+            parts = self.parts()
             if "rounds" in experiment.uses:
                 self._say_what_is_lacking(parts)
-        if "network" in asked:
-            _ = self._network
-        data = self._usable(asked)
-        given = {part: data if part == "data" else self._give(part, data) for part in asked}
+        if "network" in asked and self._network is not None and "split" in asked:
+            self._say_what_is_known(self._network, self.parts())
+        failures = self._failures(asked)
+        data = self.readable.without(failures)
+        kept = np.array([i for i, failure in enumerate(failures) if failure is None], np.intp)
+        given = {part: self._give(part, data, kept) for part in asked}
         result: Result = experiment.run(**given, **chosen)
+        data = data.without([result.failures.get(i) for i in range(len(data))])
         record = self._record(name, asked, chosen, data)
         write(output, experiment, result, published(name), record, data, self._splits)
         return data.failures
@@ -149,9 +158,13 @@ class Study:
         """The images whose files can be read."""
         return read(self.samples, limit=self.limit, workers=self.work.workers, watch=self.work.watch)
 
-    def parts(self, data: Data) -> Split:
-        """The study's split."""
-        return self._split_by(data, "split", self.train_families, self.train_generators)
+    def parts(self) -> Split:
+        """The study's split, of all images whose files can be read.
+
+        An image that cannot be decoded has a part too, so that it decides nothing about the others': a network that was
+        trained on these parts knows none of the test images of an experiment.
+        """
+        return self._deal(self.train_families, self.train_generators)
 
     def _say_what_is_lacking(self, parts: Split) -> None:
         """Means over generators that will have no figure, for want of test images."""
@@ -164,8 +177,32 @@ class Study:
                     word, MIN_FAKES, max(counts, default=0), more,
                 )  # fmt: skip
 
-    def _usable(self, asked: Sequence[str]) -> Data:
-        """Without the images that cannot be decoded, where they are embedded; what fails, fails for every encoder."""
+    def _say_what_is_known(self, network: Network, parts: Split) -> None:
+        """Generators and real sources that are held out here and that the network was trained on, by name."""
+        generators, sources = network.known
+        held_out = {
+            "fakes of": {m.name for m in parts.members if m.label == "fake" and m.name not in parts.seen} & generators,
+            "reals of": {
+                m.name for m in parts.members
+                if m.label == "real" and m.counts[TEST] and not m.counts[TRAIN] and not m.counts[VALIDATION]
+            } & sources,
+        }  # fmt: skip
+        for what, names in held_out.items():
+            if names:
+                log.warning(
+                    "the network was trained on %s %s, which are tested here, so its figures may be too good; train on "
+                    "what univfd study split writes with the same options", what, ", ".join(sorted(names)),
+                )  # fmt: skip
+
+    def _check(self, check: Callable[..., None], chosen: Mapping[str, Any]) -> None:
+        def split_by(name: str, families: Sequence[str], generators: Sequence[str] = ()) -> Split:
+            return self._deal(families, generators)
+
+        makers: dict[str, Callable[[], Any]] = {"data": lambda: self.readable, "split_by": lambda: split_by}
+        check(**{n: makers[n]() if n in makers else chosen[n] for n in inspect.signature(check).parameters})
+
+    def _failures(self, asked: Sequence[str]) -> list[Failure | None]:
+        """Why each image cannot be decoded, or None, where they are embedded; what fails, fails for every encoder."""
         if "encoder" in asked:
             encoder = self.encoder(self.backbone, self.taps)
         elif "layers" in asked:
@@ -173,13 +210,14 @@ class Study:
         elif "open_encoder" in asked:
             encoder = self.encoder("toy")
         else:
-            return self.readable
-        return self.readable.without(encoder.failures(self.readable))
+            return [None] * len(self.readable)
+        return encoder.failures(self.readable)
 
-    def _give(self, part: str, data: Data) -> Any:
+    def _give(self, part: str, data: Data, kept: Rows) -> Any:
         makers: dict[str, Callable[[], Any]] = {
-            "split": lambda: self.parts(data),
-            "split_by": lambda: partial(self._split_by, data),
+            "data": lambda: data,
+            "split": lambda: self._split_by(data, kept, "split", self.train_families, self.train_generators),
+            "split_by": lambda: partial(self._split_by, data, kept),
             "encoder": lambda: self.encoder(self.backbone, self.taps),
             "open_encoder": lambda: self.encoder,
             "layers": self._layers,
@@ -188,8 +226,16 @@ class Study:
         }
         return makers[part]() if part in makers else getattr(self, part)
 
-    def _split_by(self, data: Data, name: str, families: Sequence[str], generators: Sequence[str] = ()) -> Split:
-        made = split(data, families=families, generators=generators, seed=self.seed)
+    def _deal(self, families: Sequence[str], generators: Sequence[str]) -> Split:
+        key = (tuple(families), tuple(generators))
+        if key not in self._deals:
+            self._deals[key] = split(self.readable, families=families, generators=generators, seed=self.seed)
+        return self._deals[key]
+
+    def _split_by(
+        self, data: Data, kept: Rows, name: str, families: Sequence[str], generators: Sequence[str] = ()
+    ) -> Split:
+        made = self._deal(families, generators).of(data, kept)
         self._splits[name] = made
         return made
 

@@ -8,3 +8,5 @@ PyTorch is imported by `networks`, `loop` and `export` alone, and nothing is imp
 
 CLIP = "clip-vit-b-16"
 """The backbone that `clip` means."""
+RECORD = "training.json"
+"""The file beside a trained network's encoder that says what it was trained on."""

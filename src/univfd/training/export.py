@@ -23,9 +23,8 @@ from ..downloads import sha256_of
 from ..sources import display_name
 from ..storage import write_arrays
 from ..views import view
+from . import RECORD
 from .networks import Network
-
-RECORD = "training.json"
 
 
 def save(network: Network, output: Path, *, view_name: str, record: Mapping[str, Any]) -> Detector:
