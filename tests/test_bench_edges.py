@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import tarfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from commands import run
@@ -20,7 +24,7 @@ from univfd.datasets import open_dataset
 from univfd.detector import Detector
 from univfd.embedding_cache import EmbeddingCache
 from univfd.errors import DataError, UnivFDError, UsageError
-from univfd.pairing import find_pairs
+from univfd.pairing import CALIPERS, find_pairs
 from univfd.types import Label
 
 
@@ -62,22 +66,47 @@ def test_a_report_finds_pictures_where_the_collection_is_now(
         assert pictures_in(tmp_path / f"{number}.html") == 6
 
 
-def test_a_report_finds_pictures_of_a_manifest_that_moved(tmp_path: Path, toy_detector: Detector) -> None:
-    rows = [{"file": f"p/{i}.png", "label": s.label.word} for i, s in enumerate(toy_samples())]
-    old, new = tmp_path / "old", tmp_path / "new"
-    (old / "p").mkdir(parents=True)
-    for row, sample in zip(rows, toy_samples(), strict=True):
-        (old / row["file"]).write_bytes(sample.ref.source)  # type: ignore[arg-type]
-    (old / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    list_then = old / "list.jsonl"
-    run_benchmark(list(open_dataset(list_then)), [toy_detector], tmp_path / "run", data=str(list_then))
-    old.rename(new)
-    page = tmp_path / "page.html"
-    run(
-        "bench", "report", tmp_path / "run", "--rounds", 2, "--thumbnails", 3, "--no-spectra", "--maps", "",
-        "--data", new / "list.jsonl", "--html", page,
-    )  # fmt: skip
-    assert pictures_in(page) == 6
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [
+        ("old/manifest.jsonl", "new/manifest.jsonl"),
+        ("old/manifest.jsonl", "new"),
+        ("old", "new/manifest.jsonl"),
+        ("old/manifest.jsonl", "new/absolute.jsonl"),
+        ("old/shard-0.parquet", "new/shard-0.parquet"),
+        ("old/shard-0.parquet", "new/other.parquet"),
+        ("old/shard-0.tar", "new/other.tar"),
+    ],
+)
+def test_a_report_finds_pictures_by_manifest_folder_or_shard(
+    then: str, now: str, tmp_path: Path, toy_detector: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = {f"p/{i}.png": sample for i, sample in enumerate(toy_samples())}
+    rows = [{"file": file, "label": sample.label.word} for file, sample in files.items()]
+    for file, sample in files.items():
+        Path("old", file).parent.mkdir(parents=True, exist_ok=True)
+        Path("old", file).write_bytes(sample.ref.source)  # type: ignore[arg-type]
+    Path("old/manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    if then.endswith(".parquet"):
+        contents = [sample.ref.source for sample in files.values()]
+        pq.write_table(pa.table({"image": contents, "label": [row["label"] for row in rows]}), then)
+    if then.endswith(".tar"):
+        with tarfile.open(then, "w") as tar:
+            for row in rows:
+                tar.add(Path("old", row["file"]), Path(row["file"]).name)
+                (Path("old") / "label.cls").write_text(row["label"])
+                tar.add("old/label.cls", Path(row["file"]).with_suffix(".cls").name)
+    run_benchmark(list(open_dataset(Path(then))), [toy_detector], Path("run"), data=then, cache=Path("cache"))
+    Path("old").rename("new")
+    if now.startswith("new/other"):
+        Path("new", Path(then).name).rename(now)
+    if now == "new/absolute.jsonl":
+        absolute = [row | {"file": str(tmp_path / "new" / row["file"])} for row in rows]
+        Path(now).write_text("\n".join(map(json.dumps, absolute)))
+    report = ["bench", "report", "run", "--rounds", 2, "--thumbnails", 3, "--no-spectra", "--maps", ""]
+    run(*report, "--data", now, "--html", "page.html")
+    assert pictures_in(Path("page.html")) == 6
 
 
 def test_a_report_of_some_subsets_of_a_suite_has_their_pictures(tmp_path: Path, toy_folder: Path) -> None:
@@ -112,8 +141,6 @@ def test_a_manifest_as_parquet_names_its_classes_as_it_states_them(tmp_path: Pat
     datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "list.parquet")
     assert [s.label.word for s in open_dataset(tmp_path / "list.parquet")] == columns["label"]
 
-    import pyarrow.parquet as pq
-
     table = pq.read_table(tmp_path / "list.parquet")
     odd = table.set_column(1, "label", [[0, 1, 2]]).replace_schema_metadata(table.schema.metadata)
     pq.write_table(odd, tmp_path / "odd.parquet")
@@ -133,6 +160,17 @@ def test_images_of_two_splits_are_no_pair() -> None:
     free, _ = find_pairs(labels, [""] * 2 * n, taken)
     assert any(splits[p.fake] != splits[p.real] for p in free)
     assert find_pairs(labels, [""] * 2 * n, taken, splits=["train"] * 2 * n)[0] == free
+
+
+def test_pairs_of_unequal_splits_are_as_narrow_as_they_can_be() -> None:
+    """Few pairs can be made within the splits; so few must not look like a failure of the narrow caliper."""
+    rng = np.random.default_rng(0)
+    labels = [Label.FAKE] * 420 + [Label.REAL] * 420
+    splits = ["train"] * 400 + ["test"] * 20 + ["train"] * 20 + ["test"] * 400
+    taken = [{64: int(n)} for n in rng.integers(10_000, 11_000, 840)]
+    pairs, _ = find_pairs(labels, [""] * 840, taken, splits=splits)
+    assert len(pairs) > 20
+    assert max(abs(np.log(taken[p.fake][64] / taken[p.real][64])) for p in pairs) <= CALIPERS[0]
 
 
 def test_a_long_chain_has_a_folder_of_its_own(tmp_path: Path, toy_detector: Detector) -> None:

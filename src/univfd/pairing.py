@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -52,13 +53,13 @@ def find_pairs(
     Returns:
         The pairs, and for each image the number of its group: groups that a pair has joined are one.
     """
+    split = ("",) * len(labels) if splits is None else splits
     rank = np.random.default_rng(seed).permutation(len(labels)).tolist()
     ladders = [sorted(each, reverse=True) for each in bytes]
     joined = _Groups(groups)
-    split = ("",) * len(labels) if splits is None else splits
     sides = sorted({s for ladder in ladders for s in ladder}, reverse=True)
-    able = [label for label, ladder in zip(labels, ladders, strict=True) if ladder]
-    smaller = min(able.count(label) for label in Label)
+    able = Counter((part, label) for part, label, ladder in zip(split, labels, ladders, strict=True) if ladder)
+    smaller = sum(min(able[part, label] for label in Label) for part in set(split))
     free, pairs = set(range(len(labels))), list[Pair]()
     for caliper in CALIPERS:
         if len(pairs) >= ENOUGH * smaller:

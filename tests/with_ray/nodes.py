@@ -11,15 +11,17 @@ class Nodes:
     """A real cluster on this machine: a head and workers, each with one CPU."""
 
     def __init__(self) -> None:
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-        self.workers = [self.cluster.add_node(num_cpus=1), self.cluster.add_node(num_cpus=1)]
+        self.cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 0, "include_dashboard": False}
+        )
+        self.workers = [self.cluster.add_node(num_cpus=1, num_gpus=0), self.cluster.add_node(num_cpus=1, num_gpus=0)]
 
     def lose(self) -> None:
         """Kill a node with all that runs on it."""
         self.cluster.remove_node(self.workers.pop(), allow_graceful=False)
 
     def add(self) -> None:
-        self.workers.append(self.cluster.add_node(num_cpus=1))
+        self.workers.append(self.cluster.add_node(num_cpus=1, num_gpus=0))
 
     def actors(self) -> list[int]:
         """Processes of actors of Ray Data that belong to this cluster."""

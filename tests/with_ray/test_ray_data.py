@@ -314,6 +314,30 @@ def test_what_kills_every_worker_costs_no_other_partition_of_its_block(
     assert sorted(found) == [*range(4), *range(5, 12)]
 
 
+def test_what_kills_workers_too_often_ends_the_run(
+    nodes: Nodes, where: Where, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Dying:
+        """Takes its process along on each partition but two."""
+
+        def has(self, table: Any) -> bool:
+            return False
+
+        def __call__(self, table: Any) -> Any:
+            for number in table["partition"].to_pylist():
+                (tmp_path / str(number)).touch()
+                if number >= 2:
+                    os._exit(1)
+            return table
+
+    monkeypatch.setattr(clusters, "_TRIES", 1)
+    with pytest.raises(
+        UnivFDError, match=r"^more than 10 pieces of work, the last from number \d+, failed, or were begun"
+    ):
+        list(clusters.over_partitions(ray, where, Dying, {}, list(range(40))))
+    assert len(list(tmp_path.iterdir())) < 25
+
+
 @pytest.mark.parametrize("at_opening", [True, False])
 def test_what_a_worker_refuses_reaches_the_driver_as_it_was(
     nodes: Nodes, where: Where, monkeypatch: pytest.MonkeyPatch, at_opening: bool

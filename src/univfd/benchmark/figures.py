@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..metrics import FIGURES, Absent, Design, Estimate, interval
 from .drawing import MIN_FAKES, draw, estimate, mean_over_generators
 from .groups import Group, Kind, everything, groups, redrawing
@@ -95,7 +97,9 @@ def _cell_figures(
     sources = [g for g in about if g.kind == "source"]
     others = [g for g in about if g.kind != "source"]
     drawn = draw(cell, images, others, list(FIGURES), plan, rounds=rounds, seed=seed, coverages=COVERAGES)
-    shares = draw(cell, images, sources, OF_SOURCES, plan, rounds=rounds, seed=seed)
+    reals = images.origin[~images.fake]
+    grouped = len(np.unique(reals)) < len(reals)  # else no interval of a share comes from redrawn sets
+    shares = draw(cell, images, sources, OF_SOURCES, plan, rounds=rounds if grouped else 0, seed=seed)
     parts: dict[Kind, list[Part]] = {"all": [], "generator": [], "family": [], "source": []}
     for found, members, names in ((drawn, others, list(FIGURES)), (shares, sources, list(OF_SOURCES))):
         for i, group in enumerate(members):

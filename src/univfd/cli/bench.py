@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,24 +187,12 @@ def compare(
 
 
 def _samples_again(run: Mapping[str, Any], images: Images, data: str | None) -> list[Sample]:
-    """The images of a finished run, as far as they are there now, by the names that they had in it."""
-    then = str(run.get("data") or "")
-    place = data or then
+    """The images of a finished run, as far as they are there now."""
+    place = data or str(run.get("data") or "")
     if run.get("suite"):
         subsets = tuple(name for name in images.columns["subset"].names if name)
-        samples = samples_of(str(run["suite"]), Path(place), subsets, partial=True)
-    else:
-        samples = samples_of(place, None, (), partial=False)
-    return [replace(s, ref=replace(s.ref, name=_name_then(s.ref.name, then, place))) for s in samples]
-
-
-def _name_then(name: str, then: str, now: str) -> str:
-    """The name that an image had when the collection was elsewhere; of a manifest or shard, its folder was."""
-    from ..sources import display_name
-
-    folders = [p.parent if Path(now).is_file() else p for p in (Path(now), Path(then))]
-    here, there = ("" if str(f) == "." else display_name(f / "x")[:-1] for f in folders)
-    return there + name.removeprefix(here) if name.startswith(here) else name
+        return samples_of(str(run["suite"]), Path(place), subsets, partial=True)
+    return samples_of(place, None, (), partial=False)
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

@@ -148,7 +148,6 @@ def _mapped(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     data = ray.data.from_arrow(tables)
     data.context.enable_progress_bars = False
-    data.context.max_errored_blocks = _GIVEN_UP
     room = _room(ray, cluster)
     most = max(cluster.least, cluster.most or room)
     pool = ray.data.ActorPoolStrategy(
@@ -175,11 +174,14 @@ class Guarded:
             tries: how often a piece of work may be begun.
         """
         self._record, self._tries = record, tries
-        with self._telling():
+        try:
             self._work = worker(**arguments)
+        except UnivFDError as error:
+            self._say(error)
+            raise
 
     def __call__(self, table: Any) -> Any:
-        """The worker's answer; an empty one where it gives the work up.
+        """The worker's answer; an empty one where the work is given up.
 
         Raises:
             UnivFDError: it gave up too much.
@@ -187,28 +189,30 @@ class Guarded:
         import ray
 
         number = table.column(table.num_columns - 1)[0].as_py()
-        with self._telling():
-            # of a block that is begun again, what was done before counts as begun each time
-            if ray.get(self._record.begin.remote(number)) > self._tries and not self._work.has(table):
-                if ray.get(self._record.give_up.remote(number)) > _GIVEN_UP:
-                    raise UnivFDError(
-                        f"more than {_GIVEN_UP} pieces of work, the last from number {number}, were begun "
-                        f"{self._tries} times, and their workers died each time"
-                    )
-                table = table.slice(0, 0)
-            return self._work(table)
+        # of a block that is begun again, what was done before counts as begun each time
+        if ray.get(self._record.begin.remote(number)) <= self._tries or self._work.has(table):
+            try:
+                return self._work(table)
+            except UnivFDError as error:
+                self._say(error)
+            except Exception as error:  # a mistake of ours costs this piece alone; Ray's log has where
+                log.exception("work from number %s", number)
+                self._say(UnivFDError(f"a worker failed: {type(error).__name__}: {error}"))
+        if ray.get(self._record.give_up.remote(number)) > _GIVEN_UP:
+            enough = UnivFDError(
+                f"more than {_GIVEN_UP} pieces of work, the last from number {number}, failed, or were begun "
+                f"{self._tries} times and their workers died each time"
+            )
+            self._say(enough)
+            raise enough
+        return self._work(table.slice(0, 0))
 
-    @contextmanager
-    def _telling(self) -> Iterator[None]:
-        """What is raised on purpose is told to the driver first."""
-        try:
-            yield
-        except UnivFDError as error:
-            import ray
+    def _say(self, error: UnivFDError) -> None:
+        """Tell the driver."""
+        import ray
 
-            with suppress(Exception):  # the record is lost, or the error cannot be sent: Ray has its text
-                ray.get(self._record.say.remote(error))
-            raise
+        with suppress(Exception):  # the record is lost, or the error cannot be sent: Ray has its text
+            ray.get(self._record.say.remote(error))
 
 
 def _record(ray: Any) -> Any:
@@ -262,7 +266,7 @@ def _room(ray: Any, cluster: Cluster) -> int:
         most = ", ".join(f"{max(there.get(name, 0) for there in nodes):g} {name}" for name in wanted)
         words = f"each actor asks for {asked} (--ray-cpus, --ray-gpus), and no node has more than {most}"
         if cluster.address == LOCAL:
-            raise UsageError(words)
+            raise UsageError(f"{words}. Ask for less; where the run has begun, with --resume: its listing is kept")
         log.warning("%s: waiting until one joins the cluster", words)
     return max(1, room)
 

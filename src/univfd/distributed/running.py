@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -22,6 +23,8 @@ from .listing import entries
 from .plans import KIND, REPORT, SCHEMA_VERSION, OnDone, Plan, begin, done_before
 from .stores import Folder
 from .workers import Embedder, Encoder, Judge, Packed, Work
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +192,7 @@ def _watched(
     """
     counts: Counter[str] = Counter()
     missing = set(plan.missing)
-    for row in rows:
+    for row in _or_what_is_missing(rows, missing, plan.partitions):
         if row["refused"]:  # what is left would be computed and not be written either
             raise UnivFDError(f"{row['refused']}. Complete partitions are kept; the same command with --resume goes on")
         counts += Counter(json.loads(row["counts"]))
@@ -199,9 +202,25 @@ def _watched(
         missing.discard(row["partition"])
         on_done("images", done + counts.total(), plan.images)
     if missing:
-        numbers = ", ".join(map(str, sorted(missing)[:5]))
         raise UnivFDError(
-            f"{len(missing)} of {plan.partitions} partitions are missing ({numbers} ...): their workers died or "
-            "failed again and again. The log of Ray says why; --resume tries them again"
+            f"{_words(missing, plan.partitions)}: their workers died again and again. The log of Ray says why; "
+            "--resume tries them again"
         )
     return counts
+
+
+def _or_what_is_missing(
+    rows: Iterable[Mapping[str, Any]], missing: set[int], partitions: int
+) -> Iterator[Mapping[str, Any]]:  # fmt: skip
+    """The rows; where they end in an error, which partitions it leaves is said before it."""
+    try:
+        yield from rows
+    except UnivFDError:
+        if missing:
+            log.warning("%s; complete ones are kept, and --resume tries them again", _words(missing, partitions))
+        raise
+
+
+def _words(missing: set[int], partitions: int) -> str:
+    numbers = ", ".join(map(str, sorted(missing)[:5]))
+    return f"{len(missing)} of {partitions} partitions are missing ({numbers}{' ...' if len(missing) > 5 else ''})"

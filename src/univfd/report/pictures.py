@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,21 +86,32 @@ def worst_cases(cell: Cell, images: Images, n: int) -> tuple[list[Case], list[Ca
 
 
 def find(rows: Iterable[int], images: Images, samples: Iterable[Sample]) -> dict[int, ImageRef]:
-    """Where the images of some rows are now, by the names that they had in the run.
+    """Where the images of some rows are now: by their names in the run, or the longest end of these that is found.
+
+    A collection that was moved, or is named by another path, has other names that end alike. Whether it is the same
+    file is seen by its checksum when it is read.
 
     Args:
         rows: of the images wanted.
         images: of the run.
         samples: of the same data set, read again.
     """
-    wanted: dict[str, list[int]] = {}
-    for row in rows:
-        wanted.setdefault(images.columns["image"][row], []).append(row)
-    found: dict[int, ImageRef] = {}
+    ends = {row: list(_ends(images.columns["image"][row])) for row in rows}
+    wanted = {end for of in ends.values() for end in of}
+    first: dict[str, ImageRef] = {}
     for sample in samples:
-        for row in wanted.get(sample.ref.name, ()):
-            found.setdefault(row, sample.ref)
-    return found
+        end = next((end for end in _ends(sample.ref.name) if end in wanted), None)
+        if end is not None:
+            first.setdefault(end, sample.ref)
+    found = {row: next((first[end] for end in of if end in first), None) for row, of in ends.items()}
+    return {row: ref for row, ref in found.items() if ref is not None}
+
+
+def _ends(name: str) -> Iterator[str]:
+    """A name, and what is left of it without its first folder, its first two and so on."""
+    while name:
+        yield name
+        name = name.replace(os.sep, "/").partition("/")[2]
 
 
 def thumbnails(rows: Iterable[int], images: Images, places: Mapping[int, ImageRef], max_pixels: int) -> dict[int, str]:
