@@ -42,6 +42,7 @@ from univfd.types import Failure, ImageRef
 from univfd.views import view
 
 WORK = Work(threads=1, loaders=1)
+PNG = encoded(picture(0, 32, 32), "PNG")
 BAD = {"cut.jpg": b"\xff\xd8\xff\xe0 cut", "empty.png": b"", "words.jpg": b"no picture, only words"}
 
 
@@ -200,8 +201,22 @@ def test_objects_that_are_not_there_are_rows(uploaded: str) -> None:
     (row,) = references(table_of([lost]))
     assert isinstance(row, Failure)
     assert row.error == "access"
-    with pytest.raises(UsageError, match="nosuch"):
-        list(entries(["nosuch://bucket/x.jpg"]))
+    (unknown,) = entries(["nosuch://bucket/x.jpg"])
+    assert (unknown.kind, unknown.error) == ("failure", "access")
+    assert "nosuch" in unknown.message
+
+
+def test_odd_names_in_a_bucket_lead_back(bucket: str) -> None:
+    system, top = open_store(bucket)
+    odd = ["a", "a#1.png", "b?x.png", "c%41.png", "cA.png", "d e+f.png"]
+    for name in odd:
+        with system.open_output_stream(f"{top}/odd/{name}") as file:
+            file.write(PNG + name.encode())
+    listed = list(entries([bucket.replace("?", "/odd?")]))
+    assert [e.place.decode() for e in listed] == [f"pictures/odd/{name}" for name in odd]
+    for given in ([e.name for e in listed], [f"{e.name}?{bucket.partition('?')[2]}" for e in listed]):
+        found = list(references(table_of(entries(given))))
+        assert [read_bytes(r) for r in found if isinstance(r, ImageRef)] == [PNG + name.encode() for name in odd]
 
 
 @pytest.mark.parametrize("shape", ["binary", "struct"])
