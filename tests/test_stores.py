@@ -24,7 +24,7 @@ from univfd.distributed import listing, plans, stores
 from univfd.distributed.entry import Entry, table_of
 from univfd.distributed.listing import entries, references
 from univfd.distributed.stores import Folder, open_store
-from univfd.errors import UsageError
+from univfd.errors import UnivFDError, UsageError
 from univfd.types import Failure, ImageRef
 
 PNG = encoded(picture(0, 32, 32), "PNG")
@@ -289,6 +289,14 @@ def test_shards_and_tars_are_asked_for_again(hiccups: Path) -> None:
     assert [r.source if isinstance(r, ImageRef) else r for r in found] == images
 
 
+def test_a_partition_is_uploaded_again(hiccups: Path) -> None:
+    folder = Folder("slow://it/run")
+    folder.put("rows/part-0000000.parquet", b"rows")
+    assert folder.names("rows") == {"part-0000000.parquet"}
+    assert folder.has("rows/part-0000000.parquet")
+    assert folder.read("rows/part-0000000.parquet") == b"rows"
+
+
 def test_a_store_that_stays_silent_is_an_error_of_the_rows(hiccups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (hiccups / "s.parquet").write_bytes(parquet_of(PNG, PNG))
     listed = table_of(entries(["slow://it/s.parquet"]))
@@ -298,6 +306,40 @@ def test_a_store_that_stays_silent_is_an_error_of_the_rows(hiccups: Path, monkey
 
     monkeypatch.setattr(Hiccups, "_stumble", silent)
     assert [r.error for r in references(listed) if isinstance(r, Failure)] == ["access"] * 2
+    with pytest.raises(UnivFDError, match="cannot be written"):
+        Folder("slow://it/run").put("rows/part-0000000.parquet", b"rows")
+
+
+# -- the place of output -----------------------------------------------------------------------------------------------
+
+
+def test_output_into_a_file_url_is_output_into_the_folder(tmp_path: Path) -> None:
+    folder = Folder((tmp_path / "a b#%41" / "run").as_uri())
+    assert folder == Folder(str(tmp_path / "a b#%41" / "run"))
+    with folder.alone():
+        folder.put("rows/part-0000000.parquet", b"rows")
+    assert (tmp_path / "a b#%41" / "run" / "rows" / "part-0000000.parquet").read_bytes() == b"rows"
+    with pytest.raises(UsageError, match="file:///PATH"):
+        Folder("file://elsewhere/run")
+
+
+def test_a_write_that_was_killed_leaves_no_partition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`local` is fsspec's name for the disk, which is no object store."""
+    folder, whole = Folder(f"local://{tmp_path}/run"), stores._write
+
+    def killed(system: Any, path: str, data: bytes) -> None:
+        whole(system, path, data[:2])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as now:
+        now.setattr(stores, "_write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            folder.put("rows/part-0000000.parquet", b"rows")
+    assert list((tmp_path / "run" / "rows").iterdir())
+    assert folder.names("rows") == set()
+    folder.put("rows/part-0000000.parquet", b"rows")
+    assert folder.names("rows") == {"part-0000000.parquet"}
+    assert folder.read("rows/part-0000000.parquet") == b"rows"
 
 
 def test_a_run_of_an_earlier_version_says_why_its_inputs_are_others(memory: Any, tmp_path: Path) -> None:

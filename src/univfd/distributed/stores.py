@@ -17,11 +17,13 @@ import pyarrow.fs as pafs
 
 from ..errors import UnivFDError, UsageError
 from ..storage import cannot_write, locked, replace_file
-from .urls import is_url, is_whole, split_url
+from .urls import is_url, is_whole, local_path, split_url
 
 _OF_URLS = "%/:?[]@!$&'()*+,;=~"
 _KEPT_OPEN = 256
 _ATTEMPTS, _FIRST_PAUSE = 4, 0.5
+_BUCKETS = {"s3", "gcs", "abfs"}
+"""Types of store where an upload is seen whole or not at all, and folders need not be made."""
 _T = TypeVar("_T")
 
 
@@ -239,6 +241,11 @@ class Folder:
 
     place: str
 
+    def __post_init__(self) -> None:
+        """A URL of a file system of this machine is a path."""
+        if is_url(self.place) and (path := local_path(self.place)) is not None:
+            object.__setattr__(self, "place", path)
+
     def read(self, name: str) -> bytes:
         """The contents of a file.
 
@@ -247,18 +254,18 @@ class Folder:
         """
         if not is_url(self.place):
             return Path(self.place, name).read_bytes()
-        _, base = open_store(self.place)
-        return read_object(self.place, f"{base.rstrip('/')}/{name}")
+        _, path = self._at(name)
+        return read_object(self.place, path)
 
     def put(self, name: str, data: bytes) -> None:
-        """Write a file: on disk under a temporary name, synced and renamed; in a bucket by one upload.
+        """Write a file: under a temporary name (on disk synced) and renamed; in a bucket by one upload.
 
         Raises:
             UnivFDError: it cannot be written.
         """
         try:
             if is_url(self.place):
-                self._upload(name, data)
+                _patiently(lambda: self._upload(name, data))
                 return
             target = Path(self.place, name)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -276,20 +283,19 @@ class Folder:
         if not is_url(self.place):
             folder = Path(self.place, below)
             return {p.name for p in folder.iterdir() if not p.name.startswith(".")} if folder.is_dir() else set()
-        system, base = open_store(self.place)
-        path = f"{base.rstrip('/')}/{below}".rstrip("/")
+        system, path = self._at(below)
         try:
-            found = system.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+            found = _patiently(lambda: system.get_file_info(pafs.FileSelector(path, allow_not_found=True)))
         except OSError as error:
             raise UnivFDError(f"{self.place} cannot be read: {error}") from error
-        return {info.base_name for info in found}
+        return {info.base_name for info in found if not info.base_name.startswith(".")}
 
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
         if not is_url(self.place):
             return Path(self.place, name).is_file()
-        system, base = open_store(self.place)
-        return bool(system.get_file_info(f"{base.rstrip('/')}/{name}").is_file)
+        system, path = self._at(name)
+        return bool(_patiently(lambda: system.get_file_info(path)).is_file)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -312,7 +318,26 @@ class Folder:
             for scratch in folder.glob("*/.*.tmp"):  # of workers that were killed while they wrote
                 scratch.unlink(missing_ok=True)
 
-    def _upload(self, name: str, data: bytes) -> None:
+    def _at(self, name: str) -> tuple[Any, str]:
+        """The store, and the path of a file in it."""
         system, base = open_store(self.place)
-        with system.open_output_stream(f"{base.rstrip('/')}/{name}") as file:
-            file.write(data)
+        return system, _joined(base, name)
+
+    def _upload(self, name: str, data: bytes) -> None:
+        system, path = self._at(name)
+        if system.type_name in _BUCKETS:
+            _write(system, path, data)
+            return
+        folder, _, last = path.rpartition("/")
+        scratch = f"{folder}/.{last}.{time.time_ns():x}.tmp"
+        system.create_dir(folder, recursive=True)
+        _write(system, scratch, data)
+        if isinstance(system, pafs.PyFileSystem):  # pyarrow asks for a recursive move, which SFTP's has no word for
+            system.handler.fs.mv(scratch, path)
+        else:
+            system.move(scratch, path)
+
+
+def _write(system: Any, path: str, data: bytes) -> None:
+    with system.open_output_stream(path) as file:
+        file.write(data)
