@@ -43,6 +43,7 @@ from univfd.types import Failure, ImageRef
 from univfd.views import view
 
 WORK = Work(threads=1, loaders=1)
+PNG = encoded(picture(0, 32, 32), "PNG")
 BAD = {"cut.jpg": b"\xff\xd8\xff\xe0 cut", "empty.png": b"", "words.jpg": b"no picture, only words"}
 
 
@@ -201,8 +202,22 @@ def test_objects_that_are_not_there_are_rows(uploaded: str) -> None:
     (row,) = references(table_of([lost]))
     assert isinstance(row, Failure)
     assert row.error == "access"
-    with pytest.raises(UsageError, match="nosuch"):
-        list(entries(["nosuch://bucket/x.jpg"]))
+    (unknown,) = entries(["nosuch://bucket/x.jpg"])
+    assert (unknown.kind, unknown.error) == ("failure", "access")
+    assert "nosuch" in unknown.message
+
+
+def test_odd_names_in_a_bucket_lead_back(bucket: str) -> None:
+    system, top = open_store(bucket)
+    odd = ["a", "a#1.png", "b?x.png", "c%41.png", "cA.png", "d e+f.png"]
+    for name in odd:
+        with system.open_output_stream(f"{top}/odd/{name}") as file:
+            file.write(PNG + name.encode())
+    listed = list(entries([bucket.replace("?", "/odd?")]))
+    assert [e.place.decode() for e in listed] == [f"pictures/odd/{name}" for name in odd]
+    for given in ([e.name for e in listed], [f"{e.name}?{bucket.partition('?')[2]}" for e in listed]):
+        found = list(references(table_of(entries(given))))
+        assert [read_bytes(r) for r in found if isinstance(r, ImageRef)] == [PNG + name.encode() for name in odd]
 
 
 @pytest.mark.parametrize("shape", ["binary", "struct"])
@@ -427,6 +442,16 @@ def test_a_run_below_its_inputs_does_not_read_itself(
     assert (again.images, again.done_before) == (6, 2)
     assert [i.name for i in expand([str(tmp_path)]) if isinstance(i, Failure)] == []
     assert len(list(expand([str(tmp_path)]))) == 6
+
+
+def test_a_run_below_parquet_inputs_does_not_read_itself(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [encoded(picture(1), "PNG")]}), tmp_path / "images.parquet")
+    run = tmp_path / "run"
+    for folder in ("listing", "rows"):
+        (run / folder).mkdir(parents=True)
+        pq.write_table(table_of([]), run / folder / partition_name(0))
+    (run / "run.json").write_text("{}")
+    assert [e.name for e in entries([tmp_path], image_column="image")] == [f"{tmp_path}/images.parquet/0"]
 
 
 def test_what_cannot_be_sent_is_refused_before_anything_is_listed(

@@ -29,7 +29,7 @@ class Entry(NamedTuple):
         name: what the user sees.
         kind: `file`, `span` (of a local tar), `object` (of a bucket, or a span of it), `row` (of a Parquet file),
             `bytes`, or `failure`.
-        store: URL that opens the bucket; empty for what is on a file system.
+        store: URL that opens the bucket, without a path in it; empty for what is on a file system.
         place: path (bytes, since file names need not be UTF-8), or the bytes themselves.
         offset: of a span; number of a row.
         size: of a span; -1: the whole object.

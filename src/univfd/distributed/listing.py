@@ -7,58 +7,43 @@ cut by ordinal into partitions of a fixed size, so which image is in which does 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
 from ..errors import FileAccessError, UsageError
 from ..pipeline import batched, ordered_map
-from ..sources import (
-    HEAD,
-    IMAGE_SUFFIXES,
-    PACKED_TAR,
-    Source,
-    display_name,
-    expand,
-    explain_os_error,
-    failed,
-    is_packed_tar,
-    is_tar,
-    sniff,
-    tar_entries,
-)
+from ..sources import Source, display_name, expand, explain_os_error, failed, is_single
 from ..types import Failure, ImageRef, TarSpan
+from .buckets import Bucket, bucket_entries
 from .entry import SCHEMA, Entry, entry_of, table_bytes, table_of
-from .shards import shard_entries, shard_images, shards_of_path
-from .stores import Folder, Unlisted, display_url, is_url, look_up, open_store, read_object, walk_store
+from .shards import shard_images, shards_of_path
+from .stores import Folder, open_store, read_object
+from .urls import is_url, local_path, refuse_keys
 
-log = logging.getLogger(__name__)
-
-_TAR_BUFFER = 1 << 20
 _READERS = 16
 
 
-def entries(inputs: Iterable[Source], *, image_column: str | None = None) -> Iterator[Entry]:
+def entries(inputs: Source | Iterable[Source], *, image_column: str | None = None) -> Iterator[Entry]:
     """One entry per image, in order.
 
     Args:
-        inputs: what `univfd.sources.expand` takes, and URLs of objects, tars and prefixes.
+        inputs: what `univfd.sources.expand` takes, and URLs of objects, tars, Parquet files and prefixes.
         image_column: the inputs are Parquet files, or folders and prefixes of such, with encoded images in this
             column (binary, or a struct with `bytes`).
 
     Raises:
-        UsageError: a URL that cannot be opened, or a Parquet file without the column.
+        UsageError: a URL with keys in it, or a Parquet file without the column.
     """
-    for item in inputs:
+    for item in cast("Iterable[Source]", [inputs] if is_single(inputs) else inputs):
         text = os.fspath(item) if isinstance(item, str | os.PathLike) else ""
         if isinstance(text, str) and is_url(text):
-            yield from _of_store(text, image_column)
+            refuse_keys(text)
+            yield from _of_url(text, image_column)
         elif image_column is not None:
             if not isinstance(text, str) or not text:
                 raise UsageError(f"{type(item).__name__}: with a column of images, inputs are Parquet files or folders")
@@ -67,58 +52,19 @@ def entries(inputs: Iterable[Source], *, image_column: str | None = None) -> Ite
             yield from map(entry_of, expand([item]))
 
 
-def _of_store(url: str, image_column: str | None) -> Iterator[Entry]:
-    system, top = open_store(url)
-    if url.lower().startswith("file:"):  # walked as a path is, with what odd names and links need
-        yield from shards_of_path(top, image_column) if image_column else map(entry_of, expand([Path(top)]))
+def _of_url(url: str, image_column: str | None) -> Iterator[Entry]:
+    try:
+        path = local_path(url)
+        bucket = Bucket(url, *open_store(url)) if path is None else None
+    except UsageError as error:  # one input among many: a row of its own
+        yield entry_of(failed(display_name(url), FileAccessError(str(error))))
         return
-    try:
-        info = look_up(system, top)
-    except OSError as error:
-        yield _lost(display_url(url, top), error)
-        return
-    for each in walk_store(system, top) if info.type.name == "Directory" else iter([info]):
-        name = display_url(url, each.path)
-        if isinstance(each, Unlisted):
-            yield _lost(name, each.error)
-        elif image_column is not None:
-            if each.path.lower().endswith(".parquet"):
-                yield from shard_entries(system, url, each.path, name, image_column)
-        elif is_tar(Path(each.path)):
-            yield from _tar_of_store(system, url, each.path, name)
-        elif Path(each.path).suffix.lower() in IMAGE_SUFFIXES or _looks_like_image(system, each):
-            yield Entry(display_name(name), "object", url, each.path.encode())
-        elif is_packed_tar(each.path):
-            log.warning("%s was passed over: %s", display_name(name), PACKED_TAR)
-        else:
-            log.info("passed over %s: not an image by name or content", name)
-
-
-def _lost(name: str, error: OSError) -> Entry:
-    return entry_of(failed(display_name(name), FileAccessError(explain_os_error(error))))
-
-
-def _looks_like_image(system: Any, info: Any) -> bool:
-    try:
-        with system.open_input_file(info.path) as file:
-            return sniff(file.read(HEAD)) != ""
-    except OSError:
-        return True  # it cannot be told; reading it will say why
-
-
-def _tar_of_store(system: Any, url: str, path: str, name: str) -> Iterator[Entry]:
-    try:
-        with io.BufferedReader(system.open_input_file(path), _TAR_BUFFER) as file:
-            for member in tar_entries(file, display_name(name)):
-                if isinstance(member, Failure):
-                    yield entry_of(member)
-                elif member.image:
-                    shown = f"{display_name(name)}/{display_name(member.name)}"
-                    yield Entry(shown, "object", url, path.encode(), member.offset, member.size)
-                else:
-                    log.info("passed over %s in %s: not an image by name or content", display_name(member.name), name)
-    except OSError as error:
-        yield _lost(name, error)
+    if bucket is not None:
+        yield from bucket_entries(bucket, image_column)
+    elif image_column is not None:  # walked as a path is, with what odd names and links need
+        yield from shards_of_path(str(path), image_column)
+    else:
+        yield from map(entry_of, expand([Path(str(path))]))
 
 
 def partition_name(number: int) -> str:
@@ -179,10 +125,9 @@ def _runs(found: Iterable[Entry]) -> Iterator[list[Entry]]:
 
 
 def _follows(last: Entry, entry: Entry) -> bool:
-    if (last.kind, last.store) != (entry.kind, entry.store):
-        return False
-    same = (last.place, last.column, last.offset + 1) == (entry.place, entry.column, entry.offset)
-    return same or entry.kind != "row"
+    if "row" not in {last.kind, entry.kind}:
+        return last.kind == entry.kind
+    return (*last[1:4], last.column, last.offset + 1) == (*entry[1:4], entry.column, entry.offset)
 
 
 def _reference(entry: Entry) -> ImageRef | Failure:

@@ -26,7 +26,8 @@ from .workers import counts_of
 
 log = logging.getLogger(__name__)
 
-KIND, SCHEMA_VERSION = "ray run", 1
+KIND, SCHEMA_VERSION = "ray run", 2
+"""Until 1 listings had the whole URL of each input, and names of objects with `%` and `?` as they are."""
 MANIFEST, REPORT = "run.json", "report.json"
 PARTITION = 512
 """Images: a multiple of all usual batches, so that batches, and with them rows to the bit, are the single process's."""
@@ -98,8 +99,10 @@ def _taken_up(
         raise UsageError(f"{folder.place} is another run ({words}). Choose another output")
     now = digest_of_listing(listed())
     if now != (images, digest):
+        older = ", or by a version that listed URLs otherwise" if begun["schema"] < SCHEMA_VERSION else ""
         raise UsageError(
-            f"{folder.place} was begun with other inputs ({images} images then, {now[0]} now). Choose another output"
+            f"{folder.place} was begun with other inputs ({images} images then, {now[0]} now){older}. "
+            "Choose another output"
         )
     if begun.get("univfd") != __version__:
         log.warning("%s was begun by univfd %s; this is %s", folder.place, begun.get("univfd"), __version__)

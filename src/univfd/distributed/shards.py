@@ -3,51 +3,133 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from ..errors import EmptyFileError, FileAccessError, TruncatedImageError, UsageError
-from ..sources import NOT_REGULAR, display_name, explain_os_error, failed, files_below, is_parquet
+from ..errors import EmptyFileError, FileAccessError, InputError, NotAnImageError, TruncatedImageError, UsageError
+from ..sources import (
+    NO_IMAGES,
+    NOT_REGULAR,
+    display_name,
+    explain_os_error,
+    failed,
+    files_below,
+    image_column_of,
+    is_parquet,
+)
 from ..types import Failure, ImageRef
 from .entry import Entry, absolute, entry_of
-from .stores import open_store
+from .stores import Object, open_store
 
 _ROWS = 16
 
 
+class Shard(NamedTuple):
+    """What the footer of a Parquet file says.
+
+    Attributes:
+        columns: all of them.
+        images: the column that is taken for images where none is named; None: there is none.
+        rows: number of them.
+    """
+
+    columns: list[str]
+    images: str | None
+    rows: int
+
+
 def shards_of_path(path: str, image_column: str) -> Iterator[Entry]:
     """Parquet files of a local path."""
-    system = pafs.LocalFileSystem()
     top = Path(path)
-    for file in files_below(top) if top.is_dir() else [top]:
+    try:
+        folder = stat.S_ISDIR(top.stat().st_mode)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in it
+        why = explain_os_error(error) if isinstance(error, OSError) else f"no usable path: {error}"
+        yield entry_of(failed(display_name(top), FileAccessError(why)))
+        return
+    for file in files_below(top) if folder else [top]:
         if isinstance(file, Failure):
             yield entry_of(file)
         elif file.exists() and not file.is_file():  # a pipe would be waited for
-            if is_parquet(file):
+            if file == top or is_parquet(file):
                 yield entry_of(failed(display_name(file), FileAccessError(NOT_REGULAR)))
-        elif file == top or is_parquet(file):
-            yield from shard_entries(system, "", str(file), display_name(file), image_column)
+        elif file == top or (is_parquet(file) and not _of_a_run(file)):
+            yield from shard_entries(None, "", str(file), display_name(file), image_column)
 
 
-def shard_entries(system: Any, store: str, path: str, name: str, column: str) -> Iterator[Entry]:
-    """The images of a Parquet file; only its footer is read."""
+def _of_a_run(file: Path) -> bool:
+    """Whether it is a partition of a run, whose folder may lie below its inputs."""
+    return file.parent.name in {"listing", "rows"} and (file.parent.parent / "run.json").is_file()
+
+
+def look_into(system: Any, path: str) -> Shard:
+    """Read the footer of a Parquet file.
+
+    Args:
+        system: of the store; None: a file of this machine.
+        path: in it.
+
+    Raises:
+        FileAccessError: the file cannot be read.
+        NotAnImageError: it is no Parquet file.
+    """
     try:
-        with pq.ParquetFile(path, filesystem=system) as file:
-            if column not in file.schema_arrow.names:
-                raise UsageError(f"{name} has no column {column!r}; it has {', '.join(file.schema_arrow.names)}")
-            n = file.metadata.num_rows
-    except (OSError, pa.ArrowInvalid, UnicodeError) as error:
-        why = explain_os_error(error) if isinstance(error, OSError) else f"no readable Parquet file: {error}"
-        yield entry_of(failed(name, FileAccessError(why)))
+        with _opened(system, path) as file:
+            names = file.schema_arrow.names
+            return Shard(names, image_column_of(file.schema_arrow), file.metadata.num_rows)
+    except OSError as error:
+        raise FileAccessError(explain_os_error(error)) from error
+    except (pa.ArrowInvalid, UnicodeError) as error:
+        raise NotAnImageError(f"not a readable Parquet file: {error}") from error
+
+
+def shard_entries(system: Any, store: str, path: str, name: str, column: str | None) -> Iterator[Entry]:
+    """The images of a Parquet file; only its footer is read.
+
+    Args:
+        system: of the store; None: a file of this machine.
+        store: what opens it again.
+        path: in it.
+        name: what the user sees.
+        column: with the images; None: see `Shard.images`.
+
+    Raises:
+        UsageError: there is no such column.
+    """
+    try:
+        shard = look_into(system, path)
+        if column is None and shard.images is None:
+            raise NotAnImageError(NO_IMAGES)
+    except InputError as error:
+        yield entry_of(failed(name, error))
         return
+    if column is not None and column not in shard.columns:
+        raise UsageError(f"{name} has no column {column!r}; it has {', '.join(shard.columns)}")
+    yield from rows_of(shard, store, path, name, column)
+
+
+def rows_of(shard: Shard, store: str, path: str, name: str, column: str | None = None) -> Iterator[Entry]:
+    """One entry a row of a Parquet file; see `shard_entries`."""
     place = path.encode() if store else absolute(Path(path))
-    for i in range(n):
-        yield Entry(f"{name}/{i}", "row", store, place, i, column=column)
+    for i in range(shard.rows):
+        yield Entry(f"{name}/{i}", "row", store, place, i, column=column or shard.images or "")
+
+
+@contextmanager
+def _opened(system: Any, path: str) -> Iterator[pq.ParquetFile]:
+    if system is None:
+        with pq.ParquetFile(path, filesystem=pafs.LocalFileSystem()) as file:
+            yield file
+    else:
+        with Object(system, path) as raw, pq.ParquetFile(raw) as file:
+            yield file
 
 
 def shard_images(run: list[Entry]) -> Iterator[ImageRef | Failure]:
@@ -61,7 +143,7 @@ def shard_images(run: list[Entry]) -> Iterator[ImageRef | Failure]:
     )
     done = 0
     try:
-        with pq.ParquetFile(path, filesystem=system) as file:
+        with _opened(system, path) as file:
             for group, low, high in _groups(file, first.offset, first.offset + len(run)):
                 until = done + high - low
                 try:

@@ -2,55 +2,65 @@
 
 from __future__ import annotations
 
-import re
+import io
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ..errors import UnivFDError, UsageError
 from ..storage import cannot_write, locked, replace_file
+from .urls import is_url, is_whole, local_path, split_url
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-_OF_URLS = "%/:?#[]@!$&'()*+,;=~"
+_OF_URLS = "%/:?[]@!$&'()*+,;=~"
+_KEPT_OPEN = 256
 _ATTEMPTS, _FIRST_PAUSE = 4, 0.5
+_BUCKETS = {"s3", "gcs", "abfs"}
+"""Types of store where an upload is seen whole or not at all, and folders need not be made."""
 _T = TypeVar("_T")
 
 
-def is_url(text: str) -> bool:
-    """Whether a place is named by a URL; otherwise it is a path."""
-    return _URL.match(text) is not None
-
-
-@cache
 def open_store(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and the path in it. Spaces and letters may stand as they are, `?` in a name as `%3F`.
+    """The file system of a URL, and the path in it; see `urls`.
 
     Raises:
-        UsageError: no file system is known for it, or it says no bucket.
+        UsageError: no file system is known for it, it says no bucket, or keys are in it.
     """
+    store, path = split_url(url)
     try:
-        try:
-            return pafs.FileSystem.from_uri(quote(url, safe=_OF_URLS))  # type: ignore[no-any-return]
-        except (pa.ArrowInvalid, NotImplementedError):
-            import fsspec
-
-            system, path = fsspec.core.url_to_fs(url)
-            return pafs.PyFileSystem(pafs.FSSpecHandler(system)), path
+        system, root = _opened(store)
     except (ValueError, ImportError, OSError) as error:
-        raise UsageError(f"{url} cannot be opened: {error}") from error
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(f"{url} cannot be opened: {why}") from error
+    return system, _joined(root, path)
 
 
-def display_url(url: str, path: str) -> str:
-    """A path in the store of a URL as a URL again, without the options behind `?`."""
-    return f"{urlsplit(url).scheme}://{path}"
+@lru_cache(_KEPT_OPEN)
+def _opened(store: str) -> tuple[Any, str]:
+    """The file system of a store, and the path of its top."""
+    if not is_whole(store):
+        try:
+            return pafs.FileSystem.from_uri(quote(store, safe=_OF_URLS))  # type: ignore[no-any-return]
+        except NotImplementedError:  # pyarrow was built without it
+            pass
+        except pa.ArrowInvalid as error:
+            if "Unrecognized filesystem type" not in str(error):
+                raise
+    import fsspec
+
+    system, root = fsspec.core.url_to_fs(store)
+    return pafs.PyFileSystem(pafs.FSSpecHandler(system)), root
+
+
+def _joined(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder and name and not folder.endswith("/") else folder + name
 
 
 def read_object(store: str, path: str, offset: int = 0, size: int = -1) -> bytes:
@@ -66,6 +76,76 @@ def read_object(store: str, path: str, offset: int = 0, size: int = -1) -> bytes
             return file.read() if size < 0 else file.read_at(size, offset)  # type: ignore[no-any-return]
 
     return _patiently(read)
+
+
+def read_head(system: Any, path: str, size: int) -> bytes:
+    """The first bytes of an object; asked again as in `read_object`.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+
+    def read() -> bytes:
+        with system.open_input_file(path) as file:
+            return file.read(size)  # type: ignore[no-any-return]
+
+    return _patiently(read)
+
+
+class Object(io.RawIOBase):
+    """An object that is read by ranges; each is asked for again as in `read_object`."""
+
+    _file: Any = None
+
+    def __init__(self, system: Any, path: str) -> None:
+        """Open it.
+
+        Args:
+            system: of the store.
+            path: in it.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        self._file = _patiently(lambda: system.open_input_file(path))
+        self._at = 0
+        try:
+            self._size: int = self._file.size()
+        except ValueError as error:  # an HTTP server that gives the whole alone
+            raise OSError(f"it cannot be read by ranges: {error}") from error
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """The place, in bytes."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place, in bytes."""
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer; how many bytes there were."""
+        n = min(len(buffer), self._size - self._at)
+        if n <= 0:
+            return 0
+        data = _patiently(lambda: self._file.read_at(n, self._at))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        """Close it."""
+        if self._file is not None and not self.closed:
+            self._file.close()
+        super().close()
 
 
 def _patiently(ask: Callable[[], _T]) -> _T:
@@ -95,10 +175,31 @@ def look_up(system: Any, path: str) -> Any:
     Raises:
         OSError: the store does not say, or there is nothing.
     """
-    info = _patiently(lambda: system.get_file_info(path))
-    if info.type == pafs.FileType.NotFound:
-        raise FileNotFoundError(path)
-    return info
+
+    def ask() -> Any:
+        info = system.get_file_info(path)
+        if info.type == pafs.FileType.NotFound:
+            raise _absence(system, path)
+        return info
+
+    try:
+        return _patiently(ask)
+    except ValueError as error:  # an empty name between two `/`, half of a character
+        raise OSError(f"no usable path: {error}") from error
+
+
+def _absence(system: Any, path: str) -> OSError:
+    """Why there is nothing at a path: for fsspec whatever an HTTP server answers is "not found"."""
+    if is_url(path):
+        try:
+            system.handler.fs.info(path)
+        except FileNotFoundError as error:
+            status = getattr(error.__cause__, "status", 404)
+            if status in {401, 403}:
+                return PermissionError(path)
+            if status != 404:
+                return OSError(f"the server answers with HTTP status {status}")
+    return FileNotFoundError(path)
 
 
 def walk_store(system: Any, top: str) -> Iterator[Any]:
@@ -140,6 +241,11 @@ class Folder:
 
     place: str
 
+    def __post_init__(self) -> None:
+        """A URL of a file system of this machine is a path."""
+        if is_url(self.place) and (path := local_path(self.place)) is not None:
+            object.__setattr__(self, "place", path)
+
     def read(self, name: str) -> bytes:
         """The contents of a file.
 
@@ -148,18 +254,18 @@ class Folder:
         """
         if not is_url(self.place):
             return Path(self.place, name).read_bytes()
-        _, base = open_store(self.place)
-        return read_object(self.place, f"{base.rstrip('/')}/{name}")
+        _, path = self._at(name)
+        return read_object(self.place, path)
 
     def put(self, name: str, data: bytes) -> None:
-        """Write a file: on disk under a temporary name, synced and renamed; in a bucket by one upload.
+        """Write a file: under a temporary name (on disk synced) and renamed; in a bucket by one upload.
 
         Raises:
             UnivFDError: it cannot be written.
         """
         try:
             if is_url(self.place):
-                self._upload(name, data)
+                _patiently(lambda: self._upload(name, data))
                 return
             target = Path(self.place, name)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -177,20 +283,19 @@ class Folder:
         if not is_url(self.place):
             folder = Path(self.place, below)
             return {p.name for p in folder.iterdir() if not p.name.startswith(".")} if folder.is_dir() else set()
-        system, base = open_store(self.place)
-        path = f"{base.rstrip('/')}/{below}".rstrip("/")
+        system, path = self._at(below)
         try:
-            found = system.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+            found = _patiently(lambda: system.get_file_info(pafs.FileSelector(path, allow_not_found=True)))
         except OSError as error:
             raise UnivFDError(f"{self.place} cannot be read: {error}") from error
-        return {info.base_name for info in found}
+        return {info.base_name for info in found if not info.base_name.startswith(".")}
 
     def has(self, name: str) -> bool:
         """Whether there is such a file."""
         if not is_url(self.place):
             return Path(self.place, name).is_file()
-        system, base = open_store(self.place)
-        return bool(system.get_file_info(f"{base.rstrip('/')}/{name}").is_file)
+        system, path = self._at(name)
+        return bool(_patiently(lambda: system.get_file_info(path)).is_file)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -213,7 +318,26 @@ class Folder:
             for scratch in folder.glob("*/.*.tmp"):  # of workers that were killed while they wrote
                 scratch.unlink(missing_ok=True)
 
-    def _upload(self, name: str, data: bytes) -> None:
+    def _at(self, name: str) -> tuple[Any, str]:
+        """The store, and the path of a file in it."""
         system, base = open_store(self.place)
-        with system.open_output_stream(f"{base.rstrip('/')}/{name}") as file:
-            file.write(data)
+        return system, _joined(base, name)
+
+    def _upload(self, name: str, data: bytes) -> None:
+        system, path = self._at(name)
+        if system.type_name in _BUCKETS:
+            _write(system, path, data)
+            return
+        folder, _, last = path.rpartition("/")
+        scratch = f"{folder}/.{last}.{time.time_ns():x}.tmp"
+        system.create_dir(folder, recursive=True)
+        _write(system, scratch, data)
+        if isinstance(system, pafs.PyFileSystem):  # pyarrow asks for a recursive move, which SFTP's has no word for
+            system.handler.fs.mv(scratch, path)
+        else:
+            system.move(scratch, path)
+
+
+def _write(system: Any, path: str, data: bytes) -> None:
+    with system.open_output_stream(path) as file:
+        file.write(data)

@@ -35,7 +35,7 @@ from ._datasets import (
 from ._formats import HEAD, IMAGE_SUFFIXES, sniff
 from ._glob import matches
 from ._names import NOT_REGULAR, display_name, error_of, explain_os_error, failed, unreachable, unreachable_ref
-from ._parquet import cell_refs, image_column, is_parquet, read_cell
+from ._parquet import NO_IMAGES, cell_refs, image_column, image_column_of, is_parquet, read_cell
 from ._parts import part_of
 from ._tar import PACKED_TAR, TarEntry, TarMember, is_packed_tar, is_tar, tar_entries, tar_members, tar_ref
 from ._walk import file_refs, files_below, image_files, walk
@@ -47,6 +47,7 @@ __all__ = [
     "HEAD",
     "IMAGE_SUFFIXES",
     "NOT_REGULAR",
+    "NO_IMAGES",
     "PACKED_TAR",
     "Source",
     "TarEntry",
@@ -61,6 +62,7 @@ __all__ = [
     "file_of",
     "files_below",
     "image_column",
+    "image_column_of",
     "image_files",
     "is_dataset",
     "is_packed_tar",

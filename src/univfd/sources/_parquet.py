@@ -16,6 +16,7 @@ from ._names import NOT_REGULAR, display_name, failed, unreachable
 
 _NAMES = ("image", "img", "image_bytes", "bytes", "content", "data", "jpg", "jpeg", "png", "webp")
 """Columns of bytes that are taken for images where there are several, in this order."""
+NO_IMAGES = "a Parquet file without a column of image bytes ('image' or 'bytes')"
 _KEPT_GROUPS = 2
 
 _reading = threading.Lock()
@@ -42,19 +43,23 @@ def image_column(path: Path) -> str | None:
         NotAnImageError: it is no Parquet file.
     """
     with _opened(path) as file:
-        import pyarrow as pa
+        return image_column_of(file.schema_arrow)
 
-        found = {}
-        if b"univfd" in (file.schema_arrow.metadata or {}):
-            return None
-        for field in file.schema_arrow:
-            if _is_bytes(field.type):
-                found[field.name] = field.name
-            elif pa.types.is_struct(field.type) and any(f.name == "bytes" and _is_bytes(f.type) for f in field.type):
-                found[field.name] = f"{field.name}.bytes"
-        beside_files = (
-            "file" in file.schema_arrow.names and "file" not in found
-        )  # a manifest's; its bytes may be thumbnails or embeddings
+
+def image_column_of(schema: Any) -> str | None:
+    """`image_column` of an open file, by its Arrow schema."""
+    import pyarrow as pa
+
+    found = {}
+    if b"univfd" in (schema.metadata or {}):  # the listing of a run
+        return None
+    for field in schema:
+        if _is_bytes(field.type):
+            found[field.name] = field.name
+        elif pa.types.is_struct(field.type) and any(f.name == "bytes" and _is_bytes(f.type) for f in field.type):
+            found[field.name] = f"{field.name}.bytes"
+    # a manifest's; its bytes may be thumbnails or embeddings
+    beside_files = "file" in schema.names and "file" not in found
     if len(found) > 1 or beside_files:
         found = {name: found[name] for name in _NAMES if name in found}
     return next(iter(found.values()), None)
@@ -66,8 +71,7 @@ def parquet_images(path: Path, first: int = 0) -> Iterator[ImageRef | Failure]:
     try:
         column = image_column(path)
         if column is None:
-            problem = NotAnImageError("a Parquet file without a column of image bytes ('image' or 'bytes')")
-            yield failed(name, problem)
+            yield failed(name, NotAnImageError(NO_IMAGES))
             return
         yield from cell_refs(path, column, first)
     except MissingExtraError as error:
