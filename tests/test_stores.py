@@ -221,13 +221,13 @@ def test_addresses_of_the_web_keep_their_names_and_errors() -> None:
 
 
 class Hiccups(LocalFileSystem):
-    """The disk as a store: every third opening, read or write fails, and the first."""
+    """The disk as a store: every third opening, read or write of a thread fails, and the first."""
 
-    asked = 0
+    asked = threading.local()  # of all threads together one could meet with failures alone
 
     def _stumble(self) -> None:
-        Hiccups.asked += 1
-        if Hiccups.asked % 3 == 1:
+        count = self.asked.count = getattr(self.asked, "count", 0) + 1
+        if count % 3 == 1:
             raise OSError(errno.EIO, "SlowDown: please reduce your request rate")
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
@@ -269,7 +269,7 @@ class Hiccups(LocalFileSystem):
 def hiccups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder that is also the store `slow://it`."""
     system = pafs.PyFileSystem(pafs.FSSpecHandler(Hiccups(skip_instance_cache=True)))
-    monkeypatch.setattr(Hiccups, "asked", 0)
+    monkeypatch.setattr(Hiccups, "asked", threading.local())
     monkeypatch.setattr(stores, "_opened", lambda store: (system, str(tmp_path)))
     return tmp_path
 
