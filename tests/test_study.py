@@ -729,6 +729,11 @@ def test_a_split_that_cannot_be_is_said_before_anything_is_embedded(
         ("sink", {"perplexity": 0}, "perplexity is 0"),
         ("sink", {"points": 1}, "points is 1"),
         ("training-source", {"families": ("gan", "diffusoin")}, "diffusion"),
+        ("robustness", {"qualities": (90, 0)}, "jpeg:0"),
+        ("robustness", {"sigmas": (-1.0,)}, "blur:-1"),
+        ("robustness", {"ks": (2,)}, "k is 2"),
+        ("generalisation", {"ks": (0,)}, "k is 0"),
+        ("neighbours", {"count": 0}, "count is 0"),
     ],
 )
 def test_options_that_cannot_be_are_said_before_anything_is_embedded(
@@ -736,7 +741,7 @@ def test_options_that_cannot_be_are_said_before_anything_is_embedded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(type(toy), "embed", lambda self, crops: pytest.fail("an image was embedded"))
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises((UsageError, DataError), match=says):
         study(folder, tmp_path / "cache").run(name, tmp_path / "out", options)
 
 

@@ -25,9 +25,6 @@ def run(
     neighbours: int = 2,
 ) -> Result:  # fmt: skip
     """Unseen fakes that lie nearest to training fakes, and farthest from them, with neighbours of both classes."""
-    for name, value in (("count", count), ("neighbours", neighbours)):
-        if value < 1:
-            raise UsageError(f"{name} is {value}; expected at least 1")
     vectors = to_unit(encoder.embed(data))
     train, test = split.rows(TRAIN), split.rows(TEST)
     unseen = test[data.fake[test] & ~np.isin(data.column("generator")[test], split.seen)]
@@ -47,6 +44,13 @@ def run(
 
 Found = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """For each class: distances `(n, k)` and rows `(n, k)` of the nearest training images."""
+
+
+def check(count: int, neighbours: int) -> None:
+    """Refuse to show nothing."""
+    for name, value in (("count", count), ("neighbours", neighbours)):
+        if value < 1:
+            raise UsageError(f"{name} is {value}; expected at least 1")
 
 
 def _table(data: Data, unseen: Rows, found: Found, picked: Mapping[str, Rows]) -> Table:
@@ -143,4 +147,5 @@ PLUGIN = Experiment(
         "count": "Fakes to show from each end.",
         "neighbours": "Training images of each class to show with each.",
     },
+    check,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..benchmark.rendering import Value
+from ..perturbations import perturbation
 from ..study.data import Data
 from ..study.experiment import Drawing, Experiment, Result
 from ..study.features import Encoder, chained
@@ -25,7 +26,7 @@ def run(
     train, test = split.rows(TRAIN), split.rows(TEST)
     fitted = fit(probes(ks), encoder.embed(data, train), data.labels[train])
     panels: dict[str, Panel] = {}
-    for chain in (_CLEAN, *(f"jpeg:{q}" for q in qualities), *(f"blur:{s:g}" for s in sigmas)):
+    for chain in (_CLEAN, *_chains(qualities, sigmas)):
         rows = apart(split) if chain == _CLEAN else test
         vectors = encoder.embed(data, rows, then=chain)
         found = {NETWORK: network.scores(data, rows, then=chain)} if network else {}
@@ -47,6 +48,16 @@ def run(
     return Result(said, [made], drawings, panels[_CLEAN].images, cells)
 
 
+def check(qualities: tuple[float, ...], sigmas: tuple[float, ...]) -> None:
+    """Refuse what no image can be changed by."""
+    for chain in _chains(qualities, sigmas):
+        perturbation(chain)
+
+
+def _chains(qualities: tuple[float, ...], sigmas: tuple[float, ...]) -> list[str]:
+    return [*(f"jpeg:{q:g}" for q in qualities), *(f"blur:{s:g}" for s in sigmas)]
+
+
 def _drawing(kind: str, along: str, values: tuple[float, ...], panels: Mapping[str, Panel]) -> Drawing:
     shown = [panels[_CLEAN], *(panels[f"{kind}:{v:g}"] for v in values)]
     ticks = [shown[0].cells[0].perturbation, *(f"{v:g}" for v in values)]
@@ -63,4 +74,5 @@ PLUGIN = Experiment(
         "sigmas": "Standard deviations of the blur, in pixels.",
         "ks": "Sizes of the voting pool of nearest neighbours.",
     },
+    check,
 )

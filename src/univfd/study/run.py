@@ -30,7 +30,7 @@ from . import plots
 from .data import Data, Rows, read
 from .experiment import Experiment, Result
 from .features import Encoder, Work, pictures
-from .methods import Network
+from .methods import Network, probes
 from .published import published
 from .split import TEST, TRAIN, VALIDATION, Split, split
 from .writing import write
@@ -126,7 +126,9 @@ class Study:
             if option not in experiment.own:
                 raise registry.unknown(f"option of {name}", option, experiment.own)
         asked = [part for part in experiment.uses if part in SHARED]
-        if experiment.check is not None:  # what is wrong is said before hours of embedding, not after
+        if "ks" in chosen:  # what is wrong is said before hours of embedding, not after
+            probes(chosen["ks"])
+        if experiment.check is not None:
             self._check(experiment.check, chosen)
         if "split" in asked:
             parts = self.parts()
