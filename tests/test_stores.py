@@ -8,9 +8,11 @@ import io
 import json
 import tarfile
 import threading
+import zipfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pyarrow as pa
@@ -20,10 +22,12 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from conftest import encoded, picture
+from univfd import registry
 from univfd.distributed import listing, plans, stores
-from univfd.distributed.entry import Entry, table_of
+from univfd.distributed.entry import Entry, table_bytes, table_of
 from univfd.distributed.listing import entries, references
 from univfd.distributed.stores import Folder, open_store
+from univfd.distributed.urls import refuse_keys
 from univfd.errors import UnivFDError, UsageError
 from univfd.types import Failure, ImageRef
 
@@ -97,6 +101,11 @@ def test_file_urls_follow_the_rule_of_all_others(tmp_path: Path) -> None:
         "s3://KEYID:HID/DEN@pictures/y",
         "s3://:HIDDEN@pictures",
         "sftp://me:HIDDEN@host:22/x",
+        "s3://KEY:8/HIDDEN@bucket/y",
+        "sftp://me:HID?DEN@host/x",
+        "zip://dir/x.png::sftp://me:HIDDEN@host/b.zip",
+        "abfs://c@account.dfs.core.windows.net/x?client_secret=HIDDEN",
+        "s3://b/x?region=x&secret_key=HIDDEN",
     ],
 )
 def test_keys_in_a_url_are_refused_and_not_repeated(url: str, tmp_path: Path) -> None:
@@ -109,6 +118,49 @@ def test_keys_in_a_url_are_refused_and_not_repeated(url: str, tmp_path: Path) ->
 def test_what_has_no_keys_is_not_refused(memory: Any) -> None:
     memory.pipe("/host:80/a:b@2x.png", PNG)
     assert [e.kind for e in entries(["memory://host:80/a:b@2x.png"])] == ["object"]
+    for url in (
+        "github://org:repo@main/dir/a.png",
+        "s3://arn:aws:s3:us-west-2:123456789012:accesspoint/name/k@2.png",
+        "http://host:8000/a@2x.png?size=2&key=5",
+        "s3://bucket/a:b@2x.png?region=eu&endpoint_override=minio:9000",
+    ):
+        refuse_keys(url)
+
+
+def test_members_of_a_chain_have_names_of_their_own_that_lead_back(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        for name in ("d/a.png", "d/b.png"):
+            archive.writestr(name, PNG)
+    found = list(entries([f"zip://d::file://{tmp_path}/b.zip"]))
+    assert [e.name for e in found] == [f"zip://d/{n}.png::file://{tmp_path}/b.zip" for n in "ab"]
+    assert [e.name for e in entries([found[1].name])] == [found[1].name]
+
+
+def test_a_store_without_a_host_keeps_its_scheme(memory: Any) -> None:
+    memory.pipe("/x.png", PNG)
+    (entry,) = entries(["memory:///x.png"])
+    assert entry.name == "memory:///x.png"
+    assert entries(["memory://"]).__next__().name == "memory:///x.png"
+
+
+def test_what_arrow_cannot_take_apart_is_for_fsspec(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def known(url: str) -> Any:
+        asked.append(url)
+        return fsspec.filesystem("memory"), "/x"
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", known)
+    stores._opened.cache_clear()
+    for url in ("abfs://container/x", "s3://arn:aws:s3:us-west-2:123456789012:accesspoint/x/y.png"):
+        open_store(url)
+    stores._opened.cache_clear()
+    assert len(asked) == 2
+    with pytest.raises(UsageError, match="regoin") as refused:
+        open_store("s3://b/a.png?regoin=HIDDEN")
+    assert "HIDDEN" not in str(refused.value)
+    (failed,) = entries(["github://x/a.png"])  # it lacks the name of a repository: a TypeError of fsspec's
+    assert (failed.kind, failed.name) == ("failure", "github://x/a.png")
 
 
 def test_a_list_of_urls_opens_its_store_once_and_is_read_by_many(memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,6 +237,43 @@ def test_one_path_is_one_input(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(PNG)
     for one in (str(tmp_path / "a.png"), tmp_path / "a.png", (tmp_path / "a.png").as_uri()):
         assert [e.name for e in entries(one)] == [f"{tmp_path}/a.png"]
+
+
+class Stumbling(http.server.BaseHTTPRequestHandler):
+    """Answers 503 to the first requests for a path; then gives the image, the first time only a part of it."""
+
+    asked: ClassVar[Counter[str]] = Counter()
+
+    def do_HEAD(self) -> None:
+        self.asked[self.path] += 1
+        self.send_response(503 if self.asked[self.path] <= 2 else 200)
+        self.send_header("Content-Length", str(len(PNG)))
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.asked["cut" + self.path] += self.asked[self.path] > 2
+        self.wfile.write(PNG[:20] if self.asked["cut" + self.path] == 1 else PNG)
+        self.close_connection = True
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+def test_a_web_server_that_stumbles_is_asked_again_and_one_that_is_gone_is_no_missing_file() -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stumbling) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        top = f"http://127.0.0.1:{server.server_port}"
+        listed = table_of(entries([f"{top}/a.png"]))
+        (ref,) = references(listed)
+        server.shutdown()
+    assert ref == ImageRef(f"{top}/a.png", PNG)
+    (lost,) = references(listed)
+    (never,) = entries([f"{top}/b.png"])
+    assert isinstance(lost, Failure)
+    for message in (lost.message, never.message):
+        assert "no such file" not in message
+        assert "onnect" in message
 
 
 class Web(http.server.BaseHTTPRequestHandler):
@@ -310,6 +399,39 @@ def test_a_store_that_stays_silent_is_an_error_of_the_rows(hiccups: Path, monkey
         Folder("slow://it/run").put("rows/part-0000000.parquet", b"rows")
 
 
+def test_a_failed_upload_leaves_nothing(hiccups: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, whole = Folder("slow://it/run"), stores._write
+
+    def half(system: Any, path: str, data: bytes) -> None:
+        whole(system, path, data[:2])
+        raise OSError(errno.ENOSPC, "no room")
+
+    folder.put("rows/part-0000000.parquet", b"rows")  # the folder is there already for the next one
+    with monkeypatch.context() as now:
+        now.setattr(stores, "_write", half)
+        with pytest.raises(UnivFDError, match=r"^slow://it/run: rows/p cannot be written"):
+            folder.put("rows/p", b"rows")
+    assert [p.name for p in (hiccups / "run" / "rows").iterdir()] == ["part-0000000.parquet"]
+
+
+def test_a_run_is_not_read_below_its_inputs_in_buckets_either(memory: Any) -> None:
+    memory.pipe("/in/images.parquet", parquet_of(PNG, PNG))
+    for name, table in (("listing", table_of([])), ("rows", _verdicts())):
+        memory.pipe(f"/in/run/{name}/part-0000000.parquet", table if isinstance(table, bytes) else table_bytes(table))
+    for options in ({}, {"image_column": "image"}):
+        assert [e.name for e in entries(["memory://in"], **options)] == [
+            f"memory://in/images.parquet/{i}" for i in (0, 1)
+        ]
+
+
+def _verdicts() -> bytes:
+    file = io.BytesIO()
+    writer = registry.load("writers", "parquet")(file)
+    writer.write(Failure("a.png", "access", "no").to_dict())
+    writer.close()
+    return file.getvalue()
+
+
 # -- the place of output -----------------------------------------------------------------------------------------------
 
 
@@ -324,7 +446,7 @@ def test_output_into_a_file_url_is_output_into_the_folder(tmp_path: Path) -> Non
 
 
 def test_a_write_that_was_killed_leaves_no_partition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`local` is fsspec's name for the disk, which is no object store."""
+    """The disk as no object store: `local` as pyarrow knows it."""
     folder, whole = Folder(f"local://{tmp_path}/run"), stores._write
 
     def killed(system: Any, path: str, data: bytes) -> None:

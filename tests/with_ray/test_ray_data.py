@@ -444,14 +444,14 @@ def test_a_run_below_its_inputs_does_not_read_itself(
     assert len(list(expand([str(tmp_path)]))) == 6
 
 
-def test_a_run_below_parquet_inputs_does_not_read_itself(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"image": [encoded(picture(1), "PNG")]}), tmp_path / "images.parquet")
-    run = tmp_path / "run"
-    for folder in ("listing", "rows"):
-        (run / folder).mkdir(parents=True)
-        pq.write_table(table_of([]), run / folder / partition_name(0))
-    (run / "run.json").write_text("{}")
-    assert [e.name for e in entries([tmp_path], image_column="image")] == [f"{tmp_path}/images.parquet/0"]
+def test_a_run_below_parquet_inputs_does_not_read_itself(
+    nodes: Nodes, where: Where, toy_detector: Detector, tmp_path: Path
+) -> None:
+    pq.write_table(pa.table({"image": [encoded(picture(i), "PNG") for i in range(6)]}), tmp_path / "images.parquet")
+    folder = Folder(str(tmp_path / "z-run"))  # its listing is there when the walk comes to it
+    first = running.detect(toy_detector, [tmp_path], folder, where, WORK, size=2, image_column="image")
+    again = running.detect(toy_detector, [tmp_path], folder, where, WORK, image_column="image", resume=True)
+    assert (first.images, again.images, again.done_before) == (6, 6, 3)
 
 
 def test_what_cannot_be_sent_is_refused_before_anything_is_listed(

@@ -85,7 +85,7 @@ def _walk(bucket: Bucket, image_column: str | None) -> Iterator[Entry]:
             yield _lost(name, each.error)
         elif image_column is not None:
             if is_parquet(Path(each.path)):
-                yield from _of_object(bucket, each.path, image_column)
+                yield from shard_entries(bucket.system, bucket.store, each.path, name, image_column, walked=True)
         elif (found := _walked(bucket, each.path)) is not None:
             yield from found
         elif is_packed_tar(each.path):

@@ -23,7 +23,7 @@ from .buckets import Bucket, bucket_entries
 from .entry import SCHEMA, Entry, entry_of, table_bytes, table_of
 from .shards import shard_images, shards_of_path
 from .stores import Folder, open_store, read_object
-from .urls import is_url, local_path, refuse_keys
+from .urls import is_url, local_path, refuse_keys, shown
 
 _READERS = 16
 
@@ -57,7 +57,7 @@ def _of_url(url: str, image_column: str | None) -> Iterator[Entry]:
         path = local_path(url)
         bucket = Bucket(url, *open_store(url)) if path is None else None
     except UsageError as error:  # one input among many: a row of its own
-        yield entry_of(failed(display_name(url), FileAccessError(str(error))))
+        yield entry_of(failed(display_name(shown(url)), FileAccessError(str(error))))
         return
     if bucket is not None:
         yield from bucket_entries(bucket, image_column)

@@ -38,11 +38,13 @@ class Shard(NamedTuple):
         columns: all of them.
         images: the column that is taken for images where none is named; None: there is none.
         rows: number of them.
+        own: whether this package wrote it: a listing, or rows.
     """
 
     columns: list[str]
     images: str | None
     rows: int
+    own: bool
 
 
 def shards_of_path(path: str, image_column: str) -> Iterator[Entry]:
@@ -60,13 +62,8 @@ def shards_of_path(path: str, image_column: str) -> Iterator[Entry]:
         elif file.exists() and not file.is_file():  # a pipe would be waited for
             if file == top or is_parquet(file):
                 yield entry_of(failed(display_name(file), FileAccessError(NOT_REGULAR)))
-        elif file == top or (is_parquet(file) and not _of_a_run(file)):
-            yield from shard_entries(None, "", str(file), display_name(file), image_column)
-
-
-def _of_a_run(file: Path) -> bool:
-    """Whether it is a partition of a run, whose folder may lie below its inputs."""
-    return file.parent.name in {"listing", "rows"} and (file.parent.parent / "run.json").is_file()
+        elif file == top or is_parquet(file):
+            yield from shard_entries(None, "", str(file), display_name(file), image_column, walked=file != top)
 
 
 def look_into(system: Any, path: str) -> Shard:
@@ -82,15 +79,18 @@ def look_into(system: Any, path: str) -> Shard:
     """
     try:
         with _opened(system, path) as file:
-            names = file.schema_arrow.names
-            return Shard(names, image_column_of(file.schema_arrow), file.metadata.num_rows)
+            schema = file.schema_arrow
+            own = b"univfd" in (schema.metadata or {})
+            return Shard(schema.names, image_column_of(schema), file.metadata.num_rows, own)
     except OSError as error:
         raise FileAccessError(explain_os_error(error)) from error
     except (pa.ArrowInvalid, UnicodeError) as error:
         raise NotAnImageError(f"not a readable Parquet file: {error}") from error
 
 
-def shard_entries(system: Any, store: str, path: str, name: str, column: str | None) -> Iterator[Entry]:
+def shard_entries(
+    system: Any, store: str, path: str, name: str, column: str | None, *, walked: bool = False
+) -> Iterator[Entry]:  # fmt: skip
     """The images of a Parquet file; only its footer is read.
 
     Args:
@@ -99,6 +99,7 @@ def shard_entries(system: Any, store: str, path: str, name: str, column: str | N
         path: in it.
         name: what the user sees.
         column: with the images; None: see `Shard.images`.
+        walked: it was not named itself, so a run's own files, which may lie below its inputs, are passed over.
 
     Raises:
         UsageError: there is no such column.
@@ -109,6 +110,8 @@ def shard_entries(system: Any, store: str, path: str, name: str, column: str | N
             raise NotAnImageError(NO_IMAGES)
     except InputError as error:
         yield entry_of(failed(name, error))
+        return
+    if walked and shard.own:
         return
     if column is not None and column not in shard.columns:
         raise UsageError(f"{name} has no column {column!r}; it has {', '.join(shard.columns)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,10 +16,12 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from ..errors import UnivFDError, UsageError
+from ..sources import explain_os_error
 from ..storage import cannot_write, locked, replace_file
-from .urls import is_url, is_whole, local_path, split_url
+from .urls import is_url, is_whole, local_path, shown, split_url
 
 _OF_URLS = "%/:?[]@!$&'()*+,;=~"
+_OF_ARROW = {"s3", "gs", "gcs"}
 _KEPT_OPEN = 256
 _ATTEMPTS, _FIRST_PAUSE = 4, 0.5
 _BUCKETS = {"s3", "gcs", "abfs"}
@@ -36,9 +38,9 @@ def open_store(url: str) -> tuple[Any, str]:
     store, path = split_url(url)
     try:
         system, root = _opened(store)
-    except (ValueError, ImportError, OSError) as error:
+    except Exception as error:  # back ends of fsspec raise what they like
         why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UsageError(f"{url} cannot be opened: {why}") from error
+        raise UsageError(f"{shown(url)} cannot be opened: {why}") from error
     return system, _joined(root, path)
 
 
@@ -51,7 +53,8 @@ def _opened(store: str) -> tuple[Any, str]:
         except NotImplementedError:  # pyarrow was built without it
             pass
         except pa.ArrowInvalid as error:
-            if "Unrecognized filesystem type" not in str(error):
+            ours = store.partition("://")[0] in _OF_ARROW and "Cannot parse URI" not in str(error)
+            if ours:  # a mistyped option; what pyarrow cannot take apart may be a form of fsspec's
                 raise
     import fsspec
 
@@ -72,7 +75,7 @@ def read_object(store: str, path: str, offset: int = 0, size: int = -1) -> bytes
     system, _ = open_store(store)
 
     def read() -> bytes:
-        with system.open_input_file(path) as file:
+        with _open_input(system, path) as file:
             return file.read() if size < 0 else file.read_at(size, offset)  # type: ignore[no-any-return]
 
     return _patiently(read)
@@ -86,7 +89,7 @@ def read_head(system: Any, path: str, size: int) -> bytes:
     """
 
     def read() -> bytes:
-        with system.open_input_file(path) as file:
+        with _open_input(system, path) as file:
             return file.read(size)  # type: ignore[no-any-return]
 
     return _patiently(read)
@@ -107,7 +110,7 @@ class Object(io.RawIOBase):
         Raises:
             OSError: it cannot be opened.
         """
-        self._file = _patiently(lambda: system.open_input_file(path))
+        self._file = _patiently(lambda: _open_input(system, path))
         self._at = 0
         try:
             self._size: int = self._file.size()
@@ -153,11 +156,11 @@ def _patiently(ask: Callable[[], _T]) -> _T:
     for attempt in range(_ATTEMPTS):
         try:
             return ask()
-        except (FileNotFoundError, PermissionError):
+        except (FileNotFoundError, PermissionError, ValueError, UnivFDError, pa.ArrowNotImplementedError):
             raise
-        except OSError:
+        except Exception as error:  # back ends of fsspec have errors of their own, of a broken connection too
             if attempt == _ATTEMPTS - 1:
-                raise
+                raise error if isinstance(error, OSError) else OSError(f"{type(error).__name__}: {error}") from error
             time.sleep(_FIRST_PAUSE * 2**attempt)
     raise AssertionError("the last attempt returns or raises")
 
@@ -188,18 +191,31 @@ def look_up(system: Any, path: str) -> Any:
         raise OSError(f"no usable path: {error}") from error
 
 
+def _open_input(system: Any, path: str) -> Any:
+    try:
+        return system.open_input_file(path)
+    except FileNotFoundError:
+        raise _absence(system, path) from None
+
+
 def _absence(system: Any, path: str) -> OSError:
-    """Why there is nothing at a path: for fsspec whatever an HTTP server answers is "not found"."""
-    if is_url(path):
-        try:
-            system.handler.fs.info(path)
-        except FileNotFoundError as error:
-            status = getattr(error.__cause__, "status", 404)
-            if status in {401, 403}:
-                return PermissionError(path)
-            if status != 404:
-                return OSError(f"the server answers with HTTP status {status}")
-    return FileNotFoundError(path)
+    """Why there is nothing at a path: for fsspec whatever an HTTP server answers, or does not, is "not found"."""
+    if not is_url(path):
+        return FileNotFoundError(path)
+    try:
+        system.handler.fs.info(path)
+    except FileNotFoundError as error:
+        status = getattr(error.__cause__, "status", 404 if _is_absence(error.__cause__) else None)
+        if status in {404, 410}:
+            return FileNotFoundError(path)
+        if status in {401, 403}:
+            return PermissionError(path)
+        return OSError(f"the server answers with HTTP status {status}" if status else str(error.__cause__))
+    return OSError("the server did not answer at first")
+
+
+def _is_absence(cause: BaseException | None) -> bool:
+    return cause is None or isinstance(cause, FileNotFoundError)
 
 
 def walk_store(system: Any, top: str) -> Iterator[Any]:
@@ -276,6 +292,10 @@ class Folder:
             finally:
                 scratch.unlink(missing_ok=True)
         except OSError as error:
+            if is_url(self.place):
+                raise UnivFDError(
+                    f"{shown(self.place)}: {name} cannot be written: {explain_os_error(error)}"
+                ) from error
             raise cannot_write(Path(self.place) / name, error) from error
 
     def names(self, below: str = "") -> set[str]:
@@ -330,12 +350,15 @@ class Folder:
             return
         folder, _, last = path.rpartition("/")
         scratch = f"{folder}/.{last}.{time.time_ns():x}.tmp"
-        system.create_dir(folder, recursive=True)
-        _write(system, scratch, data)
-        if isinstance(system, pafs.PyFileSystem):  # pyarrow asks for a recursive move, which SFTP's has no word for
-            system.handler.fs.mv(scratch, path)
-        else:
-            system.move(scratch, path)
+        fs = system.handler.fs if isinstance(system, pafs.PyFileSystem) else None
+        try:  # pyarrow makes a folder that is there again, and moves recursively: not every file system of fsspec can
+            fs.makedirs(folder, exist_ok=True) if fs else system.create_dir(folder, recursive=True)
+            _write(system, scratch, data)
+            fs.mv(scratch, path) if fs else system.move(scratch, path)
+        except Exception:
+            with suppress(Exception):  # it may not be there
+                system.delete_file(scratch)
+            raise
 
 
 def _write(system: Any, path: str, data: bytes) -> None:

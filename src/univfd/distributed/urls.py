@@ -14,9 +14,14 @@ from urllib.parse import unquote_to_bytes
 from ..errors import UsageError
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://([^/?]*)([^?]*)\??(.*)", re.IGNORECASE | re.DOTALL)
-_KEYS = re.compile(r"[^:]+://(?!\[)[^/?@]*:(?!\d+/)[^?]*@")
-"""A secret may have a `/` in it; `host:8020/name@2x.png` has none, nor has `bucket/a:b@c.png`."""
-_CHAIN = re.compile(r"::[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_KEYS = re.compile(r"[^:]+://(?!\[)[^/?@]*:.*@", re.DOTALL)
+"""A secret may have any character in it; `bucket/a:b@c.png` has none."""
+_PORT = re.compile(r"[^:]+://[^/?@:]*:\d+(?=[/?]|$)")
+_SECRET = re.compile(r"(?:^|&)[^=&]*(?:secret|passw|token|sig|key)[^=&]*=", re.IGNORECASE)
+_CHAIN = re.compile(r"::(?=[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
+_NO_PORTS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
+_NO_KEYS = {"github", "git"}
+"""Where `org:repo@commit` is what it says."""
 _WEB = {"http", "https"}
 
 
@@ -80,10 +85,13 @@ def display_url(url: str, top: str, path: str) -> str:
         top: the path in the store that it leads to.
         path: that, or one below it.
     """
+    if _CHAIN.search(url):
+        first, _, rest = url.partition("::")
+        return url if path == top else f"{_parts(first)[0]}://{path.strip('/')}::{rest}"
     if is_whole(url):
-        return url
+        return path if is_url(path) else url
     scheme, host, given, _ = _parts(url)
-    here = f"{scheme}://{host}{_escaped(_plain(given))}".rstrip("/")
+    here = f"{scheme}://{host}" + _escaped(_plain(given)).rstrip("/")
     below = path.strip("/").removeprefix(top.strip("/")).lstrip("/")
     return f"{here}/{_escaped(below)}" if below else here
 
@@ -94,11 +102,26 @@ def refuse_keys(url: str) -> None:
     Raises:
         UsageError: one does; its words do not have it.
     """
-    if _KEYS.match(url):
-        raise UsageError(
-            f"a {_parts(url)[0]}:// URL with keys in it (user:secret@), which listings and logs would show; put keys "
-            "into the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://)"
-        )
+    for link in _CHAIN.split(url):
+        if is_url(link) and _has_keys(link):
+            raise UsageError(
+                f"a {_parts(link)[0]}:// URL with keys in it, which listings and logs would show; put keys into the "
+                "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://)"
+            )
+
+
+def shown(url: str) -> str:
+    """A URL without its options, for messages; of the web they are a part of the address."""
+    return url if is_whole(url) else url.partition("?")[0]
+
+
+def _has_keys(url: str) -> bool:
+    scheme, host, _, options = _parts(url)
+    if scheme not in _WEB and _SECRET.search(options):
+        return True
+    if scheme in _NO_KEYS or host.startswith("arn:") or (scheme not in _NO_PORTS and _PORT.match(url)):
+        return False
+    return _KEYS.match(url) is not None
 
 
 def _parts(url: str) -> tuple[str, str, str, str]:

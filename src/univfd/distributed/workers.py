@@ -198,7 +198,8 @@ class Embedder:
 
     def _rows(self, listing: pa.Table) -> bytes:
         file = io.BytesIO()
-        pq.write_table(self._embedded(listing), file, compression="zstd")
+        table = self._embedded(listing).replace_schema_metadata({"univfd": "rows"})  # as those of verdicts
+        pq.write_table(table, file, compression="zstd")
         return file.getvalue()
 
     def _embedded(self, listing: pa.Table) -> pa.Table:

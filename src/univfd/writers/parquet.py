@@ -18,7 +18,8 @@ class ParquetWriter:
     """See `univfd.writers.Writer`."""
 
     def __init__(self, stream: IO[bytes]) -> None:
-        self._writer = pq.ParquetWriter(stream, SCHEMA, compression="zstd")
+        marked = SCHEMA.with_metadata({"univfd": "rows"})  # a walk takes no images out of it, though it has that column
+        self._writer = pq.ParquetWriter(stream, marked, compression="zstd")
         self._rows: list[dict[str, Any]] = []
 
     def write(self, row: Row) -> None:
