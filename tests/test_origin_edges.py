@@ -289,7 +289,7 @@ def test_names_stay_in_their_line_of_a_table() -> None:
     table = Table("t", EVIL, ["note a\nb"], ["a"], [Section((EVIL, EVIL), [[EVIL]])])
     in_latex = latex(table)
     assert "\\input" not in in_latex
-    known = ("% ", "\\begin", "\\toprule", "\\midrule", "\\bottomrule", "\\end", "a ")
+    known = ("% ", "\\begin", "\\toprule", "\\midrule", "\\bottomrule", "\\end", "a ", "{}a ")
     assert all(line.startswith(known) or not line for line in in_latex.splitlines())
     in_markdown = markdown(table)
     assert [line[:5].rstrip() for line in in_markdown.splitlines() if line.startswith("#")] == ["# a", "## a"]
@@ -342,11 +342,8 @@ def test_verdicts_can_be_hashed_and_compared(toy_detector: Detector) -> None:
 def test_counts_of_a_study_begin_at_one() -> None:
     from univfd.experiments import neighbours, spectra
 
-    for run, options in (
-        (neighbours.run, {"neighbours": 0}),
-        (neighbours.run, {"neighbours": -1}),
-        (spectra.run, {"most": 0}),
-    ):
-        arguments = (None, None, None, None) if run is neighbours.run else (None, None, 0)
+    for count, near in ((6, 0), (6, -1), (0, 2)):
         with pytest.raises(UsageError, match="expected at least 1"):
-            run(*arguments, **options)
+            neighbours.check(count, near)
+    with pytest.raises(UsageError, match="expected at least 1"):
+        spectra.run(None, None, 0, most=0)  # type: ignore[arg-type]
