@@ -10,6 +10,7 @@ from harness import refused
 from univfd import registry
 from univfd.backbones import open_backbone
 from univfd.cli._shared import settings
+from univfd.distributed.urls import display_url, is_url, local_path, split_url
 from univfd.perturbations import perturbation
 from univfd.sources import display_name
 from univfd.store.naming import locate
@@ -26,6 +27,7 @@ def seeds() -> list[bytes]:
     return [
         b"limit:768+jpeg:60", b"blur:1.5+noise:4+scale:0.5", b"square:64+webp:80", b"reencode:1+augment:2", b"clean",
         b"grid-3", b"five", b"cls.8", b"ridge", b"s3://bucket/store@tag", b"./store@7", b"k=9", b"a=[1, 2]", b"real",
+        b"s3://bucket/a%41#b?region=x", b"zip://a.png::file:///b.zip", b"sftp://me:word@host:22/x", b"file:///a b",
     ]  # fmt: skip
 
 
@@ -50,6 +52,10 @@ def one(data: bytes) -> None:
         settings((text,))
     if "\0" not in text:
         locate(text)
+    with refused():
+        if is_url(text):
+            display_url(text, "", split_url(text).path)
+            local_path(text)
 
 
 def _is_little_work(chain: str) -> bool:

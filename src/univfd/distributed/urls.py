@@ -14,10 +14,10 @@ from urllib.parse import unquote_to_bytes
 from ..errors import UsageError
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://([^/?]*)([^?]*)\??(.*)", re.IGNORECASE | re.DOTALL)
-_KEYS = re.compile(r"[^:]+://(?!\[)[^/?@]*:.*@", re.DOTALL)
+_KEYS = re.compile(r"[^:]+://(?!\[)[^/?@:]*:[^@]*@")
 """A secret may have any character in it; `bucket/a:b@c.png` has none."""
 _PORT = re.compile(r"[^:]+://[^/?@:]*:\d+(?=[/?]|$)")
-_SECRET = re.compile(r"(?:^|&)[^=&]*(?:secret|passw|token|sig|key)[^=&]*=", re.IGNORECASE)
+_SECRET = ("secret", "passw", "token", "sig", "key")
 _CHAIN = re.compile(r"::(?=[a-z][a-z0-9+.-]+://)", re.IGNORECASE)
 _NO_PORTS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"}
 _NO_KEYS = {"github", "git"}
@@ -117,7 +117,8 @@ def shown(url: str) -> str:
 
 def _has_keys(url: str) -> bool:
     scheme, host, _, options = _parts(url)
-    if scheme not in _WEB and _SECRET.search(options):
+    named = [option.partition("=")[0].lower() for option in options.split("&") if "=" in option]
+    if scheme not in _WEB and any(word in name for name in named for word in _SECRET):
         return True
     if scheme in _NO_KEYS or host.startswith("arn:") or (scheme not in _NO_PORTS and _PORT.match(url)):
         return False
