@@ -35,5 +35,12 @@ def seeds() -> list[bytes]:
 def one(data: bytes) -> None:
     """Read each as what it is said to be."""
     xmp, exif, iptc, text = parts(data, 4)
-    key, _, value = text.decode("utf-8", "surrogatepass" if text[:1] == b"\xed" else "replace").partition("\n")
+    key, _, value = _decoded(text).partition("\n")
     findings_of(Blocks([Text(key, value, "here")], [exif], [xmp], [iptc, *_photoshop(iptc)]))
+
+
+def _decoded(text: bytes) -> str:
+    try:
+        return text.decode("utf-8", "surrogatepass")  # halves of characters, as JSON may hold them
+    except UnicodeDecodeError:
+        return text.decode("utf-8", "replace")
