@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
@@ -350,11 +350,14 @@ class Folder:
             return
         folder, _, last = path.rpartition("/")
         scratch = f"{folder}/.{last}.{time.time_ns():x}.tmp"
-        fs = system.handler.fs if isinstance(system, pafs.PyFileSystem) else None
-        try:  # pyarrow makes a folder that is there again, and moves recursively: not every file system of fsspec can
-            fs.makedirs(folder, exist_ok=True) if fs else system.create_dir(folder, recursive=True)
+        make, move = partial(system.create_dir, recursive=True), system.move
+        if isinstance(system, pafs.PyFileSystem):
+            # pyarrow makes a folder that is there again, and moves recursively: not every file system of fsspec can
+            make, move = partial(system.handler.fs.makedirs, exist_ok=True), system.handler.fs.mv
+        try:
+            make(folder)
             _write(system, scratch, data)
-            fs.mv(scratch, path) if fs else system.move(scratch, path)
+            move(scratch, path)
         except Exception:
             with suppress(Exception):  # it may not be there
                 system.delete_file(scratch)
