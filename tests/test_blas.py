@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -137,3 +140,12 @@ def test_a_search_in_many_rows_has_all_threads(
     list(detector.detect([np.zeros((64, 64, 3), np.uint8)]))
     served(detector)
     assert classifier.seen == [{3}, {3}]
+
+
+def test_a_command_lets_idle_threads_sleep_before_numpy_is_there() -> None:
+    """NumPy's OpenBLAS reads it once, while it is imported; what the environment says goes before."""
+    code = "import os, sys, univfd.__main__; print(os.environ['OPENBLAS_THREAD_TIMEOUT'], 'numpy' in sys.modules)"
+    bare = {k: v for k, v in os.environ.items() if k != "OPENBLAS_THREAD_TIMEOUT"}
+    for environment, said in ((bare, "20 False\n"), (bare | {"OPENBLAS_THREAD_TIMEOUT": "26"}, "26 False\n")):
+        command = [sys.executable, "-c", code]
+        assert subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout == said

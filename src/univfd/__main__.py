@@ -1,7 +1,12 @@
 """`python -m univfd`."""
 
+import os
 import sys
 from typing import NoReturn
+
+# The threads of OpenBLAS, which NumPy's wheels have, turn round for a tenth of a second after each product: a tenth of the
+# processor time of a first verdict. After 2^20 cycles they sleep. It is read once, when NumPy is imported.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
 
 
 def main() -> NoReturn:
