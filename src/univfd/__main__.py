@@ -4,8 +4,8 @@ import os
 import sys
 from typing import NoReturn
 
-# The threads of OpenBLAS, which NumPy's wheels have, turn round for a tenth of a second after each product: a tenth of the
-# processor time of a first verdict. After 2^20 cycles they sleep. It is read once, when NumPy is imported.
+# The threads of OpenBLAS, which NumPy's wheels have, turn round for 2^26 cycles after each product: a tenth of the
+# processor time of a first verdict. After 2^20 they sleep as well. It is read once, when NumPy is imported.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
 
 

@@ -1,10 +1,10 @@
 """Commands on a real disk that fills up: a tmpfs of every size from one page to what the command needs (as root).
 
-    python tests/by_hand/full_disk.py FOLDER [SIZES]
+    python tests/by_hand/full_disk.py FOLDER [SIZES [WORK ...]]   # detect page fit bank embed store train ray
 
-Whatever libraries write is met here too (pyarrow, safetensors, LanceDB). After each refusal the error must say that the
-disk is full, nothing of a target may be there but what is whole, and once the disk is larger the same command must end
-well, with the rows of an undisturbed run.
+Whatever libraries write is met here too (pyarrow, safetensors, LanceDB). `train` needs PyTorch, and `ray` needs Ray.
+After each refusal the error must say that the disk is full, nothing of a target may be there but what is whole, and
+once the disk is larger the same command must end well, with the rows of an undisturbed run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -59,9 +59,10 @@ class Work:
 
     def __init__(
         self, begin: Callable[[Path], object], again: Callable[[Path], object], whole: Callable[[Path], object],
-        prepare: Callable[[Path], object] = lambda _: None,
+        prepare: Callable[[Path], object] = lambda _: None, room: float = 1,
     ) -> None:  # fmt: skip
-        self.begin, self.again, self.whole, self.prepare = begin, again, whole, prepare
+        """`room`: how many times what is there at the end is needed meanwhile."""
+        self.begin, self.again, self.whole, self.prepare, self.room = begin, again, whole, prepare, room
 
 
 def judging(images: Path, toy: Path, suffix: str, page: bool) -> Work:
@@ -116,15 +117,50 @@ def storing() -> Work:
     return Work(add, add, whole, prepare)
 
 
+def training(data: Path) -> Work:
+    """Two epochs; the checkpoints take more room than the detector."""
+
+    def go(disk: Path, *more: str) -> None:
+        run("-q", "train", data, "-o", disk / "new", "--arch", "small", "--epochs", 2, "--batch-size", 8,
+            "--short-side", 0, "--validate-by", "image", *more)  # fmt: skip
+
+    def whole(disk: Path) -> object:
+        return load(disk / "new").identity if (disk / "new").exists() else None
+
+    return Work(go, lambda disk: go(disk, "--resume"), whole, room=5)
+
+
+@contextmanager
+def judging_on_ray(images: Path, toy: Path) -> Iterator[Work]:
+    import pyarrow.parquet as pq
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    address = ray.get_runtime_context().gcs_address
+
+    def go(disk: Path, *more: str) -> None:
+        run("-q", "detect", images, "--detector", toy, "-o", disk / "new", "--partition", 4, f"--ray={address}", *more)
+
+    def whole(disk: Path) -> list[str]:
+        parts = sorted((disk / "new" / "rows").glob("*.parquet"))
+        return [name for part in parts for name in pq.read_table(part)["image"].to_pylist()]
+
+    try:
+        yield Work(go, lambda disk: go(disk, "--resume"), whole)
+    finally:
+        ray.shutdown()
+
+
 def sweep(name: str, work: Work, place: Path, sizes: int) -> None:
     with disk(place, AMPLE):
         work.prepare(place)
         before = used(place)
         work.begin(place)
         needed, wanted = used(place), work.whole(place)
+    most = before + round((needed - before) * work.room) + 8 * PAGE
     seen: Counter[str] = Counter()
     for i in range(sizes):
-        size = before + (needed - before + 8 * PAGE) * i // sizes // PAGE * PAGE or PAGE
+        size = before + (most - before) * i // sizes // PAGE * PAGE or PAGE
         with disk(place, AMPLE):
             work.prepare(place)
             subprocess.run(["mount", "-o", f"remount,size={max(size, used(place))}", place], check=True)
@@ -141,7 +177,7 @@ def sweep(name: str, work: Work, place: Path, sizes: int) -> None:
     print(f"{name}: needs {(needed - before) / 1024:.0f} KiB; {sizes} sizes: {dict(seen)}", flush=True)
 
 
-def main(folder: Path, sizes: int) -> None:
+def main(folder: Path, sizes: int, chosen: list[str]) -> None:
     toy, cut = open_backbone("toy"), view("native")
     bank = build_bank(toy, cut, toy_samples(), added="2026-01-01").bank
     detector, images, data = folder / "toy", folder / "images", folder / "data"
@@ -152,21 +188,29 @@ def main(folder: Path, sizes: int) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         for path in (target, images / f"{i:02}.png"):
             path.write_bytes(bytes(sample.ref.source))  # type: ignore[arg-type]
-    place = folder / "disk"
-    for suffix in ("jsonl", "csv", "json", "parquet"):
-        sweep(f"detect -o x.{suffix}", judging(images, detector, suffix, page=False), place, sizes)
-    sweep("detect --explain-html", judging(images, detector, "jsonl", page=True), place, sizes)
+
+    def names(made: Path) -> list[str]:
+        return sorted(p.name for p in made.iterdir())
+
     space = ("--backbone", "toy")
-    made = making("fit", data, "--uncalibrated", *space, made=lambda new: load(new).identity)
-    sweep("fit", made, place, sizes)
-    sweep("bank build", making("bank", "build", data, *space, made=lambda new: sorted(p.name for p in new.iterdir())),
-          place, sizes)  # fmt: skip
-    sweep(
-        "embed", making("embed", images, *space, made=lambda new: sorted(p.name for p in new.iterdir())), place, sizes
-    )
-    sweep("an addition to a store", storing(), place, sizes)
+    works: dict[str, dict[str, Work]] = {
+        "detect": {
+            f"detect -o x.{suffix}": judging(images, detector, suffix, page=False)
+            for suffix in ("jsonl", "csv", "json", "parquet")
+        },
+        "page": {"detect --explain-html": judging(images, detector, "jsonl", page=True)},
+        "fit": {"fit": making("fit", data, "--uncalibrated", *space, made=lambda new: load(new).identity)},
+        "bank": {"bank build": making("bank", "build", data, *space, made=names)},
+        "embed": {"embed": making("embed", images, *space, made=names)},
+        "store": {"an addition to a store": storing()},
+        "train": {"train": training(data)},
+    }
+    for kind in chosen or [*works, "ray"]:
+        with judging_on_ray(images, detector) if kind == "ray" else nullcontext() as on_ray:
+            for name, work in {"detect --ray": on_ray}.items() if on_ray else works[kind].items():
+                sweep(name, work, folder / "disk", sizes)
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(dir=sys.argv[1]) as scratch:
-        main(Path(scratch), int(sys.argv[2]) if len(sys.argv) > 2 else 12)
+        main(Path(scratch), int(sys.argv[2]) if len(sys.argv) > 2 else 12, sys.argv[3:])

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 
+from commands import run
 from conftest import toy_samples
+from faults import Refusals, left_over, refusing
 from univfd.datasets import open_dataset
-from univfd.errors import DataError, OutputExistsError, UsageError
+from univfd.errors import DataError, OutputExistsError, UnivFDError, UsageError
 from univfd.storage import read_arrays
 from univfd.training import loop
 from univfd.training.networks import Network
@@ -123,6 +125,43 @@ def test_a_killed_run_goes_on_exactly(after: int, straight: tuple[Trained, dict[
     assert mine.keys() == theirs.keys()
     for name in mine:
         np.testing.assert_array_equal(mine[name], theirs[name], err_msg=name)
+
+
+def test_a_disk_that_fills_up_costs_no_whole_epoch(straight: tuple[Trained, dict[str, Any]], tmp_path: Path) -> None:
+    """Full from the write on that keeps the second epoch, and from the first of the detector's folder."""
+    plan = replace(PLAN, epochs=3)
+    with refusing(Refusals(tmp_path / "room")) as seen:
+        short(tmp_path / "room" / "x", plan)
+    _, second, _ = (k for k, name in enumerate(seen.seen, 1) if name == "open .state.json")
+    saving = next(k for k, name in enumerate(seen.seen, 1) if name.startswith("mkdir .x-"))
+    for k, epochs in ((second, 1), (saving, 3)):
+        output, told = tmp_path / str(k) / "x", []
+        output.parent.mkdir()
+        with (
+            refusing(Refusals(output.parent, k)),
+            pytest.raises(UnivFDError, match=r"cannot be written: the disk is full.* make room"),
+        ):
+            short(output, plan, on_epoch=told.append)
+        assert len(told) == epochs, seen.seen[k - 1]
+        assert left_over(output.parent) == []
+        assert not output.exists()
+        told.clear()
+        resumed = short(output, plan, resume=True, on_epoch=told.append)
+        assert [replace(e, seconds=0) for e in resumed.epochs] == [replace(e, seconds=0) for e in straight[0].epochs]
+        assert [replace(e, seconds=0) for e in told] == [replace(e, seconds=0) for e in straight[0].epochs]
+
+
+def test_a_run_that_fails_says_how_to_go_on(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise UnivFDError("the disk is full")
+
+    monkeypatch.setattr("univfd.training.export.save", full)
+    monkeypatch.setattr("univfd.cli.train.remark", lambda ctx, text: said.append(text))
+    said: list[str] = []
+    with pytest.raises(UnivFDError, match="the disk is full"):
+        run("train", data, "-o", tmp_path / "mine", "--arch", "small", "--epochs", 1, "--batch-size", 16,
+            "--short-side", 0, "--validate-by", "image", "--threads", 1)  # fmt: skip
+    assert said[-1] == f"\n1 epoch(s) are kept in {tmp_path / 'mine.partial'}; the same command with --resume goes on"
 
 
 def test_an_unfinished_run_of_other_settings_is_not_continued(tmp_path: Path) -> None:

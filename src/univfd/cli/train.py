@@ -78,7 +78,7 @@ def command(
     """
     from ..datasets import open_dataset
     from ..storage import require_new
-    from ..training.run import Plan, fetch, train
+    from ..training.run import Plan, checkpoints_of, fetch, train
     from ..training.splits import parted
 
     require_new(output)
@@ -90,13 +90,24 @@ def command(
     plan = Plan(arch, pretrained, epochs, batch_size, lr, patience, augment, short_side, perturb, view, seed)
     with download_progress(ctx) as downloading:
         fetch(arch, pretrained, downloading)
-    with progress(ctx, "images") as advance:
-        made = train(
-            parts, output, plan, resume=resume, device=device, workers=workers, threads=threads,
-            max_pixels=round(max_pixels * 1e6), on_done=advance,
-            on_epoch=lambda epoch: remark(ctx, _line(epoch)),
-            on_failure=lambda failure: remark(ctx, f"left out {failure.image}: {failure.message}"),
-        )  # fmt: skip
+    epochs_kept = 0
+
+    def ended(epoch: Epoch) -> None:
+        nonlocal epochs_kept
+        epochs_kept = epoch.number
+        remark(ctx, _line(epoch))
+
+    try:
+        with progress(ctx, "images") as advance:
+            made = train(
+                parts, output, plan, resume=resume, device=device, workers=workers, threads=threads,
+                max_pixels=round(max_pixels * 1e6), on_done=advance, on_epoch=ended,
+                on_failure=lambda failure: remark(ctx, f"left out {failure.image}: {failure.message}"),
+            )  # fmt: skip
+    except BaseException:
+        if epochs_kept and (folder := checkpoints_of(output)).exists():
+            remark(ctx, f"\n{epochs_kept} epoch(s) are kept in {folder}; the same command with --resume goes on")
+        raise
     if made.failures:
         remark(ctx, f"{len(made.failures)} image(s) could not be read and were left out")
     remark(ctx, f"epoch {made.best.number} of {len(made.epochs)} -> {output}")

@@ -89,6 +89,11 @@ def fetch(arch: str, pretrained: str | None, progress: Progress | None = None) -
         ensure(entry(name or CLIP), progress=progress)
 
 
+def checkpoints_of(output: Path) -> Path:
+    """The folder of a training's checkpoints while it is unfinished."""
+    return output.with_name(output.name + ".partial")
+
+
 def train(
     parts: Split,
     output: Path,
@@ -124,13 +129,14 @@ def train(
         UsageError: the unfinished run has other settings or data.
         MissingExtraError: PyTorch is not installed.
         DataError: the pictures do not allow it.
+        UnivFDError: a checkpoint or the detector cannot be written; the epochs before are kept.
     """
     require_new(output)
     named_view(plan.view), perturbation(plan.perturb)
     loop, export, networks, torch = _torch()
     where = _device(torch, device)
     torch.set_num_threads(threads or cpus())
-    folder = output.with_name(output.name + ".partial")
+    folder = checkpoints_of(output)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder), torch.random.fork_rng():
         checkpoints = Checkpoints(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError, UsageError
 from ..images import DEFAULT_MAX_PIXELS
-from ..storage import read_arrays, read_json, replace_file, write_arrays, write_json
+from ..storage import cannot_write, read_arrays, read_json, replace_file, write_arrays, write_json
 from ..types import Failure
 from .schedule import Plateau
 
@@ -88,6 +89,9 @@ class Checkpoints:
 
         Args:
             settings: all that decides the run's outcome, as plain JSON values.
+
+        Raises:
+            UnivFDError: it cannot be written.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         self._replace(_RUN, lambda path: write_json(path, KIND, SCHEMA, {"settings": dict(settings)}))
@@ -130,7 +134,11 @@ class Checkpoints:
             raise UsageError(f"{self._folder} is a run of other settings ({'; '.join(differing)}); it is not continued")
 
     def write(self, state: State, arrays: Arrays, *, best: bool) -> None:
-        """Keep an epoch; of earlier ones only the best remains."""
+        """Keep an epoch; of earlier ones only the best remains.
+
+        Raises:
+            UnivFDError: it cannot be written; the epochs before are what they were.
+        """
         files = {"last": f"epoch-{len(state.epochs)}.safetensors"}
         before = self._files()
         files["best"] = files["last"] if best or not before else before["best"]
@@ -182,8 +190,13 @@ class Checkpoints:
 
     def _replace(self, name: str, write: Any) -> None:
         scratch = self._folder / f".{name}"
-        write(scratch)
-        replace_file(scratch, self._folder / name)
+        try:
+            write(scratch)
+            replace_file(scratch, self._folder / name)
+        except OSError as error:
+            with suppress(OSError):
+                scratch.unlink(missing_ok=True)
+            raise cannot_write(self._folder / name, error) from error
 
 
 def _difference(name: str, theirs: Any, mine: Any) -> str:
