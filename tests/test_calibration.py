@@ -118,8 +118,9 @@ def test_impossible_promises_are_refused(rate: float) -> None:
 
 def test_scores_that_are_no_numbers_are_refused() -> None:
     scores, labels = separated()
-    with pytest.raises(DataError, match="scores are no finite numbers"):
-        calibrate(np.append(scores, np.nan), np.append(labels, 0))
+    wrong = [np.nan, np.inf]
+    with pytest.raises(DataError, match=rf"^2 of {len(scores) + 2} scores are no finite numbers"):
+        calibrate(np.append(scores, wrong), np.append(labels, [0, 1]))
 
 
 def order_statistic(scores: np.ndarray) -> float:

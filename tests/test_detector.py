@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -56,6 +57,30 @@ def test_one_row_per_input_in_order(toy_detector: Detector, tmp_path: Path) -> N
     assert [type(g).__name__ for g in got] == ["Verdict", "Failure", "Failure", "Failure", "Failure", "Verdict"]
     assert [g.error for g in got if isinstance(g, Failure)] == ["empty", "access", "truncated", "not-an-image"]
     assert got[0].score == got[5].score
+
+
+def test_a_batch_of_another_space_is_refused(toy_detector: Detector) -> None:
+    images = [encoded(picture(0))]
+    (batch,) = embed_images(toy_detector.backbone, view("resize"), images)
+    with pytest.raises(FeatureSpaceError, match=r"the images.*resize"):
+        toy_detector.judge(batch)
+    (batch,) = embed_images(toy_detector.backbone, toy_detector.view, images)
+    assert len(toy_detector.judge(batch)) == 1
+
+
+def test_a_lossy_engine_may_read_for_a_detector_of_float32(toy_detector: Detector) -> None:
+    near = copy(toy_detector.backbone)
+    near.entry = replace(near.entry, lossy="bf16")
+    lossy = replace(toy_detector, backbone=near)
+    assert (toy_detector.lossy, lossy.lossy) == ("", "bf16")
+    assert lossy.space == toy_detector.space == toy_detector.reads != lossy.reads
+    image = encoded(picture(900, 240, 240))
+    (exact,), (found,) = verdicts(toy_detector.detect(image)), verdicts(lossy.detect(image))
+    assert found.space == lossy.reads.digest != exact.space
+    (batch,) = embed_images(toy_detector.backbone, toy_detector.view, [image])
+    assert lossy.judge(batch)[0].score == exact.score  # vectors of float32 out of a cache
+    made_so = replace(toy_detector, backbone=near, bank=replace(toy_detector.bank, space=lossy.reads))
+    assert made_so.lossy == ""
 
 
 def test_a_file_of_the_bank_is_called_one(toy_detector: Detector) -> None:
