@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,9 +101,9 @@ def test_a_fake_row_of_the_bank_is_called_fake_a_real_one_real() -> None:
     assert NearestNeighbor.from_bank(bank).predict(bank.vectors).tolist() == bank.labels.tolist()
 
 
-@pytest.mark.parametrize("k", [0, 2, -1])
-def test_even_pools_are_refused(k: int) -> None:
-    with pytest.raises(ValueError, match="odd"):
+@pytest.mark.parametrize("k", [0, 2, -1, -2, True, 3.0, "3"])
+def test_even_pools_are_refused(k: Any) -> None:
+    with pytest.raises(ValueError, match=f"k is {k}; expected an odd number"):
         NearestNeighbor(k=k).fit(points(10, 0), np.arange(10) % 2)
 
 

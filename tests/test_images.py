@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ from univfd.errors import (
     TruncatedImageError,
     UnsupportedImageError,
 )
-from univfd.images import decode
+from univfd.images import decode, open_image
 from univfd.types import ImageRef
 
 LOSSLESS = {"PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}, "BMP": {}}
@@ -437,3 +438,15 @@ def test_an_array_is_measured_by_both_sides() -> None:
     with pytest.raises(TooManyPixelsError, match=r"^7 x 5 = "):
         decode(ImageRef("array", np.zeros((5, 7, 3), np.uint8)), max_pixels=34)
     assert decode(ImageRef("array", np.zeros((5, 7, 3), np.uint8)), max_pixels=35).pixels.shape == (5, 7, 3)
+
+
+@pytest.mark.parametrize(("width", "height"), [(300, 515), (255, 256), (1, 1)])
+def test_a_gif_is_measured_by_its_header_before_pillow_takes_memory_for_it(width: int, height: int) -> None:
+    buffer = io.BytesIO()
+    Image.new("P", (1, 1)).save(buffer, "GIF")
+    data = bytearray(buffer.getvalue())
+    data[6:10] = struct.pack("<HH", width, height)
+    assert open_image(bytes(data), max_pixels=width * height).size == (width, height)
+    if width > 1:
+        with pytest.raises(TooManyPixelsError, match=f"{width} x {height}"):
+            open_image(bytes(data), max_pixels=width * height - 1)

@@ -204,3 +204,14 @@ def test_scikit_learn_calibrates_them(images: tuple[list[bytes], np.ndarray]) ->
 def test_scikit_learn_is_imported_by_nobody_else() -> None:
     code = "import sys, univfd.integrations, univfd.classifiers.ridge, univfd.detector; print('sklearn' in sys.modules)"
     assert run(code).strip() == "False"
+
+
+def test_single_precision_is_checked_like_any_other() -> None:
+    """Arrays of float32 take a shorter way, which must not pass over what scikit-learn says."""
+    X = np.array([[0, 1], [1, 0], [0.1, 1], [0.9, 0]], np.float32)
+    named = RidgeProbe().fit(pd.DataFrame(X, columns=["a", "b"]), [0, 1, 0, 1])
+    with pytest.warns(UserWarning, match="valid feature names"):
+        named.predict(X)
+    model = RidgeProbe().fit(X, [0, 1, 0, 1])
+    with pytest.raises(ValueError, match="3 features, but RidgeProbe is expecting 2"):
+        model.predict(np.zeros((2, 3), np.float32))
