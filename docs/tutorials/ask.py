@@ -1,6 +1,8 @@
 """What a program of yours does with the service: send a picture, read the verdict, tell the refusals apart.
 
 KEY=... python docs/tutorials/ask.py PICTURE [SERVICE]
+
+Ends with 1 where there is no verdict.
 """
 
 import json
@@ -32,8 +34,11 @@ def judged(picture: bytes, service: str, key: str) -> dict:
 
 if __name__ == "__main__":
     service = sys.argv[2] if len(sys.argv) > 2 else "http://127.0.0.1:8000"
-    row = judged(Path(sys.argv[1]).read_bytes(), service, os.environ["KEY"])
+    try:
+        row = judged(Path(sys.argv[1]).read_bytes(), service, os.environ.get("KEY", ""))
+    except OSError as error:  # no such file, nobody listens, no place
+        sys.exit(str(error))
     if "error" in row:
         print(row["error"]["code"], row["error"]["message"])
-    else:
-        print(row["verdict"], row["detector"], row["sha256"], [r["code"] for r in row["reason_codes"]])
+        sys.exit(1)
+    print(row["verdict"], row["detector"], row["sha256"], [r["code"] for r in row["reason_codes"]])

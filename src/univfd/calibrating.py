@@ -321,6 +321,7 @@ def _group_remarks(new: Calibration, worst_group: bool) -> tuple[str, ...]:
         remarks.append(
             f"group{'s' * (len(few) > 1)} {names}: {sizes} images are too few for a promise of "
             f"{'its' if len(few) == 1 else 'their'} own ({need} are needed)"
+            + (": --worst-group keeps the promise in the others alone" if worst_group else "")
         )
     worst = new.worst_group
     if not worst_group and worst is not None and (worst.fake_above or 0.0) > new.fake_above:

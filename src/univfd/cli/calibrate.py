@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     "--max-miss", type=RATE, default=0.05, show_default=True, help="Promised share of fakes called real, at most."
 )
 @click.option("--confidence", type=RATE, default=0.9, show_default=True, help="With which each promise holds.")
-@click.option("--worst-group", is_flag=True, help="Keep --max-fpr in each group, not only over all of them.")
+@click.option("--worst-group", is_flag=True, help="Keep --max-fpr in each group that has images enough for it, too.")
 @click.option("--detector", default="default", show_default=True, help="A shipped detector's name, or a folder.")
 @click.option("-o", "--output", type=PATH, required=True, help="Folder of the detector to make.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
