@@ -364,7 +364,7 @@ def test_checkpoints_are_whole_after_a_kill_at_any_write(
         nonlocal writes
         writes += 1
         if writes == fails:
-            raise InterruptedError
+            raise KeyboardInterrupt
         real(scratch, target)
 
     monkeypatch.setattr(state_module, "replace_file", cut_off)
@@ -375,7 +375,7 @@ def test_checkpoints_are_whole_after_a_kill_at_any_write(
         for n in (1, 2, 3):
             run.write(kept_after(n), arrays(n), best=n < 3)
 
-    with pytest.raises(InterruptedError):
+    with pytest.raises(KeyboardInterrupt):
         three_epochs()
     whole = (fails - 2) // 2
     assert run.begun == (fails > 1)
