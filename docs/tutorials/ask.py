@@ -39,6 +39,6 @@ if __name__ == "__main__":
     except OSError as error:  # no such file, nobody listens, no place
         sys.exit(str(error))
     if "error" in row:
-        print(row["error"]["code"], row["error"]["message"])
+        print("error:", row["error"]["code"], row["error"]["message"])
         sys.exit(1)
     print(row["verdict"], row["detector"], row["sha256"], [r["code"] for r in row["reason_codes"]])
