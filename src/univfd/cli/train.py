@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,28 +92,34 @@ def command(
     plan = Plan(arch, pretrained, epochs, batch_size, lr, patience, augment, short_side, perturb, view, seed)
     with download_progress(ctx) as downloading:
         fetch(arch, pretrained, downloading)
-    epochs_kept = 0
-
-    def ended(epoch: Epoch) -> None:
-        nonlocal epochs_kept
-        epochs_kept = epoch.number
-        remark(ctx, _line(epoch))
-
-    try:
-        with progress(ctx, "images") as advance:
-            made = train(
-                parts, output, plan, resume=resume, device=device, workers=workers, threads=threads,
-                max_pixels=round(max_pixels * 1e6), on_done=advance, on_epoch=ended,
-                on_failure=lambda failure: remark(ctx, f"left out {failure.image}: {failure.message}"),
-            )  # fmt: skip
-    except BaseException:
-        if epochs_kept and (folder := checkpoints_of(output)).exists():
-            remark(ctx, f"\n{epochs_kept} epoch(s) are kept in {folder}; the same command with --resume goes on")
-        raise
+    with _epochs_told(ctx, checkpoints_of(output)) as ended, progress(ctx, "images") as advance:
+        made = train(
+            parts, output, plan, resume=resume, device=device, workers=workers, threads=threads,
+            max_pixels=round(max_pixels * 1e6), on_done=advance, on_epoch=ended,
+            on_failure=lambda failure: remark(ctx, f"left out {failure.image}: {failure.message}"),
+        )  # fmt: skip
     if made.failures:
         remark(ctx, f"{len(made.failures)} image(s) could not be read and were left out")
     remark(ctx, f"epoch {made.best.number} of {len(made.epochs)} -> {output}")
     return UNREADABLE if made.failures else DONE
+
+
+@contextmanager
+def _epochs_told(ctx: click.Context, checkpoints: Path) -> Iterator[Callable[[Epoch], None]]:
+    """What is called after each epoch; whatever ends the run early, it is said where the epochs are kept."""
+    kept = 0
+
+    def ended(epoch: Epoch) -> None:
+        nonlocal kept
+        kept = epoch.number
+        remark(ctx, _line(epoch))
+
+    try:
+        yield ended
+    except BaseException:
+        if kept and checkpoints.exists():
+            remark(ctx, f"\n{kept} epoch(s) are kept in {checkpoints}; the same command with --resume goes on")
+        raise
 
 
 def _say_parts(ctx: click.Context, parts: Split) -> None:
