@@ -293,6 +293,52 @@ def test_groups_that_each_hold_other_generators_give_an_interval_that_covers_the
     assert covered >= 34
 
 
+def test_clusters_that_are_alone_in_their_stratum_are_redrawn_by_class() -> None:
+    """Reals of two subsets, each of one group; three fake generators of one group each and one of twenty images."""
+    kinds = np.array([0, 0, 1, 1, 2, 2, 3, 3, 4, 4, *[5] * 20])
+    clusters = np.array([0, 0, 1, 1, 2, 2, 3, 3, 4, 4, *range(5, 25)])
+    fake = kinds > 1
+    drawn = np.concatenate(list(metrics.weightings(metrics.design(kinds, clusters, fake), 300)))
+    reals, lone, many = drawn[:, :4], drawn[:, 4:10], drawn[:, 10:]
+    assert (drawn[:, :10:2] == drawn[:, 1:10:2]).all(), "a cluster is drawn as a whole"
+    assert (reals.sum(axis=1) == 4).all()
+    assert (lone.sum(axis=1) == 6).all()
+    assert (many.sum(axis=1) == 20).all(), "those that are not alone are redrawn among themselves"
+    assert len(np.unique(lone[:, 0])) == 4
+    assert len(np.unique(reals[:, 0])) == 3
+
+
+def test_a_single_cluster_that_is_alone_is_redrawn_with_the_smallest_of_its_class() -> None:
+    kinds = np.array([0, 0, 1, 2, 2, 2, 3, 3, 3, 3])
+    clusters = np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+    drawn = np.concatenate(list(metrics.weightings(metrics.design(kinds, clusters, kinds > 0), 300)))
+    assert (drawn[:, :2].sum(axis=1) == 2).all(), "reals are not mixed with fakes"
+    assert (drawn[:, 2:6].sum(axis=1) == 4).all()
+    assert len(np.unique(drawn[:, 2])) > 2
+    lonely = np.concatenate(list(metrics.weightings(metrics.design(kinds[:3], clusters[:3], kinds[:3] > 0), 20)))
+    assert (lonely[:, 2] == 1).all(), "nothing is there to stand for it"
+
+
+def test_the_interval_covers_the_truth_where_each_generator_has_one_group() -> None:
+    """Thirty generators, each of ten crops of one picture; pictures differ. Alone they would not be redrawn at all."""
+    by_class, alone = 0, 0
+    truth = 0.8019  # of fakes whose scores are from N(1.2, 1) and reals from N(0, 1)
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        fakes = np.repeat(rng.normal(1.2, 0.98, 30), 10) + rng.normal(0, 0.2, 300)
+        scores = np.concatenate([rng.normal(0, 1, 200), fakes])
+        labels = np.repeat([0, 1], [200, 300])
+        kinds = np.concatenate([np.zeros(200, int), np.repeat(np.arange(1, 31), 10)])
+        clusters = np.concatenate([np.arange(200), np.repeat(np.arange(200, 230), 10)])
+        for classes in (labels, None):
+            weights = np.concatenate(list(metrics.weightings(metrics.design(kinds, clusters, classes), 200, seed)))
+            found = metrics.interval(value("auroc", weighted(labels, scores, None, weights)), 500)
+            covers = found.low <= truth <= found.high
+            by_class, alone = by_class + (covers and classes is not None), alone + (covers and classes is None)
+    assert by_class >= 52
+    assert alone <= 40
+
+
 def test_redrawn_sets_do_not_depend_on_how_many_are_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = metrics.design(np.arange(40) % 3, np.arange(40) // 2)
     at_once = np.concatenate(list(metrics.weightings(plan, 50)))

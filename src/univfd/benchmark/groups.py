@@ -65,7 +65,9 @@ def _reals_for(own: Flags, images: Images) -> tuple[Flags, str]:
 
 
 def redrawing(images: Images) -> Design:
-    """How images are redrawn: by group, file or name, within each generator and the reals of each subset."""
+    """How images are redrawn: by group, file or name, within each generator and the reals of each subset; of those that
+    are of one group, among themselves.
+    """
     columns = [images.fake, images.columns["subset"].codes, np.where(images.fake, images.columns["generator"].codes, 0)]
     _, kinds = np.unique(np.stack(columns, axis=1), axis=0, return_inverse=True)
-    return design(kinds.ravel(), images.origin)
+    return design(kinds.ravel(), images.origin, images.fake)

@@ -18,8 +18,8 @@ PROBABILITY = ("ece", "brier")
 NOTES = (
     "Each cell: value [95 % interval] n. Intervals of shares are exact binomial ones, or wider where images come in "
     "groups; all others come from redrawing the images (those of one group or file together) within each generator and "
-    "within the reals. n is images, or generators where a mean over generators is given. Images that could not be "
-    "judged are in no figure.",
+    "within the reals; generators of one group each are redrawn among themselves. n is images, or generators where a "
+    "mean over generators is given. Images that could not be judged are in no figure.",
     "*At 0.5*: of the probability; a detector without one is taken by its own decision, at score 0. *Oracle*: the "
     "threshold was chosen on these very images, which nobody can do in use.",
 )

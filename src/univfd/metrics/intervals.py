@@ -144,18 +144,22 @@ def bootstrap(
     return interval(np.array(values), len(labels), confidence)
 
 
-def design(kinds: Codes, clusters: Codes) -> Design:
+def design(kinds: Codes, clusters: Codes, classes: NDArray[Any] | None = None) -> Design:
     """Clusters and strata of N images.
 
     Args:
         kinds: `(N,)` what must keep its share of the images: its class, its generator.
         clusters: `(N,)` equal where images belong together.
+        classes: `(N,)` the same for all images of a kind: those whose clusters may stand for one another where a
+            stratum has one cluster alone. Without them such a stratum is in every redrawn set as it is.
 
     Returns:
         A design whose strata are the clusters that hold the same kinds: where one holds a real image and the fake made
         of it, such clusters are redrawn among themselves. So no kind that is there can vanish from a redrawn set.
         Strata of a few clusters would hardly be redrawn at all: those that share a kind are one stratum, from which a
-        kind may be missing in a redrawn set.
+        kind may be missing in a redrawn set. So it is with clusters that are the only ones of their stratum, by class
+        (collapsed strata: Cochran, *Sampling Techniques*, 1977, 5A.12): the interval then holds the differences between
+        their kinds too, and is rather too wide than too narrow.
     """
     _, cluster = np.unique(clusters, return_inverse=True)
     pairs = np.unique(np.stack([cluster, kinds], axis=1), axis=0) if len(kinds) else np.empty((0, 2), np.intp)
@@ -164,7 +168,10 @@ def design(kinds: Codes, clusters: Codes) -> Design:
     for number, held in enumerate(np.split(pairs[:, 1], starts[1:])):
         strata.setdefault(tuple(held.tolist()), []).append(number)
     named = {held: np.array(sorted(strata[held]), np.intp) for held in sorted(strata)} if len(pairs) else {}
-    return Design(cluster.astype(np.intp), tuple(_enough(named).values()))
+    strata_of = _enough(named)
+    if classes is not None:
+        strata_of = _none_alone(strata_of, dict(zip(kinds.tolist(), classes.tolist(), strict=True)))
+    return Design(cluster.astype(np.intp), tuple(strata_of.values()))
 
 
 def _enough(strata: Mapping[tuple[int, ...], Codes]) -> dict[tuple[int, ...], Codes]:
@@ -186,6 +193,22 @@ def _enough(strata: Mapping[tuple[int, ...], Codes]) -> dict[tuple[int, ...], Co
         place = max(near, key=lambda held: len(enough[held]), default=tuple(sorted(kinds)))
         enough[place] = np.sort(np.concatenate([enough[place], clusters])) if place in enough else clusters
     return {held: enough[held] for held in sorted(enough)}
+
+
+def _none_alone(strata: Mapping[tuple[int, ...], Codes], classes: Mapping[int, Any]) -> dict[tuple[int, ...], Codes]:
+    """Strata of one cluster together, by the classes that it holds; a single one of its classes with their smallest."""
+    found = dict(strata)
+    alike: dict[frozenset[Any], list[tuple[int, ...]]] = {}
+    for held in strata:
+        alike.setdefault(frozenset(classes[kind] for kind in held), []).append(held)
+    for of_class in alike.values():
+        by_size = sorted(of_class, key=lambda held: (len(strata[held]), held))
+        alone = sum(len(strata[held]) < 2 for held in by_size)
+        together = by_size[: max(alone, 2)] if alone else []
+        if len(together) > 1:
+            clusters = np.sort(np.concatenate([found.pop(held) for held in together]))
+            found[tuple(sorted({kind for held in together for kind in held}))] = clusters
+    return {held: found[held] for held in sorted(found)}
 
 
 def weightings(plan: Design, rounds: int, seed: int = 0) -> Iterator[Floats]:
