@@ -13,15 +13,17 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from conftest import encoded, picture, toy_samples
+from univfd.calibration import Calibration, GroupPromise
 from univfd.datasets import open_dataset
 from univfd.detector import Detector
 
@@ -378,6 +380,35 @@ def test_colours_only_on_a_terminal(toy_folder: Path, images: Path) -> None:
     assert b"\x1b[" not in subprocess.run(command, capture_output=True, check=True).stdout
 
 
+def test_info_says_what_a_detector_promises(tmp_path: Path, toy_detector: Detector) -> None:
+    def info(**changed: Any) -> str:
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        replace(toy_detector, calibration=Calibration(**{"fake_above": 0.5, "real_below": -1.0, **changed})).save(
+            folder
+        )
+        return univfd("detectors", "info", folder).stdout.decode()
+
+    nothing = info(real_below=0.5)
+    assert "fake         score above 0.5: nothing is promised\n" in nothing
+    assert "unsure       never\nprobability  none\nbank " in nothing
+    assert "nan" not in nothing
+    much = info(
+        slope=2.0, intercept=-0.25, max_fpr=0.05, max_miss=0.125, confidence=0.9, n_real=80, n_fake=45, data="mine",
+        groups=(GroupPromise("art", 3, None), GroupPromise("", 77, 0.75)), known_within=0.09, named_within=0.03,
+    )  # fmt: skip
+    for line in (
+        "score above 0.5: at most 5% of real images like the 80 it was set on are called fake, at 90% confidence",
+        "score below -1: at most 12.5% of fake images like the 45 it was set on are called real, at 90% confidence",
+        "unsure       between the two; where a degradation voids the promise; farther than 0.09 (cosine) from every ",
+        "1 / (1 + exp(-(2 score -0.25)))",
+        "set on       mine",
+        "     3  art: too few for a promise",
+        "    77  (not named): by itself fake above 0.75",
+        "named within 0.03 (cosine) of one of its images",
+    ):
+        assert line in much, line
+
+
 def test_fit_bank_embed_and_info(tmp_path: Path) -> None:
     data = tmp_path / "data"
     for i, sample in enumerate(toy_samples()):
@@ -390,7 +421,9 @@ def test_fit_bank_embed_and_info(tmp_path: Path) -> None:
     assert b"left out" in result.stderr
     info = univfd("detectors", "info", "mine", cwd=tmp_path).stdout.decode()
     assert "classifier   linear" in info
-    assert "max_fpr = 0.1" in info
+    assert "fake         score above " in info
+    assert "at most 10% of real images like the 24 it was set on are called fake, at 90% confidence" in info
+    assert "set on       leave-one-generator-out scores of the bank's own rows" in info
     assert univfd("detect", data, "--detector", "mine", "--jsonl", cwd=tmp_path).returncode == 3
     assert univfd("selftest", "--detector", "mine", cwd=tmp_path).returncode == 0
 

@@ -314,9 +314,9 @@ def test_a_promise_on_images_in_groups_is_remarked_upon(
     keys = np.random.default_rng(0).integers(0, 256, (144, 32), np.uint8)
     groups = tuple(f"{i}" for i in np.repeat(np.arange(48), 3))
     built = Built(three_times(toy_detector.bank, keys=keys), groups, ())
-    assert fit_detector(
-        "mine", toy, view("native"), built, "linear", {}, max_fpr=0.05, max_miss=0.1
-    ).calibration.max_fpr
+    made = fit_detector("mine", toy, view("native"), built, "linear", {}, max_fpr=0.05, max_miss=0.1)
+    assert made.calibration.max_fpr
+    assert "72 real images are of 24 groups" in made.calibration.data, "whoever gets the detector reads it too"
     assert "72 real images are of 24 groups: a promise takes images as independent" in caplog.text
     assert "72 fake images are of 24 groups" in caplog.text
 

@@ -153,10 +153,12 @@ def fit_detector(
     with _parameter_errors(classifier, params):
         scores = per_row(held_out_scores(cohort, [bank.vectors], {"": bank.vectors}, make)[""], len(bank))
     known = np.isfinite(scores) & _one_of_each_file(bank)
-    _remark_on_groups(groups[known], bank.labels[known])
+    dependent = list(_dependent(groups[known], bank.labels[known]))
+    for text in dependent:
+        log.warning("%s", text)
     calibration = calibrate(
         scores[known], bank.labels[known], max_fpr=max_fpr, max_miss=max_miss, confidence=CONFIDENCE,
-        data="leave-one-generator-out scores of the bank's own rows",
+        data="; ".join(["leave-one-generator-out scores of the bank's own rows", *dependent]),
     )  # fmt: skip
     calibration = replace(calibration, named_within=naming_distance(bank))
     return assemble(name, backbone, view, bank, classifier, params, calibration)
@@ -168,15 +170,16 @@ def _one_of_each_file(bank: FeatureBank) -> NDArray[np.bool_]:
     return np.isin(np.arange(len(bank)), first)
 
 
-def _remark_on_groups(groups: Strings, labels: NDArray[np.uint8]) -> None:
+def _dependent(groups: Strings, labels: NDArray[np.uint8]) -> Iterator[str]:
+    """Of each class whose images come in groups, what that does to the promise."""
     for label in Label:
         mine = groups[labels == label].tolist()
         apart = mine.count("") + len({group for group in mine if group})
         if apart < len(mine):
-            log.warning(
-                "%d %s images are of %d groups: a promise takes images as independent, so this one may be broken more "
-                "often than it says", len(mine), label.word, apart,
-            )  # fmt: skip
+            yield (
+                f"{len(mine)} {label.word} images are of {apart} groups: a promise takes images as independent, so "
+                "this one may be broken more often than it says"
+            )
 
 
 def check_enough(samples: Sequence[Sample], *, max_fpr: float = 0.05, max_miss: float = 0.05) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ._shared import PATH, download_progress
+
+if TYPE_CHECKING:
+    from ..calibration import Calibration
 
 
 @click.group()
@@ -30,7 +35,8 @@ def list_detectors() -> None:
 @click.argument("detector", default="default")
 @click.option("--card", is_flag=True, help="Print the model card.")
 def info(detector: str, card: bool) -> None:
-    """What a detector is made of: encoder, classifier, thresholds, bank."""
+    """What a detector is made of and what it promises: encoder, classifier, thresholds, bank."""
+    from ..calibration import Calibration
     from ..detector_folder import CARD, load_bank, locate, read_manifest
     from ..errors import FormatError
     from ..storage import within
@@ -46,10 +52,43 @@ def info(detector: str, card: bool) -> None:
         return
     click.echo(printable(f"detector     {manifest['name']}"))
     click.echo(printable(f"folder       {folder}"))
-    click.echo(printable(f"classifier   {manifest['classifier']['name']} {manifest['classifier']['params']}"))
-    for key, value in manifest["calibration"].items():
-        click.echo(printable(f"calibration  {key} = {value}"))
+    params = " ".join(f"{name}={value}" for name, value in manifest["classifier"]["params"].items())
+    click.echo(printable(f"classifier   {manifest['classifier']['name']} {params}".rstrip()))
+    for what, text in _promises(Calibration.from_dict(manifest["calibration"])):
+        click.echo(printable(f"{what:<12} {text}"))
     describe(load_bank(folder, manifest))
+
+
+def _promises(calibration: Calibration) -> Iterator[tuple[str, str]]:
+    """What makes an image fake, real or unsure, and how often that may be wrong: a word and a sentence each."""
+    from ..writers import in_percent
+
+    def bound(share: float | None, n: int, class_: str, called: str) -> str:
+        if share is None:
+            return "nothing is promised"
+        sure = "" if calibration.confidence is None else f", at {in_percent(calibration.confidence)}% confidence"
+        return f"at most {in_percent(share)}% of {class_} images like the {n} it was set on are called {called}{sure}"
+
+    c = calibration
+    yield "fake", f"score above {c.fake_above:.4g}: {bound(c.max_fpr, c.n_real, 'real', 'fake')}"
+    yield "real", f"score below {c.real_below:.4g}: {bound(c.max_miss, c.n_fake, 'fake', 'real')}"
+    doubts = ["between the two"] if c.real_below < c.fake_above else []
+    if c.max_fpr is not None:
+        doubts.append("where a degradation voids the promise")
+    if c.known_within is not None:
+        doubts.append(f"farther than {c.known_within:.3g} (cosine) from every image of the bank")
+    yield "unsure", "; ".join(doubts) or "never"
+    if c.slope is None or c.intercept is None:
+        yield "probability", "none"
+    else:
+        yield "probability", f"1 / (1 + exp(-({c.slope:.4g} score {c.intercept:+.4g})))"
+    if c.data:
+        yield "set on", c.data
+    for i, group in enumerate(c.groups):
+        own = "too few for a promise" if group.fake_above is None else f"by itself fake above {group.fake_above:.4g}"
+        yield "" if i else "groups", f"{group.n:>6}  {group.group or '(not named)'}: {own}"
+    if c.named_within is not None:
+        yield "generator", f"named within {c.named_within:.3g} (cosine) of one of its images"
 
 
 @command.command("import-official")
