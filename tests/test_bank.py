@@ -318,7 +318,11 @@ def test_a_bank_of_several_blocks_serves_a_space_of_some_of_them() -> None:
     some = bank.in_space(replace(space, taps=("mean.8", "cls.6"), dim=8))
     assert some.vectors.tolist() == vectors[:, [8, 9, 10, 11, 0, 1, 2, 3]].tolist()
     assert (some.space.taps, some.generator.tolist(), some.key(1)) == (("mean.8", "cls.6"), ["", "gan"], "1" * 64)
+    units = replace(bank, space=replace(space, taps=("mlp.6", "mlp.7", "mlp.8")))
+    assert units.in_space(replace(space, taps=("mlp.7",), dim=4)).vectors.tolist() == vectors[:, 4:8].tolist()
+    mixed = replace(bank, space=replace(space, taps=("cls.6", "mlp.8")))  # of 3 and 9 values, or otherwise
     for other, ours in (
+        (replace(space, taps=("cls.6",), dim=6), mixed),
         (replace(space, taps=("cls.5",), dim=4), bank),
         (replace(space, taps=("cls.6",), dim=5), bank),
         (replace(space, taps=("cls.6",), dim=4, weights="v"), bank),

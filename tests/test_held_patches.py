@@ -1,4 +1,4 @@
-"""Taps `cls.b@k`: the class token goes on, the patch tokens stand still."""
+"""Taps `cls.b@k`, where the class token goes on and the patch tokens stand still, and `mlp.b`, its units in a block."""
 
 from __future__ import annotations
 
@@ -87,8 +87,10 @@ def embed(described: Entry, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return lambda *taps: engine.OnnxBackbone(described, taps, 1, None).embed_normalised(pixels)
 
 
-def after_block(tensors: Tensors, i: int, tokens: FloatArray) -> FloatArray:
-    """Block i, counted from 0, in float64, `(N, T, W)` -> `(N, T, W)`: written for this test, from the paper of ViT."""
+def after_block(tensors: Tensors, i: int, tokens: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Block i, counted from 0, in float64, `(N, T, W)` -> `(N, T, W)` and the units of its MLP `(N, T, 4 W)`: written
+    for this test, from the paper of ViT.
+    """
     at = f"vision_model.encoder.layers.{i}"
 
     def norm(x: FloatArray, name: str) -> FloatArray:
@@ -104,23 +106,63 @@ def after_block(tensors: Tensors, i: int, tokens: FloatArray) -> FloatArray:
     mixed = np.einsum("nhqk,nkhc->nqhc", scores / scores.sum(-1, keepdims=True), v).reshape(x.shape)
     tokens = tokens + linear(mixed, "self_attn.out_proj")
     inner = linear(norm(tokens, "layer_norm2"), "mlp.fc1")
-    return np.asarray(tokens + linear(inner / (1 + np.exp(-1.702 * inner)), "mlp.fc2"))
+    units = inner / (1 + np.exp(-1.702 * inner))
+    return np.asarray(tokens + linear(units, "mlp.fc2")), np.asarray(units)
+
+
+def after_two_blocks(prepared: Path) -> tuple[FloatArray, FloatArray]:
+    """Class token `(N, W)` in float64 and patches `(N, T - 1, W)` after block 2, of the pixels that `embed` takes."""
+    taps = ("cls.2", "patches.2")
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(prepared))
+    session = onnxruntime.InferenceSession(cut(prepared / GRAPH, taps, 1), options)
+    pixels = np.random.default_rng(1).standard_normal((3, 3, SIDE, SIDE), dtype=np.float32)
+    token, patches = session.run(list(taps), {"pixels": pixels})
+    return token.astype(np.float64), patches
 
 
 def test_the_class_token_goes_on_over_held_patches(tensors: Tensors, prepared: Path, embed: Embed) -> None:
-    session_taps = ("cls.2", "patches.2")
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(prepared))
-    session = onnxruntime.InferenceSession(cut(prepared / GRAPH, session_taps, 1), options)
-    pixels = np.random.default_rng(1).standard_normal((3, 3, SIDE, SIDE), dtype=np.float32)
-    token, patches = session.run(list(session_taps), {"pixels": pixels})
-    expected, token = [], token.astype(np.float64)
+    token, patches = after_two_blocks(prepared)
+    tokens, units = [], []
     for i in range(2, BLOCKS):
-        token = after_block(tensors, i, np.concatenate([token[:, None], patches], axis=1))[:, 0]
-        expected.append(token)
+        after, inside = after_block(tensors, i, np.concatenate([token[:, None], patches], axis=1))
+        token = after[:, 0]
+        tokens.append(token)
+        units.append(inside[:, 0])
     got = embed("cls.3", "cls.4@2", "cls.5@2", "cls.6@2")
-    np.testing.assert_allclose(got, np.concatenate(expected, axis=1), atol=2e-5)
+    np.testing.assert_allclose(got, np.concatenate(tokens, axis=1), atol=2e-5)
     assert np.abs(got[:, WIDTH : 2 * WIDTH] - embed("cls.4")).max() > 0.1
+    np.testing.assert_allclose(
+        embed("mlp.3", "mlp.4@2", "mlp.5@2", "mlp.6@2"), np.concatenate(units, axis=1), atol=2e-5
+    )
+
+
+def test_units_are_those_of_each_block(tensors: Tensors, prepared: Path, embed: Embed) -> None:
+    token, patches = after_two_blocks(prepared)
+    tokens, units = np.concatenate([token[:, None], patches], axis=1), []
+    for i in range(2, BLOCKS):
+        tokens, inside = after_block(tensors, i, tokens)
+        units.append(inside[:, 0])
+    got = embed("mlp.3", "mlp.4", "mlp.5", "mlp.6")
+    assert got.shape == (3, 4 * 4 * WIDTH)
+    np.testing.assert_allclose(got, np.concatenate(units, axis=1), atol=2e-5)
+
+
+@pytest.mark.parametrize("others", [("cls.4",), ("mean.4", "mlp.3"), ("cls.6", "proj"), ("cls.5@3", "mlp.6@2")])
+def test_units_are_the_same_among_other_taps(others: tuple[str, ...], embed: Embed) -> None:
+    for tap in ("mlp.4", "mlp.5@3"):
+        np.testing.assert_allclose(embed(*others, tap)[:, -4 * WIDTH :], embed(tap), atol=1e-5)
+
+
+def test_a_graph_whose_blocks_end_otherwise_has_no_units(prepared: Path, embed: Embed) -> None:
+    def gated(graph: onnx.GraphProto) -> None:
+        (end,) = (n for n in graph.node if "block.5" in n.output)
+        end.op_type = "Mul"
+
+    edited(prepared, gated)
+    with pytest.raises(FormatError, match=r"block\.5 does not end in one. Take cls"):
+        embed("mlp.5")
+    assert embed("mlp.4").shape == (3, 4 * WIDTH)
 
 
 @pytest.mark.parametrize(
@@ -146,6 +188,7 @@ def test_held_blocks_cost_neither_keys_nor_values_nor_an_mlp_of_the_patches(prep
     assert large_products("mean.2") == 12  # query, key, value, output and two layers, twice
     assert large_products("cls.3") == 12
     assert large_products("cls.3", "cls.4@2", "cls.6@2") == 12
+    assert large_products("mlp.3", "mlp.4@2", "mlp.6@2") == 12
 
 
 def edited(prepared: Path, change: Callable[[onnx.GraphProto], None]) -> None:
@@ -233,9 +276,10 @@ def test_a_narrowed_graph_that_gives_other_values_is_not_used(
     assert "the class token cannot be computed alone" in caplog.text
 
 
-def test_held_taps_that_are_none(described: Entry) -> None:
+def test_taps_inside_that_are_none(described: Entry) -> None:
     clip = entry("clip-vit-b-16")
     assert clip.tap_dim("cls.10@7") == 768
+    assert clip.tap_dim("mlp.10") == clip.tap_dim("mlp.10@7") == 3072
     for tap in (
         "cls.8@7",
         "cls.7@7",
@@ -247,10 +291,16 @@ def test_held_taps_that_are_none(described: Entry) -> None:
         "cls.9@7@6",
         "cls.9@",
         "cls.1\u0660@7",
+        "mlp.0",
+        "mlp.13",
+        "mlp.8@7",
+        "mlp.",
     ):
         with pytest.raises(
-            UnknownNameError, match=r"no tap of clip-vit-b-16 is called .* expected cls\.B@K, K \+ 1 < B"
+            UnknownNameError,
+            match=r"no tap of clip-vit-b-16 is called .* expected mlp\.B, cls\.B@K or mlp\.B@K, K \+ 1 < B",
         ):
             open_backbone("clip-vit-b-16", taps=(tap,))
-    with pytest.raises(UnknownNameError):  # no class token
-        entry("siglip2-vit-b-16").tap_dim("cls.4@2")
+    for tap in ("cls.4@2", "mlp.4"):
+        with pytest.raises(UnknownNameError):  # no class token
+            entry("siglip2-vit-b-16").tap_dim(tap)

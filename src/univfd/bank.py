@@ -196,7 +196,8 @@ class FeatureBank:
             FeatureSpaceError: the spaces differ in more than their taps, or a tap is not there.
         """
         mine = self.space.taps
-        blocks = all(tap.startswith(("cls.", "mean.")) for tap in mine)  # which have one size
+        of_one_size = (("cls.", "mean."), ("mlp.",))
+        blocks = any(all(tap.startswith(kinds) for tap in mine) for kinds in of_one_size)
         if not (blocks and set(space.taps) < set(mine) and view(self.space.view).pool == "mean"):
             space.require(self.space, what)
             return self

@@ -98,8 +98,9 @@ def open_backbone(
             `openclip:MODEL:TAG`.
         taps: layers to give, side by side: `proj` (the projected embedding, the paper's feature), `cls.i` (CLS token
             after block i, counted from 1), `mean.i` (mean of its patch tokens), `cls.i@k` (CLS token after block i;
-            patch tokens stand still after block k < i - 1; of encoders with a graph). Blocks after the last tap are not
-            computed.
+            patch tokens stand still after block k < i - 1), `mlp.i` and `mlp.i@k` (the class token's units in the MLP
+            of block i, after their activation). The last three are of encoders with a graph. Blocks after the last tap
+            are not computed.
         threads: for the encoder; default: the CPUs this process may use.
         progress: called while downloading.
         device: `cpu`, `cuda` or `auto`, for `timm:` and `openclip:`; default: `UNIVFD_DEVICE`, else `auto`.

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from ._first_token import only_first_token
 from ._held import hold
 from ._reads import tensors_read
+from ._units import units_of
 
 _BLOCK = re.compile(r"block\.\d+(@\d+)?")
 _INT64_MAX = np.iinfo(np.int64).max
@@ -28,7 +29,8 @@ def cut(path: Path, taps: tuple[str, ...], prefix: int, *, narrow: bool = True) 
         narrow: compute for the class token alone what nobody reads of the others, see `only_first_token`.
 
     Raises:
-        FormatError: `cls.b@k` of a graph whose blocks do not follow from one another alone.
+        FormatError: a tap with `@` of a graph whose blocks do not follow from one another alone; a tap `mlp.b` of one
+            whose blocks do not end in the two layers of an MLP.
     """
     model = onnx.load(str(path), load_external_data=False)
     graph = model.graph
@@ -37,10 +39,14 @@ def cut(path: Path, taps: tuple[str, ...], prefix: int, *, narrow: bool = True) 
     del graph.input[:]
     graph.input.extend(pixels)
     opset = next(o.version for o in model.opset_import if o.domain in {"", "ai.onnx"})
+    units = set()
     for name in dict.fromkeys(taps):
         kind, _, block = name.partition(".")
-        if kind == "cls":
+        if kind in {"cls", "mlp"}:
             tokens = _held(graph, *map(int, block.split("@"))) if "@" in block else f"block.{block}"
+            if kind == "mlp":
+                tokens = units_of(graph, tokens)
+                units.add(tokens)
             graph.node.append(helper.make_node("Gather", [tokens, _ints(graph, 0)], [name], axis=1))
         elif kind in {"mean", "patches"}:
             patches = f"patches.{block}" if kind == "patches" else f"patches.{block}.of.mean"
@@ -52,9 +58,10 @@ def cut(path: Path, taps: tuple[str, ...], prefix: int, *, narrow: bool = True) 
     del graph.output[:]
     graph.output.extend(helper.make_tensor_value_info(t, TensorProto.FLOAT, None) for t in dict.fromkeys(taps))
     _prune(graph)
-    for block in [o for n in graph.node for o in n.output if narrow and _BLOCK.fullmatch(o)]:
-        only_first_token(model, block)
-    _prune(graph)
+    # From the last to the first: what reads units besides a tap is gone once their block is narrowed.
+    for tokens in [o for n in reversed(graph.node) for o in n.output if narrow and (_BLOCK.fullmatch(o) or o in units)]:
+        only_first_token(model, tokens)
+        _prune(graph)
     return bytes(model.SerializeToString())
 
 

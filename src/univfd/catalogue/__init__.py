@@ -22,7 +22,8 @@ ENTRY_FILE = "backbone.toml"
 _LARGEST = 65_536  # of blocks, tokens, pixels of a side and values of a vector: far above any encoder's
 _FINITE = 1e30  # an integer of TOML may be too large to become a float at all
 _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")  # it becomes a folder's name in the cache
-_HELD = re.compile(r"cls\.([1-9][0-9]{0,4})@([1-9][0-9]{0,4})")
+_INSIDE = re.compile(r"(cls|mlp)\.([1-9][0-9]{0,4})(?:@([1-9][0-9]{0,4}))?")
+_UNITS = 4  # units of a block's MLP over the width of its tokens, in every encoder of the catalogue
 _SHA256 = re.compile(r"([0-9a-f]{64})?")
 _NOT_UP = r"(?!(?:.*/)?\.\.(?:/|$))"  # no part of it is ".."
 _INNER = _NOT_UP + r"[^/\\\x00-\x1f\x7f]{1,200}(/[^/\\\x00-\x1f\x7f]{1,200}){0,20}"
@@ -118,7 +119,9 @@ class Entry:
 
     @property
     def taps(self) -> tuple[str, ...]:
-        """Every tap that this backbone has, but `cls.b@k`; without prefix tokens there is no `cls`."""
+        """Every tap that this backbone has, but `mlp.b`, `cls.b@k` and `mlp.b@k`; without prefix tokens there is no
+        `cls`.
+        """
         kinds = ("cls", "mean") if self.prefix else ("mean",)
         per_block = (f"{kind}.{i}" for i in range(1, self.blocks + 1) for kind in kinds)
         return ("proj", *per_block)
@@ -140,27 +143,33 @@ class Entry:
         """Values that a tap gives.
 
         Args:
-            tap: one of `taps`, or `cls.b@k` (see `univfd.backbones.open_backbone`).
+            tap: one of `taps`, or `mlp.b`, `cls.b@k` or `mlp.b@k` (see `univfd.backbones.open_backbone`).
 
         Raises:
             UnknownNameError: this backbone has no such tap.
         """
-        if "@" in tap and not self._holds(tap):
-            wanted = (
-                f"expected cls.B@K, K + 1 < B, B at most {self.blocks}, of an encoder with a graph and a class token"
-            )
-            raise UnknownNameError(f"no tap of {self.name} is called {tap!r}; {wanted}")
-        if tap not in self.taps and not self._holds(tap):
+        if tap not in self.taps and not self._is_inside(tap):
+            if "@" in tap or tap.startswith("mlp."):
+                wanted = (
+                    f"expected mlp.B, cls.B@K or mlp.B@K, K + 1 < B, B at most {self.blocks}, of an encoder with a "
+                    "graph and a class token"
+                )
+                raise UnknownNameError(f"no tap of {self.name} is called {tap!r}; {wanted}")
             raise registry.unknown(f"tap of {self.name}", tap, self.taps)
-        return self.proj if tap == "proj" else self.width
+        if tap == "proj":
+            return self.proj
+        return _UNITS * self.width if tap.startswith("mlp.") else self.width
 
-    def _holds(self, tap: str) -> bool:
-        """Is it `cls.b@k` with k + 1 < b (at k + 1 it would be `cls.b`), of an encoder whose graph we have?"""
-        found = _HELD.fullmatch(tap)
+    def _is_inside(self, tap: str) -> bool:
+        """Is it `mlp.b`, or `cls.b@k` or `mlp.b@k` with k + 1 < b, of an encoder whose graph we have?
+
+        At k + 1 it would be `cls.b` or `mlp.b`.
+        """
+        found = _INSIDE.fullmatch(tap)
         if found is None or not self.prefix or self.engine != "onnx":
             return False
-        block, held = map(int, found.groups())
-        return held + 1 < block <= self.blocks
+        block = int(found[2])
+        return block <= self.blocks and (int(found[3]) + 1 < block if found[3] else found[1] == "mlp")
 
 
 def names() -> list[str]:

@@ -129,7 +129,7 @@ space_options = option_group(
     click.option("--backbone", default="clip-vit-b-16", show_default=True,
                  help="Encoder: name, folder, timm:... or openclip:..."),
     click.option("--tap", "taps", multiple=True, default=("proj",), show_default=True,
-                 help="Layer: proj, cls.N, cls.N@K or mean.N; repeat to put several side by side."),
+                 help="Layer: proj, cls.N, cls.N@K, mlp.N, mlp.N@K or mean.N; repeat to put several side by side."),
     click.option("--view", default="native", show_default=True, help="native, resize, five, grid-N."),
 )  # fmt: skip
 

@@ -142,6 +142,9 @@ def _table(found: Audit) -> list[str]:
         width = max(len(t.feature) for t in found.tells)
         lines += ["", f"{'by itself':<{width}}  AUROC       fakes       reals"]
         lines += [f"{t.feature:<{width}}  {t.auroc:.3f}  {_value(t, t.fake)}  {_value(t, t.real)}" for t in found.tells]
+        lines.append(
+            "(on all images, none held out: the verdict goes by the rows above, which ask what holds for others)"
+        )
     for check in found.checks:
         if check.generators:
             width = max(9, *(len(g) for g, _ in check.generators))

@@ -50,7 +50,7 @@ _work = option_group(
 _encoder = option_group(
     _backbone,
     click.option("--tap", "taps", multiple=True, default=("proj",), show_default=True,
-                 help="Layer: proj, cls.N, cls.N@K or mean.N; repeat to put several side by side."),
+                 help="Layer: proj, cls.N, cls.N@K, mlp.N, mlp.N@K or mean.N; repeat to put several side by side."),
     _view,
     _work,
 )  # fmt: skip
