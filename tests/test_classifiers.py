@@ -231,14 +231,15 @@ def test_ridge_comes_back_from_its_state_and_refuses_nonsense() -> None:
         RidgeProbe(alpha=0).fit(bank.vectors, bank.labels)
 
 
-def test_ridge_with_groups_is_the_formula_written_out() -> None:
+@pytest.mark.parametrize("values", [6, 300])  # fewer and more than rows
+def test_ridge_with_groups_is_the_formula_written_out(values: int) -> None:
     rng = np.random.default_rng(5)
-    X = points(120, 5) @ rng.standard_normal((6, 6)).astype(np.float32)
+    X = rng.standard_normal((120, values)).astype(np.float32) @ rng.standard_normal((values, values)).astype(np.float32)
     y = np.repeat([0, 1], 60)
     groups = np.array([f"{'rf'[c]}{i % 5}" for i, c in enumerate(y)])
     alpha, between = 0.3, 2.0
     Z = (X - X.mean(axis=0)) / X.std(axis=0)
-    shrunk = Z.T @ Z / len(Z) + alpha * np.eye(6)
+    shrunk = Z.T @ Z / len(Z) + alpha * np.eye(values)
     for c in (0, 1):
         for g in range(5):
             rows = Z[groups == f"{'rf'[c]}{g}"]
@@ -247,6 +248,20 @@ def test_ridge_with_groups_is_the_formula_written_out() -> None:
     wanted = np.linalg.solve(shrunk, (Z[y == 1].mean(axis=0) - Z[y == 0].mean(axis=0)) / 2)
     got = RidgeProbe(alpha=alpha, between=between).fit(X, y, groups=groups)
     np.testing.assert_allclose(got.coef_ * X.std(axis=0), wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("probe", [RidgeProbe, SupportVectorProbe])
+def test_more_values_than_rows_change_nothing(probe: type[RidgeProbe]) -> None:
+    """Rows given three times over are the same problem, with fewer values than rows."""
+    rng = np.random.default_rng(2)
+    X = rng.standard_normal((50, 100)).astype(np.float32) * rng.uniform(0.1, 10, 100).astype(np.float32) + 3
+    y = np.arange(50) % 2
+    X[:, 7] = 5  # a constant
+    X[y == 1] += 0.5
+    few, many = probe().fit(X, y), probe().fit(np.tile(X, (3, 1)), np.tile(y, 3))
+    np.testing.assert_allclose(few.decision_function(X), many.decision_function(X), atol=2e-4)
+    unseen = rng.standard_normal((20, 100)).astype(np.float32)
+    np.testing.assert_allclose(few.decision_function(unseen), many.decision_function(unseen), rtol=1e-3, atol=1e-3)
 
 
 def test_ridge_told_of_places_scores_a_new_place_more_like_the_others() -> None:

@@ -5,8 +5,9 @@ the diagonal: on standardised features
 
     w = (S + alpha I)^-1 (m_fake - m_real) / 2,    S = weighted covariance of all rows
 
-(Hastie, Tibshirani, Friedman: "The Elements of Statistical Learning", sections 4.2 and 18.3). It has no
-iterations, so leaving each generator out in turn costs one linear system each.
+(Hastie, Tibshirani, Friedman: "The Elements of Statistical Learning", sections 4.2 and 18.3; 18.3.5 for vectors that
+have more values than there are rows). It has no iterations, so leaving each generator out in turn costs one linear
+system each.
 
 Where it is told which rows come from one place (a generator, a source of real images), it is also kept from scoring the
 places of one class differently, since a new place is what it will meet: S becomes S + between (B_real + B_fake), with
@@ -162,17 +163,44 @@ class RidgeProbe(LinearScore):
         weighted = centred * np.sqrt(weight).astype(precise)[:, None]
         spread = np.sqrt(np.einsum("ij,ij->j", weighted, weighted, dtype=np.float64))
         spread[spread <= np.finfo(np.float32).eps * np.abs(mean)] = 1  # constant, but for the rounding of its mean
+        told = (coded, weight, groups)
+        if centred.shape[1] > len(centred):
+            from scipy.linalg import qr
+
+            # Penalties and rows lie in the span of the rows, and so does the solution: there it has fewer coordinates.
+            centred /= spread.astype(precise)
+            turn, rows = qr(centred.T, mode="economic", overwrite_a=True)
+            weighted = rows.T * np.sqrt(weight).astype(precise)[:, None]
+            inside, intercept = self._penalised(rows.T, weighted, np.ones(len(rows)), *told)
+            coef = (turn @ inside.astype(precise)).astype(np.float64)
+        else:
+            coef, intercept = self._penalised(centred, weighted, spread, *told)
+        coef = coef / spread
+        self._set(coef, float(intercept - coef @ mean))
+        self._origin = self._correction = None
+        return self
+
+    def _penalised(
+        self, centred: NDArray[Any], weighted: NDArray[Any], spread: NDArray[np.float64], coded: NDArray[np.intp],
+        weight: NDArray[np.float64], groups: Any,
+    ) -> tuple[NDArray[np.float64], float]:  # fmt: skip
+        """As `_solved`, of rows `(N, D)` that are centred; they are divided by the spread `(D,)` in place.
+
+        Args:
+            centred: the rows.
+            weighted: the same, times the roots of their weights.
+            spread: of the features.
+            coded: see `_solved`.
+            weight: see `_solved`.
+            groups: see `fit`.
+        """
         covariance = (weighted.T @ weighted).astype(np.float64) / np.outer(spread, spread)
         if groups is not None and self.between:
             places = np.sqrt(self.between) * _deviations(centred, coded, groups) / spread
             covariance += places.T @ places
         covariance[np.diag_indices_from(covariance)] += self.alpha
-        centred /= spread.astype(precise)
-        coef, intercept = self._solved(centred, coded, weight, covariance)
-        coef = coef / spread
-        self._set(coef, float(intercept - coef @ mean))
-        self._origin = self._correction = None
-        return self
+        centred /= spread.astype(centred.dtype)
+        return self._solved(centred, coded, weight, covariance)
 
     def _solved(
         self, X: NDArray[Any], coded: NDArray[np.intp], weight: NDArray[np.float64], curvature: NDArray[np.float64]

@@ -77,7 +77,7 @@ class SupportVectorProbe(RidgeProbe):
                 f"no optimum in {_STEPS} steps (slope {np.abs(found.jac).max():.1e}, expected {_SLOPE:.0e}); "
                 "raise alpha",
                 ConvergenceWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         coef = solve_triangular(root, found.x[:-1].astype(root.dtype), lower=True, trans="T")
         return coef.astype(np.float64), float(found.x[-1])
