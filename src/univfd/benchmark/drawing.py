@@ -130,6 +130,10 @@ def estimate(
         return exact
     if min(origins) < 2:
         return replace(exact, low=np.nan, high=np.nan)
+    known = values[~np.isnan(values)]
+    if np.ptp(known) == 0:  # all or none: how alike the images of a group are cannot be told, so groups count
+        alike = proportion(*drawn.counts[key], confidence, distinct=sum(origins) / sum(judged))
+        return replace(exact, low=alike.low, high=alike.high)
     low, high = float(np.fmin(exact.low, redrawn.low)), float(np.fmax(exact.high, redrawn.high))
     return replace(exact, low=low, high=high)
 
