@@ -220,6 +220,23 @@ def test_the_mean_over_generators_has_an_interval_where_each_group_has_its_own()
     assert mean.low < mean.value < mean.high  # type: ignore[union-attr]
 
 
+def test_the_mean_over_generators_of_one_group_each_has_an_interval_that_covers_the_truth() -> None:
+    """Thirty generators, each of ten crops of one picture; whether it is found is the picture's luck, at 69 %."""
+    rng = np.random.default_rng(0)
+    rows = [(f"f{g}-{i}", "fake", f"g{g}", f"id{g}") for g in range(30) for i in range(10)]
+    covered, widths = 0, []
+    for _ in range(60):
+        images, cell = judged(rows, np.repeat(rng.normal(0.5, 1, 30), 10))
+        about = list(groups(images))
+        drawn = draw(cell, images, about, ["fake_accuracy_half"], redrawing(images), rounds=200)
+        mean = mean_over_generators(drawn, "fake_accuracy_half", about, cell)
+        assert isinstance(mean, Estimate)
+        covered += mean.low <= 0.6915 <= mean.high
+        widths.append(mean.high - mean.low)
+    assert covered >= 53
+    assert np.mean(widths) == pytest.approx(2 * 1.96 * np.sqrt(0.6915 * 0.3085 / 30), rel=0.1)
+
+
 def test_shares_of_images_that_come_in_groups_have_wider_intervals() -> None:
     score = np.repeat(np.random.default_rng(1).random(20) < 0.2, 20) - 0.5
     for places, wider in ((20, True), (400, False)):

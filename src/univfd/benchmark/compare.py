@@ -213,7 +213,7 @@ def _compare(images: Images, first: Cell, second: Cell, metric: str, rounds: int
     one, other = (draw(c, images, about, [metric], plan, rounds=rounds, seed=seed) for c in cells)
     drawn = one, other
     shared = drawn[0].values.keys() & drawn[1].values.keys()
-    minus = Drawn({key: drawn[0].values[key] - drawn[1].values[key] for key in shared})
+    minus = Drawn({key: drawn[0].values[key] - drawn[1].values[key] for key in shared}, times=one.times)
     differences = []
     for i, group in enumerate(about):
         ours, theirs = (estimate(d, (i, metric), group, c) for d, c in zip(drawn, cells, strict=True))

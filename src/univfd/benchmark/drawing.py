@@ -31,6 +31,7 @@ class Drawn:
         counts: by group and share, hits and images in the set itself.
         absent: by group and figure, why there is none.
         risks: `(1 + R,)` for each coverage asked for.
+        times: `(1 + R,)` of each generator, how often its groups are in a redrawn set, over how many it has.
         origins: of each group, how many independent reals and fakes were judged.
         distinct: of each group, the share of them that are none but a copy of another file.
     """
@@ -39,6 +40,7 @@ class Drawn:
     counts: dict[tuple[int, str], tuple[int, int]] = field(default_factory=dict)
     absent: dict[tuple[int, str], str] = field(default_factory=dict)
     risks: dict[float, Floats] = field(default_factory=dict)
+    times: dict[int, Floats] = field(default_factory=dict)
     origins: list[tuple[int, int]] = field(default_factory=list)
     distinct: list[tuple[float, float]] = field(default_factory=list)
 
@@ -82,10 +84,14 @@ def draw(
     classes, contests = _contests(cell, members)
     answers = _answers(cell, images)
     parts: dict[tuple[int, str], list[Floats]] = {key: [] for key in wanted}
+    firsts = {i: _one_of_each_origin(images, g.fake) for i, g in enumerate(about) if g.kind == "generator"}
+    times: dict[int, list[Floats]] = {i: [] for i in firsts}
     risks = []
     for weights in weightings(plan, rounds, seed):
         sides = {key: known.weighted(np.take(weights, rows, axis=1)) for key, (rows, known) in classes.items()}
         pairs = [Pair(c, sides[r], sides[f]) for c, r, f in contests]
+        for i, rows in firsts.items():
+            times[i].append(np.take(weights, rows, axis=1).mean(axis=1))
         for i, name in wanted:
             with np.errstate(divide="ignore", invalid="ignore"):
                 value = FIGURES[name].compute(pairs[i])
@@ -99,6 +105,7 @@ def draw(
         if coverages and cell.judged.any():
             risks.append(answers.risks(np.take(weights, np.flatnonzero(cell.judged), axis=1), coverages))
     found.values = {key: np.concatenate(values) for key, values in parts.items()}
+    found.times = {i: np.concatenate(values) for i, values in times.items()}
     found.risks = dict(zip(coverages, np.concatenate(risks).T, strict=True)) if risks else {}
     return found
 
@@ -176,6 +183,11 @@ def _files(images: Images) -> NDArray[np.intp]:
     return np.where(unknown, -1 - np.arange(len(codes)), codes)
 
 
+def _one_of_each_origin(images: Images, those: Flags) -> Places:
+    rows = np.flatnonzero(those)
+    return rows[np.unique(images.origin[rows], return_index=True)[1]]
+
+
 def _share_distinct(files: NDArray[np.intp]) -> float:
     return len(np.unique(files)) / len(files) if len(files) else 1.0
 
@@ -185,24 +197,26 @@ def mean_over_generators(
 ) -> Estimate | Absent:
     """The mean of a figure over the generators with enough images; n counts generators.
 
-    The interval is over the images of these generators; it says nothing of other generators. A redrawn set counts with
-    the generators that are in it.
+    The interval is over the images of these generators; it says nothing of other generators. A generator counts in a
+    redrawn set as often as its groups are in it: once, but where it shares a stratum with others (`redrawing`).
     """
-    values = [
-        drawn.values[i, name]
+    those = [
+        i
         for i, g in enumerate(about)
         if g.kind == "generator" and (g.fake & cell.judged).sum() >= MIN_FAKES and (i, name) in drawn.values
     ]
+    values = [drawn.values[i, name] for i in those]
     if not values or np.isnan([v[0] for v in values]).any():
         return Absent(
             f"no generator has {MIN_FAKES} images and this figure" if not values else "not of every generator"
         )
     each = np.stack(values)
-    there = ~np.isnan(each)  # a generator may be missing from a redrawn set, where groups are drawn that hold it
+    # A generator may be missing from a redrawn set, where groups are drawn that hold it.
+    times = np.where(np.isnan(each), 0, np.stack([drawn.times[i] for i in those]))
+    total = times.sum(axis=0)
     mean = np.divide(
-        np.where(there, each, 0).sum(axis=0), there.sum(axis=0), out=np.full(each.shape[1], np.nan),
-        where=there.any(axis=0),
-    )  # fmt: skip
+        np.where(times > 0, each * times, 0).sum(axis=0), total, out=np.full(each.shape[1], np.nan), where=total > 0
+    )
     return interval(mean, len(values), confidence)
 
 
