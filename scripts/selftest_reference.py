@@ -26,7 +26,9 @@ def main() -> None:
         described = entry(name)
         crops = fixed_crops(described.preprocess.size)
         blocks = range(1, described.blocks + 1 if described.recipe else 1)
-        every = (*described.taps, *(f"cls.{b}@{k}" for k in blocks for b in blocks if k + 1 < b))
+        inside = [f"mlp.{b}" for b in blocks]
+        held = [f"{kind}.{b}@{k}" for kind in ("cls", "mlp") for k in blocks for b in blocks if k + 1 < b]
+        every = (*described.taps, *inside, *held)
         vectors = open_backbone(name, taps=every).embed(crops)
         taps, start = {}, 0
         for tap in every:

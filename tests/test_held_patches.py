@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,9 @@ from safetensors.numpy import save_file
 from univfd.backbones import _first_token, open_backbone
 from univfd.backbones import onnx as engine
 from univfd.backbones._cut import cut
+from univfd.backbones._kept_graph import CUTTING
 from univfd.backbones._one_query import Attention
+from univfd.backbones._units import units_of
 from univfd.catalogue import Entry, entry
 from univfd.errors import FormatError, UnknownNameError
 from univfd.recipes.clip_safetensors import clip_safetensors
@@ -160,7 +163,7 @@ def test_a_graph_whose_blocks_end_otherwise_has_no_units(prepared: Path, embed: 
         end.op_type = "Mul"
 
     edited(prepared, gated)
-    with pytest.raises(FormatError, match=r"block\.5 does not end in one. Take cls"):
+    with pytest.raises(FormatError, match=r"block\.5 does not end in one that is 4 times"):
         embed("mlp.5")
     assert embed("mlp.4").shape == (3, 4 * WIDTH)
 
@@ -274,6 +277,36 @@ def test_a_narrowed_graph_that_gives_other_values_is_not_used(
     monkeypatch.setattr(_first_token, "of_first_token", broken)
     np.testing.assert_allclose(embed("cls.3", "cls.5@2"), expected, atol=1e-5)
     assert "the class token cannot be computed alone" in caplog.text
+
+
+@pytest.mark.parametrize(("units", "found"), [(16, True), (4, False), (11, False)])
+def test_units_are_four_times_as_many_as_a_token_has_values(units: int, found: bool) -> None:
+    """A block that ends in attention has a product of tokens there, and other networks have other MLPs."""
+    weights = helper.make_tensor("w", TensorProto.FLOAT, [units, 4], [0.0] * (4 * units))
+    bias = helper.make_tensor("b", TensorProto.FLOAT, [4], [0.0] * 4)
+    nodes = [
+        helper.make_node("MatMul", ["inner", "w"], ["product"]),
+        helper.make_node("Add", ["b", "product"], ["branch"]),
+        helper.make_node("Add", ["tokens", "branch"], ["block.1"]),
+    ]
+    graph = helper.make_graph(nodes, "one", [], [], [weights, bias])
+    if found:
+        assert units_of(graph, "block.1") == "inner"
+    else:
+        with pytest.raises(FormatError, match="not end in one that is 4 times as wide"):
+            units_of(graph, "block.1")
+
+
+def test_what_cuts_is_part_of_what_a_kept_graph_is_known_by() -> None:
+    """Else a change of it would not be seen where a graph lies in the cache."""
+    folder = Path(engine.__file__).parent
+    seen, todo = set(), ["_cut.py"]
+    while todo:
+        name = todo.pop()
+        seen.add(name)
+        read = re.findall(r"^from \.(_\w+) import", (folder / name).read_text("utf-8"), re.MULTILINE)
+        todo += [f"{module}.py" for module in read if f"{module}.py" not in seen]
+    assert seen | {"_kept_graph.py"} == set(CUTTING)
 
 
 def test_taps_inside_that_are_none(described: Entry) -> None:

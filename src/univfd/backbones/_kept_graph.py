@@ -21,6 +21,7 @@ CUTTING = (
     "_first_token.py",
     "_one_query.py",
     "_held.py",
+    "_units.py",
     "_reads.py",
 )  # a change of these cuts anew
 _SAME = 1e-4  # of the largest value: rounding stays far below

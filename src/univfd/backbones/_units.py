@@ -12,6 +12,10 @@ from ..errors import FormatError
 _WITH_CONSTANT = {"Add", "Mul"}  # a bias, and the scale of a layer
 
 
+UNITS = 4
+"""Units of a block's MLP over the width of its tokens: in every encoder of the catalogue."""
+
+
 def units_of(graph: onnx.GraphProto, block: str) -> str:
     """The name of the tensor `(N, T, U)` of a block's units after their activation.
 
@@ -20,10 +24,12 @@ def units_of(graph: onnx.GraphProto, block: str) -> str:
         block: the block's output.
 
     Raises:
-        FormatError: the block does not end in a sum one part of which is a product with a matrix of weights.
+        FormatError: the block does not end in a sum one part of which is a product with a matrix of weights that makes
+            a token out of four times as many units.
     """
     maker = {o: n for n in graph.node for o in n.output}
-    constants = {i.name for i in graph.initializer} | {n.output[0] for n in graph.node if n.op_type == "Constant"}
+    constants = {n.output[0]: () for n in graph.node if n.op_type == "Constant"}
+    constants |= {i.name: tuple(i.dims) for i in graph.initializer}
 
     def read_by_last_layer(tensor: str) -> str | None:
         node = maker.get(tensor)
@@ -31,11 +37,15 @@ def units_of(graph: onnx.GraphProto, block: str) -> str:
             return None
         inputs = [t for t in node.input if t not in constants]
         if node.op_type == "MatMul":
-            return inputs[0] if list(node.input[:1]) == inputs else None
+            rows, columns = (*constants.get(node.input[1], ()), 0, 0)[:2]
+            return inputs[0] if list(node.input[:1]) == inputs and rows == UNITS * columns > 0 else None
         return read_by_last_layer(inputs[0]) if node.op_type in _WITH_CONSTANT and len(inputs) == 1 else None
 
     end = maker[block]
     found = [u for u in map(read_by_last_layer, end.input) if u is not None] if end.op_type == "Add" else []
     if len(found) != 1:
-        raise FormatError(f"the units of an MLP cannot be told in this graph: {block} does not end in one. Take cls")
+        raise FormatError(
+            f"the units of an MLP cannot be told in this graph: {block} does not end in one that is {UNITS} times as "
+            "wide as its tokens. Take cls"
+        )
     return found[0]
