@@ -277,7 +277,7 @@ def test_a_probability_needs_both_numbers() -> None:
     assert Calibration(0.0, 0.0, slope=2.0, intercept=1.0).probability(1) == pytest.approx(1 / (1 + np.exp(-3)))
 
 
-@pytest.mark.parametrize("pair", [(np.nan, 0.0), (np.inf, 0.0), (0.0, 0.1)])
+@pytest.mark.parametrize("pair", [(np.nan, 0.0), (np.inf, 0.0), (0.0, 0.1), (0.0, -np.inf), (0, -(10**400))])
 def test_thresholds_out_of_order_are_refused(pair: tuple[float, float]) -> None:
     with pytest.raises(FormatError, match="out of order"):
         Calibration(*pair)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -250,12 +251,21 @@ def test_ridge_with_groups_is_the_formula_written_out(values: int) -> None:
     np.testing.assert_allclose(got.coef_ * X.std(axis=0), wanted, rtol=1e-4, atol=1e-6)
 
 
+def test_layers_of_a_bank_whose_layers_differ_in_size_are_refused() -> None:
+    bank = random_bank(30)
+    space = replace(bank.space, taps=("cls.6", "mlp.6"))
+    with pytest.raises(ValueError, match=r"layers need vectors of equal size; cls\.6, mlp\.6 are not"):
+        RidgeProbe.from_bank(replace(bank, space=space), {"layers": 2})
+    alike = replace(bank, space=replace(bank.space, taps=("cls.6", "mean.8")))
+    assert RidgeProbe.from_bank(alike, {"layers": 2}).coef_.shape == (bank.space.dim,)
+
+
 @pytest.mark.parametrize("probe", [RidgeProbe, SupportVectorProbe])
 def test_more_values_than_rows_change_nothing(probe: type[RidgeProbe]) -> None:
     """Rows given three times over are the same problem, with fewer values than rows."""
     rng = np.random.default_rng(2)
-    X = rng.standard_normal((50, 100)).astype(np.float32) * rng.uniform(0.1, 10, 100).astype(np.float32) + 3
-    y = np.arange(50) % 2
+    X = rng.standard_normal((40, 100)).astype(np.float32) * rng.uniform(0.1, 10, 100).astype(np.float32) + 3
+    y = np.arange(40) % 2
     X[:, 7] = 5  # a constant
     X[y == 1] += 0.5
     few, many = probe().fit(X, y), probe().fit(np.tile(X, (3, 1)), np.tile(y, 3))

@@ -390,7 +390,10 @@ def test_info_says_what_a_detector_promises(tmp_path: Path, toy_detector: Detect
 
     nothing = info(real_below=0.5)
     assert "fake         score above 0.5: nothing is promised\n" in nothing
-    assert "unsure       never\nprobability  none\nbank " in nothing
+    assert (
+        "real         score not above 0.5: nothing is promised\nunsure       never\nprobability  none\nbank " in nothing
+    )
+    assert "unsure       on the threshold\n" in info(real_below=0.5, max_miss=0.1)
     assert "nan" not in nothing
     much = info(
         slope=2.0, intercept=-0.25, max_fpr=0.05, max_miss=0.125, confidence=0.9, n_real=80, n_fake=45, data="mine",

@@ -90,7 +90,7 @@ class Calibration:
         """Check the order of the thresholds."""
         if type(self.fake_above) is bool or type(self.real_below) is bool:
             raise FormatError("thresholds must be numbers")
-        if not (-_FINITE <= self.fake_above <= _FINITE and self.real_below <= self.fake_above):
+        if not -_FINITE <= self.real_below <= self.fake_above <= _FINITE:
             raise FormatError(f"thresholds real_below={self.real_below}, fake_above={self.fake_above}: out of order")
 
     @property

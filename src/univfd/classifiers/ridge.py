@@ -72,7 +72,14 @@ class RidgeProbe(LinearScore):
 
     @classmethod
     def from_bank(cls, bank: FeatureBank, params: Mapping[str, Any] | None = None) -> Self:
-        """Train on a bank's rows; it knows where they come from."""
+        """Train on a bank's rows; it knows where they come from.
+
+        Raises:
+            ValueError: see `fit`; or `layers` of a bank whose layers are not of one size.
+        """
+        kinds = {tap.partition(".")[0] for tap in bank.space.taps}
+        if (params or {}).get("layers") and len(kinds & {"mlp", "proj"}) + bool(kinds & {"cls", "mean"}) > 1:
+            raise ValueError(f"layers need vectors of equal size; {', '.join(bank.space.taps)} are not")
         return cls(**(params or {})).fit(bank.vectors, bank.labels, groups=bank.origin).beside(bank)
 
     @classmethod
@@ -164,7 +171,7 @@ class RidgeProbe(LinearScore):
         spread = np.sqrt(np.einsum("ij,ij->j", weighted, weighted, dtype=np.float64))
         spread[spread <= np.finfo(np.float32).eps * np.abs(mean)] = 1  # constant, but for the rounding of its mean
         told = (coded, weight, groups)
-        if centred.shape[1] > len(centred):
+        if centred.shape[1] > 2 * len(centred):  # below, the way there costs more than it saves
             from scipy.linalg import qr
 
             # Penalties and rows lie in the span of the rows, and so does the solution: there it has fewer coordinates.

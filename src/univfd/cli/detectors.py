@@ -70,9 +70,11 @@ def _promises(calibration: Calibration) -> Iterator[tuple[str, str]]:
         return f"at most {in_percent(share)}% of {class_} images like the {n} it was set on are called {called}{sure}"
 
     c = calibration
-    yield "fake", f"score above {c.fake_above:.4g}: {bound(c.max_fpr, c.n_real, 'real', 'fake')}"
-    yield "real", f"score below {c.real_below:.4g}: {bound(c.max_miss, c.n_fake, 'fake', 'real')}"
-    doubts = ["between the two"] if c.real_below < c.fake_above else []
+    apart = c.real_below < c.fake_above
+    below = "below" if apart or c.max_miss is not None else "not above"
+    yield "fake", f"score above {c.fake_above:.6g}: {bound(c.max_fpr, c.n_real, 'real', 'fake')}"
+    yield "real", f"score {below} {c.real_below:.6g}: {bound(c.max_miss, c.n_fake, 'fake', 'real')}"
+    doubts = ["between the two"] if apart else ["on the threshold"] if c.max_miss is not None else []
     if c.max_fpr is not None:
         doubts.append("where a degradation voids the promise")
     if c.known_within is not None:
