@@ -215,10 +215,11 @@ def test_ridge_is_scikit_learns_ridge_on_standardised_features() -> None:
         np.testing.assert_allclose(got.coef_ * spread, wanted.coef_, rtol=1e-3, atol=1e-5)
 
 
-def test_ridges_zero_is_half_way_between_the_classes() -> None:
+@pytest.mark.parametrize("balanced", [True, False])
+def test_ridges_zero_is_half_way_between_the_classes(balanced: bool) -> None:
     X = np.concatenate([points(90, 0), points(30, 1) + 1])
     y = np.repeat([0, 1], [90, 30])
-    scores = RidgeProbe().fit(X, y).decision_function(X)
+    scores = RidgeProbe(balanced=balanced).fit(X, y).decision_function(X)
     assert abs(scores[y == 0].mean() + scores[y == 1].mean()) < 1e-6
     assert scores[y == 1].mean() > 0
 
