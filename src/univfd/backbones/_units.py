@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import onnx
 
+from ..catalogue import UNITS
 from ..errors import FormatError
 
 _WITH_CONSTANT = {"Add", "Mul"}  # a bias, and the scale of a layer
-
-
-UNITS = 4
-"""Units of a block's MLP over the width of its tokens: in every encoder of the catalogue."""
 
 
 def units_of(graph: onnx.GraphProto, block: str) -> str:

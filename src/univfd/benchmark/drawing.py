@@ -73,14 +73,9 @@ def draw(
     files = _files(images)
     found.distinct = [(_share_distinct(files[r]), _share_distinct(files[f])) for r, f in members]
     found.origins = [(len(np.unique(images.origin[r])), len(np.unique(images.origin[f]))) for r, f in members]
-    wanted = []
-    for i, (real, fake) in enumerate(members):
-        for name in names:
-            reason = _why_absent(name, cell, len(real), len(fake))
-            if reason:
-                found.absent[i, name] = reason
-            else:
-                wanted.append((i, name))
+    reasons = {(i, n): _why_absent(n, cell, len(r), len(f)) for i, (r, f) in enumerate(members) for n in names}
+    found.absent = {key: reason for key, reason in reasons.items() if reason}
+    wanted = [key for key, reason in reasons.items() if not reason]
     classes, contests = _contests(cell, members)
     answers = _answers(cell, images)
     parts: dict[tuple[int, str], list[Floats]] = {key: [] for key in wanted}
@@ -93,14 +88,9 @@ def draw(
         for i, rows in firsts.items():
             times[i].append(np.take(weights, rows, axis=1).mean(axis=1))
         for i, name in wanted:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                value = FIGURES[name].compute(pairs[i])
-            if isinstance(value, tuple):
-                hits, base = value
-                found.counts.setdefault((i, name), (round(float(hits[0])), round(float(base[0]))))
-                value = np.divide(hits, base, out=np.full(len(base), np.nan), where=base > 0)
-            if FIGURES[name].needs == "both":  # a redrawn set may lack a class, where groups hold both
-                value = np.where((pairs[i].real.total > 0) & (pairs[i].fake.total > 0), value, np.nan)
+            value, counted = _in_sets(name, pairs[i])
+            if counted:
+                found.counts.setdefault((i, name), counted)
             parts[i, name].append(value)
         if coverages and cell.judged.any():
             risks.append(answers.risks(np.take(weights, np.flatnonzero(cell.judged), axis=1), coverages))
@@ -108,6 +98,20 @@ def draw(
     found.times = {i: np.concatenate(values) for i, values in times.items()}
     found.risks = dict(zip(coverages, np.concatenate(risks).T, strict=True)) if risks else {}
     return found
+
+
+def _in_sets(name: str, pair: Pair) -> tuple[Floats, tuple[int, int] | None]:
+    """A figure `(B,)` of B sets, nan where one has none; of a share also the hits and images of the first set."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = FIGURES[name].compute(pair)
+    counted = None
+    if isinstance(value, tuple):
+        hits, base = value
+        counted = round(float(hits[0])), round(float(base[0]))
+        value = np.divide(hits, base, out=np.full(len(base), np.nan), where=base > 0)
+    if FIGURES[name].needs == "both":  # a redrawn set may lack a class, where groups hold both
+        value = np.where((pair.real.total > 0) & (pair.fake.total > 0), value, np.nan)
+    return value, counted
 
 
 def estimate(

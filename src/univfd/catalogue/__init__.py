@@ -19,11 +19,12 @@ from ..types import digest_of
 from ..views import PreprocessSpec
 
 ENTRY_FILE = "backbone.toml"
+UNITS = 4
+"""Units of a block's MLP over the width of its tokens, in all of the catalogue; a graph of others has no tap `mlp`."""
 _LARGEST = 65_536  # of blocks, tokens, pixels of a side and values of a vector: far above any encoder's
 _FINITE = 1e30  # an integer of TOML may be too large to become a float at all
 _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")  # it becomes a folder's name in the cache
 _INSIDE = re.compile(r"(cls|mlp)\.([1-9][0-9]{0,4})(?:@([1-9][0-9]{0,4}))?")
-_UNITS = 4  # of a block's MLP over the width of its tokens; a graph of other ones is refused by `backbones._units`
 _SHA256 = re.compile(r"([0-9a-f]{64})?")
 _NOT_UP = r"(?!(?:.*/)?\.\.(?:/|$))"  # no part of it is ".."
 _INNER = _NOT_UP + r"[^/\\\x00-\x1f\x7f]{1,200}(/[^/\\\x00-\x1f\x7f]{1,200}){0,20}"
@@ -158,7 +159,7 @@ class Entry:
             raise registry.unknown(f"tap of {self.name}", tap, self.taps)
         if tap == "proj":
             return self.proj
-        return _UNITS * self.width if tap.startswith("mlp.") else self.width
+        return UNITS * self.width if tap.startswith("mlp.") else self.width
 
     def _is_inside(self, tap: str) -> bool:
         """Is it `mlp.b`, or `cls.b@k` or `mlp.b@k` with k + 1 < b, of an encoder whose graph we have?
