@@ -37,7 +37,7 @@ if __name__ == "__main__":
     try:
         row = judged(Path(sys.argv[1]).read_bytes(), service, os.environ.get("KEY", ""))
     except OSError as error:  # no such file, nobody listens, no place
-        sys.exit(str(error))
+        sys.exit(f"{service}: {error}")
     if "error" in row:
         print("error:", row["error"]["code"], row["error"]["message"])
         sys.exit(1)

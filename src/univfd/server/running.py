@@ -101,6 +101,8 @@ def _bind(host: str, port: int) -> socket.socket:
         listening.bind(address)
         listening.listen(_BACKLOG)
     except OSError as error:
-        raise UsageError(f"{host}:{port} cannot be listened at: {error.strerror or error}") from error
+        raise UsageError(
+            f"{host}:{port} cannot be listened at: {error.strerror or error}. Choose another port with --port"
+        ) from error
     listening.set_inheritable(True)
     return listening

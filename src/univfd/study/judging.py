@@ -34,7 +34,8 @@ NOTE = (
     "Each cell: value [95 % interval] n. AP: of equal weights of both classes, as in the paper's sets of equal "
     f"numbers; accuracy: the mean of both classes'. A mean over generators is over those with at least {MIN_FAKES} "
     "test images; its n counts generators, and its interval redraws the generators and their images. Other intervals "
-    "redraw images (those of one group or file together); those of shares are exact binomial ones."
+    "redraw images (those of one group or file together); those of shares of images are exact "
+    "binomial ones, or wider where images come in groups."
 )
 
 
