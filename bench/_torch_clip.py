@@ -26,11 +26,16 @@ class Block(nn.Module):
         self.fc1, self.fc2 = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
 
     def forward(self, x: Any) -> Any:
+        return self.with_units(x)[0]
+
+    def with_units(self, x: Any) -> tuple[Any, Any]:
+        """The block's output, and the units of its MLP."""
         n, t, _ = x.shape
         q, k, v = self.qkv(self.norm1(x)).view(n, t, 3, HEADS, WIDTH // HEADS).permute(2, 0, 3, 1, 4)
         x = x + self.out(scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, WIDTH))
         h = self.fc1(self.norm2(x))
-        return x + self.fc2(h * torch.sigmoid(1.702 * h))
+        units = h * torch.sigmoid(1.702 * h)
+        return x + self.fc2(units), units
 
 
 class Tower(nn.Module):
@@ -48,14 +53,14 @@ class Tower(nn.Module):
         return self.proj(self.norm_post(self.blocks(self.norm_pre(x))[:, 0]))
 
     def taps(self, x: Any, names: Sequence[str]) -> list[Any]:
-        """`(N, 3, 224, 224)` -> `(N, D)` a tap: `proj`, `cls.i`, `mean.i` (see `univfd.backbones.open_backbone`)."""
+        """`(N, 3, 224, 224)` -> `(N, D)` a tap: `proj`, `cls.i`, `mean.i`, `mlp.i` (see `univfd.backbones.open_backbone`)."""
         x = self.patches(x).flatten(2).transpose(1, 2)
         x = self.norm_pre(torch.cat([self.cls.expand(len(x), 1, WIDTH), x], dim=1) + self.position)
         found: dict[str, Any] = {}
         last = max(BLOCKS if n == "proj" else int(n.partition(".")[2]) for n in names)
         for number, block in enumerate(self.blocks[:last], start=1):
-            x = block(x)
-            found |= {f"cls.{number}": x[:, 0], f"mean.{number}": x[:, 1:].mean(dim=1)}
+            x, units = block.with_units(x)
+            found |= {f"cls.{number}": x[:, 0], f"mean.{number}": x[:, 1:].mean(dim=1), f"mlp.{number}": units[:, 0]}
         if "proj" in names:
             found["proj"] = self.proj(self.norm_post(x[:, 0]))
         return [found[name] for name in names]

@@ -320,6 +320,9 @@ def test_a_bank_of_several_blocks_serves_a_space_of_some_of_them() -> None:
     assert (some.space.taps, some.generator.tolist(), some.key(1)) == (("mean.8", "cls.6"), ["", "gan"], "1" * 64)
     units = replace(bank, space=replace(space, taps=("mlp.6", "mlp.7", "mlp.8")))
     assert units.in_space(replace(space, taps=("mlp.7",), dim=4)).vectors.tolist() == vectors[:, 4:8].tolist()
+    wide = replace(bank, vectors=np.arange(20, dtype=np.float32).reshape(2, 10), space=replace(space, dim=10))
+    wide = replace(wide, space=replace(wide.space, taps=("cls.6", "mlp.8")))  # units are four times as long as a token
+    assert wide.in_space(replace(space, taps=("mlp.8",), dim=8)).vectors.tolist() == wide.vectors[:, 2:].tolist()
     mixed = replace(bank, space=replace(space, taps=("cls.6", "mlp.8")))  # of 3 and 9 values, or otherwise
     for other, ours in (
         (replace(space, taps=("cls.6",), dim=6), mixed),

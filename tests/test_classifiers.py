@@ -275,6 +275,36 @@ def test_more_values_than_rows_change_nothing(probe: type[RidgeProbe]) -> None:
     np.testing.assert_allclose(few.decision_function(unseen), many.decision_function(unseen), rtol=1e-3, atol=1e-3)
 
 
+def test_of_very_many_values_no_matrix_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    y, places = np.arange(300) % 2, np.arange(300) // 2 % 15
+    X = (rng.standard_normal((300, 80)) * rng.uniform(0.1, 10, 80) + 0.3 * y[:, None] + 3).astype(np.float32)
+    exact = SupportVectorProbe().fit(X, y, groups=places).decision_function(X)
+    monkeypatch.setattr("univfd.classifiers.svm.SupportVectorProbe._solved", lambda *_: pytest.fail("a matrix"))
+    monkeypatch.setattr("univfd.classifiers.svm.SupportVectorProbe._most_values", 50)
+    monkeypatch.setattr("univfd.classifiers.ridge._FEW_FOR_SPAN", 200)
+    for rows in (300, 20):  # of which the coordinates are made
+        monkeypatch.setattr("univfd.classifiers.svm._ROWS_OF_CURVATURE", rows)
+        found = SupportVectorProbe().fit(X, y, groups=places).decision_function(X)
+        np.testing.assert_allclose(found, exact, atol=1e-4)
+    monkeypatch.setattr("univfd.classifiers.ridge._EXACT_VALUES", 0)
+    found = SupportVectorProbe().fit(X, y, groups=places).decision_function(X)
+    np.testing.assert_allclose(found, exact, atol=5e-3)
+
+
+def test_layers_of_unequal_sizes_are_brought_to_length_1_each() -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 2
+    X = rng.normal(size=(60, 7)).astype(np.float32) + y[:, None]
+    unit = np.concatenate([p / np.linalg.norm(p, axis=1, keepdims=True) for p in (X[:, :2], X[:, 2:])], axis=1)
+    probe = RidgeProbe(layers=[2, 5]).fit(X, y)
+    expected = RidgeProbe().fit(unit, y).decision_function(unit)
+    np.testing.assert_allclose(probe.decision_function(X), expected, atol=1e-5)
+    for wrong in ([2, 4], [0, 7], [-1, 8]):
+        with pytest.raises(ValueError, match="layers is"):
+            RidgeProbe(layers=wrong).fit(X, y)
+
+
 def test_ridge_told_of_places_scores_a_new_place_more_like_the_others() -> None:
     """Places differ along the first axis, classes along the second; a new place must not be scored by the first."""
     rng = np.random.default_rng(0)

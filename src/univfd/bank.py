@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .catalogue import UNITS
 from .errors import FormatError, UsageError
 from .search import Distances, nearest_rows, to_unit
 from .storage import new_folder, read_arrays, read_json, write_arrays, write_json
@@ -196,12 +197,13 @@ class FeatureBank:
             FeatureSpaceError: the spaces differ in more than their taps, or a tap is not there.
         """
         mine = self.space.taps
-        of_one_size = (("cls.", "mean."), ("mlp.",))
-        blocks = any(all(tap.startswith(kinds) for tap in mine) for kinds in of_one_size)
-        if not (blocks and set(space.taps) < set(mine) and view(self.space.view).pool == "mean"):
+        tokens = [UNITS if tap.startswith("mlp.") else 1 for tap in mine]  # how many a layer is as long as
+        known = all(tap.startswith(("cls.", "mean.", "mlp.")) for tap in mine) and self.space.dim % sum(tokens) == 0
+        if not (known and set(space.taps) < set(mine) and view(self.space.view).pool == "mean"):
             space.require(self.space, what)
             return self
-        parts = dict(zip(mine, np.split(np.arange(self.space.dim), len(mine)), strict=True))
+        ends = np.cumsum(tokens) * (self.space.dim // sum(tokens))
+        parts = dict(zip(mine, np.split(np.arange(self.space.dim), ends[:-1]), strict=True))
         columns = np.concatenate([parts[tap] for tap in space.taps])
         space.require(replace(self.space, taps=space.taps, dim=len(columns)), what)
         return replace(self, vectors=np.ascontiguousarray(self.vectors[:, columns]), space=space)

@@ -236,6 +236,12 @@ def check_classifier(classifier: str, params: dict[str, Any], bank: FeatureBank 
             kind.from_bank(bank, params)
 
 
+def layer_sizes(backbone: Backbone, view: View) -> list[int]:
+    """How many values each layer has in an embedding: what `layers` of `ridge` and `svm` takes."""
+    sizes = [*map(backbone.entry.tap_dim, backbone.taps)]
+    return sizes * view.count if view.pool == "concat" else sizes
+
+
 def assemble(
     name: str,
     backbone: Backbone,

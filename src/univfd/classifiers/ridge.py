@@ -25,7 +25,7 @@ A probe that knows the bank it was learned beside takes in rows that are added t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -42,6 +42,9 @@ from ._linear import LinearScore
 # Up to so many values all is in float64; beyond, products are in float32, the error of which is far below alpha.
 _EXACT_VALUES = 10_000_000
 _FEW_ROWS = 20
+_FEW_FOR_SPAN = 1_000  # rows, up to which their span is the shorter way
+
+Layers = int | Sequence[int]
 
 
 class RidgeProbe(LinearScore):
@@ -51,8 +54,8 @@ class RidgeProbe(LinearScore):
         alpha: shrinkage, as a share of the (unit) variance of a standardised feature.
         balanced: weigh the classes equally, whatever their sizes.
         between: weight of the scatter between the places of a class, where `fit` is told the places; 0: none.
-        layers: a vector is so many layers of equal size side by side, and each is brought to length 1 before all else;
-            0: vectors stay as they are.
+        layers: a vector is so many layers of equal size side by side, or layers of these sizes, and each is brought to
+            length 1 before all else; 0: vectors stay as they are.
 
     Attributes:
         coef_: w, `(D,)` float64, on the features as they are (the standardisation is folded in), or on directions.
@@ -61,10 +64,12 @@ class RidgeProbe(LinearScore):
 
     _origin: Origin | None = None
     _correction: Correction | None = None
+    _most_values: float = np.inf
+    """Of a vector, up to which the curvature is made."""
     _margin = 1.0
     """The score that rows which are added to the bank are brought to."""
 
-    def __init__(self, alpha: float = 0.3, balanced: bool = True, between: float = 1.0, layers: int = 0) -> None:
+    def __init__(self, alpha: float = 0.3, balanced: bool = True, between: float = 1.0, layers: Layers = 0) -> None:
         self.alpha = alpha
         self.balanced = balanced
         self.between = between
@@ -75,11 +80,14 @@ class RidgeProbe(LinearScore):
         """Train on a bank's rows; it knows where they come from.
 
         Raises:
-            ValueError: see `fit`; or `layers` of a bank whose layers are not of one size.
+            ValueError: see `fit`; or a number of `layers` of a bank whose layers are not of one size.
         """
         kinds = {tap.partition(".")[0] for tap in bank.space.taps}
-        if (params or {}).get("layers") and len(kinds & {"mlp", "proj"}) + bool(kinds & {"cls", "mean"}) > 1:
-            raise ValueError(f"layers need vectors of equal size; {', '.join(bank.space.taps)} are not")
+        layers = (params or {}).get("layers", 0)
+        if np.ndim(layers) == 0 and layers and len(kinds & {"mlp", "proj"}) + bool(kinds & {"cls", "mean"}) > 1:
+            raise ValueError(
+                f"layers need vectors of equal size; {', '.join(bank.space.taps)} are not. Give the size of each"
+            )
         return cls(**(params or {})).fit(bank.vectors, bank.labels, groups=bank.origin).beside(bank)
 
     @classmethod
@@ -134,11 +142,16 @@ class RidgeProbe(LinearScore):
         """`(N, D)` with each layer at length 1; X itself where there are none.
 
         Raises:
-            ValueError: the vectors are not so many layers of equal size.
+            ValueError: the vectors are not such layers.
         """
+        if np.ndim(self.layers):
+            sizes = [int(size) for size in self.layers]  # type: ignore[union-attr]
+            if min(sizes, default=0) < 1 or sum(sizes) != X.shape[1]:
+                raise ValueError(f"layers is {self.layers!r}; {X.shape[1]} values are not layers of these sizes")
+            return np.concatenate([to_unit(part) for part in np.split(X, np.cumsum(sizes)[:-1], axis=1)], axis=1)
         if self.layers == 0:
             return X
-        layers = int(self.layers)
+        layers = int(self.layers)  # type: ignore[arg-type]
         if layers != self.layers or layers < 0 or X.shape[1] % layers:
             raise ValueError(f"layers is {self.layers!r}; {X.shape[1]} values are not so many layers of equal size")
         return to_unit(X.reshape(-1, X.shape[1] // layers)).reshape(X.shape)
@@ -171,7 +184,10 @@ class RidgeProbe(LinearScore):
         spread = np.sqrt(np.einsum("ij,ij->j", weighted, weighted, dtype=np.float64))
         spread[spread <= np.finfo(np.float32).eps * np.abs(mean)] = 1  # constant, but for the rounding of its mean
         told = (coded, weight, groups)
-        if centred.shape[1] > 2 * len(centred):  # below, the way there costs more than it saves
+        if centred.shape[1] > self._most_values and len(centred) > _FEW_FOR_SPAN:
+            centred /= spread.astype(precise)
+            coef, intercept = self._approached(centred, *told)
+        elif centred.shape[1] > 2 * len(centred):  # below, the way there costs more than it saves
             from scipy.linalg import qr
 
             # Penalties and rows lie in the span of the rows, and so does the solution: there it has fewer coordinates.
@@ -203,11 +219,17 @@ class RidgeProbe(LinearScore):
         """
         covariance = (weighted.T @ weighted).astype(np.float64) / np.outer(spread, spread)
         if groups is not None and self.between:
-            places = np.sqrt(self.between) * _deviations(centred, coded, groups) / spread
+            places = np.sqrt(self.between) * deviations(centred, coded, groups) / spread
             covariance += places.T @ places
         covariance[np.diag_indices_from(covariance)] += self.alpha
         centred /= spread.astype(centred.dtype)
         return self._solved(centred, coded, weight, covariance)
+
+    def _approached(
+        self, X: NDArray[Any], coded: NDArray[np.intp], weight: NDArray[np.float64], groups: Any
+    ) -> tuple[NDArray[np.float64], float]:
+        """As `_solved`, where there are more values than `_most_values`."""
+        raise NotImplementedError
 
     def _solved(
         self, X: NDArray[Any], coded: NDArray[np.intp], weight: NDArray[np.float64], curvature: NDArray[np.float64]
@@ -229,7 +251,7 @@ class RidgeProbe(LinearScore):
         return coef, -float(np.mean(middles))
 
 
-def _deviations(X: NDArray[Any], coded: NDArray[np.intp], groups: Any) -> NDArray[np.float64]:
+def deviations(X: NDArray[Any], coded: NDArray[np.intp], groups: Any) -> NDArray[np.float64]:
     """`(G, D)` rows d_g with sum of d_g d_g^T = B_real + B_fake, G groups of one class each.
 
     Raises:

@@ -43,7 +43,10 @@ RATE = _Rate(0, 1, min_open=True, max_open=True)
 @click.argument("data", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="Folder of the detector to make.")
 @click.option("--classifier", default="linear", show_default=True, help="knn, linear, ridge or svm.")
-@click.option("--set", "params", multiple=True, metavar="NAME=VALUE", help="Parameter of the classifier: k=9, C=0.1")
+@click.option(
+    "--set", "params", multiple=True, metavar="NAME=VALUE",
+    help="Parameter of the classifier: k=9, C=0.1, layers=each (tap by its direction).",
+)  # fmt: skip
 @click.option(
     "--max-fpr", type=RATE, default=0.05, show_default=True, help="Promised share of reals called fake, at most."
 )
@@ -67,7 +70,7 @@ def command(
     that another classifier on the same images needs no encoder.
     """
     from ..backbones import open_backbone
-    from ..building import assemble, build_bank, check_classifier, check_enough, fit_detector
+    from ..building import assemble, build_bank, check_classifier, check_enough, fit_detector, layer_sizes
     from ..datasets import open_dataset
     from ..sources import display_name
     from ..storage import require_new
@@ -75,6 +78,7 @@ def command(
 
     require_new(output)
     values = settings(params)
+    each = values.get("layers") == "each"
     check_classifier(classifier, values)
     samples = list(open_dataset(data, splits=splits))
     if not uncalibrated:
@@ -82,6 +86,7 @@ def command(
     cut = named_view(view)
     with download_progress(ctx) as downloading:
         opened = open_backbone(backbone, taps=taps, threads=threads, progress=downloading)
+    values |= {"layers": layer_sizes(opened, cut)} if each else {}
     kept = kept_embeddings(ctx, opened, cut)
     with progress(ctx, "images") as advance:
         built = build_bank(
