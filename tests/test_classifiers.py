@@ -300,9 +300,9 @@ def test_layers_of_unequal_sizes_are_brought_to_length_1_each() -> None:
     probe = RidgeProbe(layers=[2, 5]).fit(X, y)
     expected = RidgeProbe().fit(unit, y).decision_function(unit)
     np.testing.assert_allclose(probe.decision_function(X), expected, atol=1e-5)
-    for wrong in ([2, 4], [0, 7], [-1, 8]):
+    for wrong in ([2, 4], [0, 7], [-1, 8], "each"):
         with pytest.raises(ValueError, match="layers is"):
-            RidgeProbe(layers=wrong).fit(X, y)
+            RidgeProbe(layers=wrong).fit(X, y)  # type: ignore[arg-type]
 
 
 def test_ridge_told_of_places_scores_a_new_place_more_like_the_others() -> None:

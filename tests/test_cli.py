@@ -446,7 +446,8 @@ def test_fit_bank_embed_and_info(tmp_path: Path) -> None:
     assert [r["row"] for r in listed if "row" in r] == list(range(48))
     layers = ("--backbone", "toy", "--tap", "proj", "--tap", "mean.1", "--classifier", "svm", "--uncalibrated")
     assert univfd("fit", data, "-o", "layered", *layers, "--set", "layers=each", cwd=tmp_path).returncode == 3
-    assert json.loads((tmp_path / "layered" / "detector.json").read_text())["classifier"]["params"]["layers"] == [48, 48]
+    record = json.loads((tmp_path / "layered" / "detector.json").read_text())
+    assert record["classifier"]["params"]["layers"] == [48, 48]
     assert univfd("detect", data, "--detector", "layered", "--jsonl", cwd=tmp_path).returncode == 3
     knn = ("--classifier", "knn", "--set", "k=2", "--uncalibrated")
     bad = univfd("fit", data, "-o", "x", "--backbone", "toy", *knn, cwd=tmp_path)

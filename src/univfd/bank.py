@@ -17,11 +17,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .catalogue import UNITS
 from .errors import FormatError, UsageError
 from .search import Distances, nearest_rows, to_unit
 from .storage import new_folder, read_arrays, read_json, write_arrays, write_json
-from .types import Embeddings, FeatureSpace, FloatArray, Label, Neighbor
+from .types import UNITS, Embeddings, FeatureSpace, FloatArray, Label, Neighbor
 from .views import view
 
 KIND, SCHEMA = "feature bank", 2

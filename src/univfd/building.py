@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 CONFIDENCE = 0.9
 """Of the promises of a new detector."""
+EACH = "each"
+"""As `layers` of `ridge` and `svm`: each tap is one, of its size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +139,7 @@ def fit_detector(
         view: the bank's view.
         built: the bank and its groups.
         classifier: name in the registry `classifiers`.
-        params: of the classifier.
+        params: of the classifier; see `EACH`.
         max_fpr: promised bound on reals called fake.
         max_miss: promised bound on fakes called real.
 
@@ -145,7 +147,7 @@ def fit_detector(
         DataError: too few generators, sources or images to calibrate; says what is needed.
         UsageError: parameters that the classifier does not take, or that do not fit the data.
     """
-    bank = built.bank
+    bank, params = built.bank, with_sizes(params, backbone, view)
     make = partial(registry.load("classifiers", classifier), **params)
     groups = together(np.asarray(built.groups, dtype=object), bank.keys)
     cohort = Cohort(bank.labels, bank.generator, bank.source, groups)
@@ -236,10 +238,12 @@ def check_classifier(classifier: str, params: dict[str, Any], bank: FeatureBank 
             kind.from_bank(bank, params)
 
 
-def layer_sizes(backbone: Backbone, view: View) -> list[int]:
-    """How many values each layer has in an embedding: what `layers` of `ridge` and `svm` takes."""
+def with_sizes(params: dict[str, Any], backbone: Backbone, view: View) -> dict[str, Any]:
+    """Parameters in which `layers` is the sizes of the taps, where it was `EACH`."""
+    if params.get("layers") != EACH:
+        return params
     sizes = [*map(backbone.entry.tap_dim, backbone.taps)]
-    return sizes * view.count if view.pool == "concat" else sizes
+    return params | {"layers": sizes * view.count if view.pool == "concat" else sizes}
 
 
 def assemble(
@@ -256,7 +260,7 @@ def assemble(
     Raises:
         UsageError: parameters that the classifier does not take, or that do not fit the bank.
     """
-    kind = registry.load("classifiers", classifier)
+    kind, params = registry.load("classifiers", classifier), with_sizes(params, backbone, view)
     with _parameter_errors(classifier, params):
         fitted = kind.from_bank(bank, params)
     return Detector(name, backbone, view, fitted, bank, calibration)

@@ -29,6 +29,8 @@ Pixels = NDArray[np.uint8]
 """RGB, uint8, `(H, W, 3)`, or a stack of crops `(N, S, S, 3)`."""
 
 VerdictLabel = Literal["fake", "real", "unsure"]
+UNITS = 4
+"""Values of a tap `mlp` over those of `cls`: the width of a block's MLP. An encoder of others has no tap `mlp`."""
 
 
 class Label(IntEnum):

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import onnx
 
-from ..catalogue import UNITS
 from ..errors import FormatError
+from ..types import UNITS
 
 _WITH_CONSTANT = {"Add", "Mul"}  # a bias, and the scale of a layer
 

@@ -15,12 +15,10 @@ from .. import registry
 from ..downloads import sha256_of
 from ..errors import FormatError, UnknownNameError
 from ..storage import parsed_toml, within
-from ..types import digest_of
+from ..types import UNITS, digest_of
 from ..views import PreprocessSpec
 
 ENTRY_FILE = "backbone.toml"
-UNITS = 4
-"""Units of a block's MLP over the width of its tokens, in all of the catalogue; a graph of others has no tap `mlp`."""
 _LARGEST = 65_536  # of blocks, tokens, pixels of a side and values of a vector: far above any encoder's
 _FINITE = 1e30  # an integer of TOML may be too large to become a float at all
 _NAME = re.compile(r"[^/\\\x00-\x1f\x7f]{1,200}")  # it becomes a folder's name in the cache

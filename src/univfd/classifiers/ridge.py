@@ -151,7 +151,10 @@ class RidgeProbe(LinearScore):
             return np.concatenate([to_unit(part) for part in np.split(X, np.cumsum(sizes)[:-1], axis=1)], axis=1)
         if self.layers == 0:
             return X
-        layers = int(self.layers)  # type: ignore[arg-type]
+        try:
+            layers = int(self.layers)  # type: ignore[arg-type]
+        except ValueError:  # a word
+            layers = -1
         if layers != self.layers or layers < 0 or X.shape[1] % layers:
             raise ValueError(f"layers is {self.layers!r}; {X.shape[1]} values are not so many layers of equal size")
         return to_unit(X.reshape(-1, X.shape[1] // layers)).reshape(X.shape)

@@ -70,7 +70,7 @@ def command(
     that another classifier on the same images needs no encoder.
     """
     from ..backbones import open_backbone
-    from ..building import assemble, build_bank, check_classifier, check_enough, fit_detector, layer_sizes
+    from ..building import assemble, build_bank, check_classifier, check_enough, fit_detector
     from ..datasets import open_dataset
     from ..sources import display_name
     from ..storage import require_new
@@ -78,7 +78,6 @@ def command(
 
     require_new(output)
     values = settings(params)
-    each = values.get("layers") == "each"
     check_classifier(classifier, values)
     samples = list(open_dataset(data, splits=splits))
     if not uncalibrated:
@@ -86,7 +85,6 @@ def command(
     cut = named_view(view)
     with download_progress(ctx) as downloading:
         opened = open_backbone(backbone, taps=taps, threads=threads, progress=downloading)
-    values |= {"layers": layer_sizes(opened, cut)} if each else {}
     kept = kept_embeddings(ctx, opened, cut)
     with progress(ctx, "images") as advance:
         built = build_bank(

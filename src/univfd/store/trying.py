@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .. import registry
 from ..backbones import Backbone
 from ..bank import FeatureBank
-from ..building import Built, check_classifier, fit_detector
+from ..building import Built, check_classifier, fit_detector, with_sizes
 from ..calibration import Calibration
 from ..detector import Detector
 from ..embedding import Batch, Loaded
@@ -197,6 +197,7 @@ def refit(
     Raises:
         DataError: too few generators, sources or images to calibrate.
     """
+    params = with_sizes(params, backbone, view)
     fit = partial(_fit, name, backbone, view, classifier, params, max_fpr, max_miss)
     made, now = fit(rows)
     if before is None:
