@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,18 +35,20 @@ from image_versions import (
     POST,
     POST_IMAGES,
     TESTS,
+    Halves,
     cohort_of,
     embedded,
     first_of_each,
+    halves,
     looks,
     only_made,
-    rounded,
     versions,
 )
 from univfd.attribution import naming_distance
 from univfd.backbones import open_backbone
 from univfd.bank import BankType, FeatureBank, as_stored, origins
 from univfd.calibration import Calibration, GroupPromise, calibrate, threshold_for
+from univfd.catalogue import entry as catalogue_entry
 from univfd.classifiers import Classifier
 from univfd.classifiers.knn import NearestNeighbor
 from univfd.classifiers.linear import LinearProbe
@@ -66,6 +68,8 @@ TAPS = {
     "default": ("cls.6", "cls.7", "cls.8", "cls.9", "cls.10"),
     "fast": ("cls.5", "cls.6", "cls.7", "cls.8@6", "cls.9@6", "cls.10@6"),
 }  # what a detector takes of the encoder
+TOKENS = TAPS["default"][:5]  # what `neighbors` takes of them
+DIM = catalogue_entry(BACKBONE).tap_dim
 COMPUTED = tuple(dict.fromkeys(tap for taps in TAPS.values() for tap in taps))
 PAPER = (("proj",), "native")  # taps and view of the paper's own feature
 # Each probe is the mean of two: hard random copies make it sure-footed, mild ones, alike for all images, sharp.
@@ -86,16 +90,22 @@ class Method:
     params: dict[str, Any]
 
 
+def layers(taps: Sequence[str]) -> int | list[int]:
+    """Of the taps: how many, or where they are not alike the size of each."""
+    sizes = [*map(DIM, taps)]
+    return len(taps) if len(set(sizes)) == 1 else sizes
+
+
 METHODS = {
-    "default": Method(SupportVectorProbe, {"alpha": 0.2, "between": 4.0, "layers": len(TAPS["default"])}),
-    "fast": Method(SupportVectorProbe, {"alpha": 0.2, "between": 4.0, "layers": len(TAPS["fast"])}),
+    "default": Method(SupportVectorProbe, {"alpha": 0.2, "between": 4.0, "layers": layers(TAPS["default"])}),
+    "fast": Method(SupportVectorProbe, {"alpha": 0.2, "between": 4.0, "layers": layers(TAPS["fast"])}),
     "neighbors": Method(NearestNeighbor, {"k": 1}),
     "paper-probe": Method(LinearProbe, {}),
     "paper-nearest": Method(NearestNeighbor, {"k": 1}),
 }
-SHIPPED = {"default": "default", "fast": "fast", "neighbors": "default"}  # and whose taps and bank it has
-Parts = list[tuple[float, list[FloatArray]]]
-Features = dict[str, tuple[Parts, dict[str, FloatArray]]]
+SHIPPED = ("default", "fast", "neighbors")
+Parts = list[tuple[float, list[Halves]]]
+Features = dict[str, tuple[Parts, dict[str, Halves]]]
 """Per method: its parts (weight, training sets), and its test sets by version of the images."""
 ABOUT = f"""\
 Frozen encoder `{BACKBONE}`, view `{VIEW}` (short side to 224 pixels, centre crop), CLS tokens side by side: `default` those
@@ -132,26 +142,25 @@ def build(data: Path, cache: Path, output: Path) -> None:
     some = first_of_each(whole, POST_IMAGES)
     opened = {name: open_backbone(BACKBONE, taps=taps) for name, taps in TAPS.items()}
     features = features_of(samples, whole, some, cache)
-    banks = {
-        name: bank_of(whole, features[name][1]["as they are"], space_of(opened[name], view(VIEW))) for name in TAPS
-    }
-    bank, tests = banks["default"], features["default"][1]
-    features["neighbors"] = ([(1, [bank.vectors])], tests)
+    tests = {name: {t: x.astype(np.float32) for t, x in features[name][1].items()} for name in TAPS}
+    banks = {name: bank_of(whole, tests[name]["as they are"], space_of(opened[name], view(VIEW))) for name in TAPS}
+    opened["neighbors"] = open_backbone(BACKBONE, taps=TOKENS)
+    banks["neighbors"] = banks["default"].in_space(space_of(opened["neighbors"], view(VIEW)))
+    tests["neighbors"] = {t: x[:, : banks["neighbors"].space.dim] for t, x in tests["default"].items()}
+    features["neighbors"] = ([(1, [banks["neighbors"].vectors])], tests["neighbors"])
     features = {name: features[name] for name in METHODS}  # the order of the tables
 
     held, plain = (only_made(scored(samples, features, by_source=strict), some) for strict in (True, False))
     kinds = [s.extra["content"] for s in whole]
     bias, degraded = looks(whole, some)
     within = {n: threshold_for(distances_elsewhere(b, b.unit), UNKNOWN_SHARE, CONFIDENCE) for n, b in banks.items()}
-    unsure = {n: forced_unsure(b, features[n][1], degraded, within[n]) for n, b in banks.items()}
-    never = {test: np.zeros(len(bank), bool) for test in tests}  # the paper's methods have no such rule
-    forced = {name: unsure[SHIPPED[name]] if name in SHIPPED else never for name in METHODS}
-    calibrations = {
-        name: calibration_of(held[name], banks[of], features[of][1], kinds, unsure[of], within[of])
-        for name, of in SHIPPED.items()
-    }
+    unsure = {n: forced_unsure(b, tests[n], degraded, within[n]) for n, b in banks.items()}
+    never = {test: np.zeros(len(whole), bool) for test in tests["default"]}  # the paper's methods have no such rule
+    forced = {name: unsure.get(name, never) for name in METHODS}
+    calibrations = {n: calibration_of(held[n], b, tests[n], kinds, unsure[n], within[n]) for n, b in banks.items()}
     groups = np.array([s.group for s in whole], dtype=object)
-    naming = attribution_table(bank, {name: to_unit(tests[name]) for name in TESTS}, groups, CONFIDENCE)
+    bank = banks["default"]
+    naming = attribution_table(bank, {t: to_unit(tests["default"][t]) for t in TESTS}, groups, CONFIDENCE)
     study = Study(
         about=ABOUT, bank=bank, held=held, plain=plain, forced=forced, calibrations=calibrations, bias=bias,
         tests=tuple(TESTS), post=tuple(POST), post_images=POST_IMAGES, naming=naming, crops=len(samples) - len(whole),
@@ -160,12 +169,12 @@ def build(data: Path, cache: Path, output: Path) -> None:
     fitted: dict[str, Classifier] = {
         name: fit_probe(samples, name, features[name][0]).beside(banks[name]) for name in TAPS
     }
-    fitted["neighbors"] = NearestNeighbor.from_bank(bank, METHODS["neighbors"].params)
+    fitted["neighbors"] = NearestNeighbor.from_bank(banks["neighbors"], METHODS["neighbors"].params)
     # It has a tap and a view of its own, and no verdict uses it.
     probe, maps = patch_probe_fit.build(BACKBONE, samples, ("clean",), cache)
-    for name, of in SHIPPED.items():
-        detector = Detector(name, opened[of], view(VIEW), fitted[name], banks[of], calibrations[name], probe)
-        shared = of == "default" and name != of
+    for name in SHIPPED:
+        detector = Detector(name, opened[name], view(VIEW), fitted[name], banks[name], calibrations[name], probe)
+        shared = name not in TAPS
         detector.save(output / name, bank_dtype=BANK_TYPE, bank_of_default=shared, card=f"{card}\n{maps}")
         print(f"{output / name}: {detector.identity}", file=sys.stderr)
     (output / "accuracy.md").write_text(f"{card}\n{maps}", "utf-8")
@@ -181,7 +190,7 @@ def features_of(samples: list[Sample], whole: list[Sample], some: NDArray[np.int
         cache: embeddings are taken from there, and kept there.
     """
     backbone, cut = open_backbone(BACKBONE, taps=COMPUTED), view(VIEW)
-    made = {p: rounded(embedded(backbone, cut, samples, p, cache)) for _, copies in PROBES for p in copies}
+    made = {p: halves(embedded(backbone, cut, samples, p, cache)) for _, copies in PROBES for p in copies}
     computed = versions(backbone, cut, whole, some, cache)
     papers = versions(open_backbone(BACKBONE, taps=PAPER[0]), view(PAPER[1]), whole, some, cache)
     features: Features = {}
@@ -191,10 +200,11 @@ def features_of(samples: list[Sample], whole: list[Sample], some: NDArray[np.int
     return features | dict.fromkeys(("paper-probe", "paper-nearest"), ([(1, [papers["as they are"]])], papers))
 
 
-def columns(vectors: FloatArray, name: str) -> FloatArray:
+def columns(vectors: Halves, name: str) -> Halves:
     """A detector's own embeddings `(N, D)` among the ones that were computed."""
-    tokens = dict(zip(COMPUTED, np.split(vectors, len(COMPUTED), axis=1), strict=True))
-    return np.concatenate([tokens[tap] for tap in TAPS[name]], axis=1)
+    ends = np.cumsum([*map(DIM, COMPUTED)])
+    layers = dict(zip(COMPUTED, np.split(vectors, ends[:-1], axis=1), strict=True))
+    return np.concatenate([layers[tap] for tap in TAPS[name]], axis=1)
 
 
 def fit_probe(samples: list[Sample], name: str, probes: Parts) -> SupportVectorProbe:

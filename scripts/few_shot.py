@@ -19,7 +19,7 @@ import scipy.linalg  # noqa: F401  # as in build_default.py
 from threadpoolctl import threadpool_limits
 
 from build_default import BACKBONE, COMPUTED, PROBES, TAPS, VIEW, Parts, bank_of, columns, fit_probe
-from image_versions import TESTS, cohort_of, embedded, rounded
+from image_versions import TESTS, cohort_of, embedded, halves
 from univfd.backbones import open_backbone
 from univfd.classifiers.svm import SupportVectorProbe
 from univfd.datasets import open_dataset
@@ -55,10 +55,10 @@ def measured(data: Path, cache: Path) -> str:
     samples = sorted(open_dataset(data), key=lambda s: s.extra["crop"] is not None)
     whole = [s for s in samples if s.extra["crop"] is None]
     computing, cut = open_backbone(BACKBONE, taps=COMPUTED), view(VIEW)
-    made = {p: rounded(embedded(computing, cut, samples, p, cache)) for _, names in PROBES for p in names}
+    made = {p: halves(embedded(computing, cut, samples, p, cache)) for _, names in PROBES for p in names}
     copies = {p: columns(vectors, DETECTOR) for p, vectors in made.items()}
     backbone = open_backbone(BACKBONE, taps=TAPS[DETECTOR])
-    bank = bank_of(whole, copies["clean"][: len(whole)], space_of(backbone, cut))
+    bank = bank_of(whole, copies["clean"][: len(whole)].astype(np.float32), space_of(backbone, cut))
     detector = load(DETECTOR, backbone=backbone)
     threshold = detector.calibration.fake_above
     if threshold is None:

@@ -26,6 +26,8 @@ from univfd.perturbations import perturbation
 from univfd.types import FloatArray, ImageRef, Sample
 from univfd.views import View
 
+Halves = NDArray[np.floating[Any]]
+"""Vectors `(N, D)` in float16, or what was made of such."""
 TESTS = {
     "as they are": "clean", "same size": "square:512+jpeg:85", "JPEG 85": "jpeg:85", "web copy": "limit:768+jpeg:60",
 }  # fmt: skip
@@ -52,11 +54,11 @@ def first_of_each(samples: list[Sample], most: int) -> NDArray[np.intp]:
 
 def versions(
     backbone: Backbone, cut: View, samples: list[Sample], some: NDArray[np.intp], cache: Path
-) -> dict[str, FloatArray]:
+) -> dict[str, Halves]:
     """Embeddings `(N, D)` of each version of the images; zeros where one was not made of an image."""
-    found = {n: rounded(embedded(backbone, cut, samples, p, cache)) for n, p in TESTS.items()}
+    found = {n: halves(embedded(backbone, cut, samples, p, cache)) for n, p in TESTS.items()}
     for name, perturb in POST.items():
-        few = rounded(embedded(backbone, cut, [samples[i] for i in some], perturb, cache))
+        few = halves(embedded(backbone, cut, [samples[i] for i in some], perturb, cache))
         found[name] = np.zeros((len(samples), few.shape[1]), few.dtype)
         found[name][some] = few
     return found
@@ -79,9 +81,9 @@ def embedded(backbone: Backbone, cut: View, samples: list[Sample], perturb: str,
     return np.stack([known[s.extra["file_sha256"]] for s in samples])
 
 
-def rounded(vectors: FloatArray) -> FloatArray:
-    """As float16 keeps them, so that differences between machines in the last bits seldom reach the detector."""
-    return vectors.astype(np.float16).astype(np.float32)
+def halves(vectors: FloatArray) -> Halves:
+    """As float16, so that differences between machines in the last bits seldom reach the detector."""
+    return vectors.astype(np.float16)
 
 
 def looks(samples: list[Sample], some: NDArray[np.intp]) -> tuple[dict[str, Estimate], dict[str, Flags]]:

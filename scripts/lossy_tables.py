@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from accuracy_tables import aurocs, mean_of
 from build_default import BACKBONE, COMPUTED, PROBES, TAPS, VIEW, Features, Parts, columns, scored
-from image_versions import TESTS, embedded, rounded
+from image_versions import TESTS, embedded, halves
 from univfd import metrics
 from univfd.backbones import open_backbone
 from univfd.datasets import open_dataset
@@ -53,8 +53,8 @@ def compared(data: Path, engine: str, cache: Path) -> dict[str, Any]:
     whole = [s for s in samples if s.extra["crop"] is None]
     exact, lossy = open_backbone(BACKBONE, taps=COMPUTED), open_backbone(BACKBONE, taps=COMPUTED, engine=engine)
     cut = view(VIEW)
-    made = {p: rounded(embedded(exact, cut, samples, p, cache)) for _, copies in PROBES for p in copies}
-    lost = {test: rounded(embedded(lossy, cut, whole, p, cache)) for test, p in TESTS.items()}
+    made = {p: halves(embedded(exact, cut, samples, p, cache)) for _, copies in PROBES for p in copies}
+    lost = {test: halves(embedded(lossy, cut, whole, p, cache)) for test, p in TESTS.items()}
     features: Features = {}
     for name in TAPS:
         tests = {(test, EXACT): columns(made[p][: len(whole)], name) for test, p in TESTS.items()}

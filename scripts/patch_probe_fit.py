@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from composites import Composite, draw, parts_of
-from image_versions import embedded, rounded
+from image_versions import embedded, halves
 from univfd import metrics
 from univfd.backbones import PatchBackbone, feature_space, open_backbone
 from univfd.heatmap import HeatMap, patch_scores, reduced
@@ -34,7 +34,7 @@ def build(encoder: str, samples: list[Sample], copies: Sequence[str], cache: Pat
     if not isinstance(backbone, PatchBackbone):
         sys.exit(f"{encoder} does not show its patches")
     space = feature_space(backbone.entry, (TAP,), VIEW)
-    means = [rounded(embedded(backbone, view(VIEW), samples, p, cache)) for p in copies]
+    means = [halves(embedded(backbone, view(VIEW), samples, p, cache)).astype(np.float32) for p in copies]
     picked = np.unique(np.linspace(0, len(samples) - 1, CROPS).round().astype(int))
     tokens = sampled_tokens(backbone, int(TAP.partition(".")[2]), [samples[i] for i in picked])
 
@@ -51,7 +51,7 @@ def sampled_tokens(backbone: PatchBackbone, block: int, samples: list[Sample]) -
     """Patch tokens `(N, g, g, W)` of the centre tile of each image, reduced as for its map."""
     spec, centre = backbone.entry.preprocess, view("native")
     tiles = (centre.cut(reduced(decode(s.ref).pixels, spec).working, spec).pixels for s in samples)
-    return rounded(np.concatenate([backbone.patch_tokens(t, block) for t in tiles]))
+    return halves(np.concatenate([backbone.patch_tokens(t, block) for t in tiles])).astype(np.float32)
 
 
 def fitted(
