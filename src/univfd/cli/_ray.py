@@ -75,8 +75,6 @@ cluster_options = option_group(
 ray_options = option_group(
     cluster_options,
     _option("--partition", type=click.IntRange(1), help="Images a partition (with --ray).  [default: 512]"),
-    _option("--image-column", metavar="NAME",
-            help="IMAGES are Parquet files, or folders of them, with images in this column (with --ray)."),
 )  # fmt: skip
 
 
@@ -102,7 +100,7 @@ def asked(ctx: click.Context) -> Asked | None:
         raise missing_extra("--ray", error) from error
     least, most = _bounds(given.get("ray_actors", "1"))
     cluster = Cluster(given["ray"], given.get("ray_cpus", 1), given.get("ray_gpus", 0), least, most)
-    return Asked(cluster, given.get("partition"), given.get("image_column"))
+    return Asked(cluster, given.get("partition"), ctx.params.get("image_column"))
 
 
 def _bounds(text: str) -> tuple[int, int | None]:

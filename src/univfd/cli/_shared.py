@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..errors import UsageError
-from ..sources import Source
 
 if TYPE_CHECKING:
     from ..backbones import Backbone
@@ -49,6 +48,10 @@ images_options = option_group(
     click.option("--from-file", metavar="FILE", help="Read more paths from FILE, one a line; - is standard input."),
     click.option("--null", is_flag=True, help="Paths in --from-file end in a NUL byte, not in a newline."),
 )
+image_column_option = click.option(
+    "--image-column", metavar="NAME",
+    help="IMAGES are Parquet files, or folders of them, with images in this column.",
+)  # fmt: skip
 data_options = option_group(
     click.argument("data", shell_complete=_files),
     click.option("--root", type=PATH, help="DATA is a suite (see `univfd suites`), and this the folder of its images."),
@@ -134,7 +137,7 @@ space_options = option_group(
 )  # fmt: skip
 
 
-def collect(images: tuple[str, ...], from_file: str | None, null: bool) -> Iterable[Source]:
+def collect(images: tuple[str, ...], from_file: str | None, null: bool) -> Iterable[str]:
     """The inputs of a command.
 
     Raises:
@@ -147,7 +150,7 @@ def collect(images: tuple[str, ...], from_file: str | None, null: bool) -> Itera
     return _chained(images, from_file, b"\0" if null else b"\n")
 
 
-def _chained(images: tuple[str, ...], from_file: str | None, end: bytes) -> Iterator[Source]:
+def _chained(images: tuple[str, ...], from_file: str | None, end: bytes) -> Iterator[str]:
     yield from images
     if from_file is None:
         return
