@@ -26,6 +26,7 @@ from ._shared import (
 )
 
 if TYPE_CHECKING:
+    from ..calibration import Calibration
     from ..sources import Source
     from ._explaining import Explaining
 
@@ -146,7 +147,7 @@ def command(
             pictures=judging.pictures,
         )  # fmt: skip
     counts = _counted(ctx, rows, shown, output)
-    _summary(ctx, counts, judging.calibration, output)
+    _summary(ctx, counts, judging.calibration, *(path for path in (output, explain_html) if path is not None))
     return _outcome(ctx, counts, fail_on, failed=bool(counts["failed"] or (judging.maps and judging.maps.failed)))
 
 
@@ -256,17 +257,22 @@ def _count(ctx: click.Context, rows: Iterable[Any], quiet: bool) -> Counter[str]
     return counts
 
 
-def _summary(ctx: click.Context, counts: Counter[str], calibration: Any, output: Path | None) -> None:
+def _summary(ctx: click.Context, counts: Counter[str], calibration: Calibration, *written: Path) -> None:
+    """How many of each verdict, which files were written, and what the verdicts promise."""
     parts = [f"{counts[word]} {word}" for word in ("fake", "unsure", "real", "failed") if counts[word]]
-    where = f" -> {output}" if output else ""
+    where = f" -> {', '.join(map(str, written))}" if written else ""
     remark(ctx, f"{counts.total()} images: {', '.join(parts) or 'none'}{where}")
     if calibration.max_fpr is not None and counts["fake"]:
         from ..writers import in_percent
 
+        sure = calibration.confidence
         remark(
             ctx,
             f"'fake' is set so that at most {in_percent(calibration.max_fpr)}% of real images like the "
-            f"{calibration.n_real} it was calibrated on are called fake. A verdict is a signal, not proof.",
+            f"{calibration.n_real} it was calibrated on are called fake"
+            + ("" if sure is None else f", at {in_percent(sure)}% confidence")
+            + (f". But its {caveat}" if (caveat := calibration.caveat("real")) else "")
+            + ". A verdict is a signal, not proof.",
         )
     elif counts["real"]:
         remark(
