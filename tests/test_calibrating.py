@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +17,7 @@ import pytest
 from conftest import encoded, picture, toy_samples
 from univfd.calibrating import Scored, check_enough, recalibrate, score, unknown_to
 from univfd.calibration import Calibration, threshold_for
+from univfd.cli.calibrate import _called_real
 from univfd.collection import Collection, Member, gather
 from univfd.detector import Detector, load
 from univfd.errors import DataError, UsageError
@@ -290,6 +292,8 @@ def test_the_command_makes_a_detector_that_keeps_the_promise(own: Path, toy_fold
     assert [(h["image"], h["score"]) for h in told["highest_reals"]] == highest
     plain = univfd(*args, "-o", "plain", cwd=tmp_path).stdout.decode()
     assert f"  {highest[0][1]:+.4f}  {highest[0][0]}\n" in plain
+    assert re.search(r"fake above  .*  \(a score above it is called fake\)\n", plain)
+    assert re.search(r"real below  .*  \(a score not above it is called real\)\n", plain)  # the thresholds are one here
     words = result.stderr.decode()
     assert "30 fakes are too few" in words
     assert "groups 'images', 'phone', 'scan': 5 to 40 images are too few" in words
@@ -298,6 +302,12 @@ def test_the_command_makes_a_detector_that_keeps_the_promise(own: Path, toy_fold
     again = univfd(*args, "-o", "mine", cwd=tmp_path)
     assert again.returncode == 2
     assert b"never overwritten" in again.stderr
+
+
+def test_one_threshold_for_both_is_said_as_one() -> None:
+    assert _called_real(Calibration(0.5, -0.5)) == "a score below it is called real, one between the two unsure"
+    assert _called_real(Calibration(0.5, 0.5)) == "a score not above it is called real"
+    assert _called_real(Calibration(0.5, 0.5, max_miss=0.05)) == "a score below it is called real"
 
 
 def test_the_command_lists_what_it_leaves_out(own: Path, toy_folder: str, tmp_path: Path) -> None:

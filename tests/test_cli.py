@@ -506,8 +506,12 @@ def test_the_real_detector_from_the_command_line(photo: Path) -> None:
 def test_the_demo_names_the_truth_beside_each_verdict_and_saves_its_images(tmp_path: Path) -> None:
     result = univfd("demo", "--save", tmp_path / "pictures")
     assert result.returncode == 0
-    lines = result.stdout.decode().splitlines()
+    told = result.stdout.decode().splitlines()
+    lines = [line for line in told if "(truth: " in line]
     assert len(lines) == 12
+    why = [line for line in told if line not in lines]
+    assert len(why) == sum(line.startswith("unsure ") for line in lines)
+    assert set(why) == {"       unsure: between the two thresholds"}
     assert sum("(truth: real, " in line for line in lines) == 4
     assert sum("(truth: fake, " in line for line in lines) == 8
     saved = list(open_dataset(str(tmp_path / "pictures")))

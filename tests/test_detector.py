@@ -319,6 +319,9 @@ def test_a_promise_on_images_in_groups_is_remarked_upon(
     assert "72 real images are of 24 groups" in made.calibration.data, "whoever gets the detector reads it too"
     assert "72 real images are of 24 groups: a promise takes images as independent" in caplog.text
     assert "72 fake images are of 24 groups" in caplog.text
+    assert made.calibration.caveat("real").startswith("72 real images are of 24 groups: a promise takes")
+    assert made.calibration.caveat("fake").startswith("72 fake images are of 24 groups: a promise takes")
+    assert not replace(made.calibration, data="leave-one-generator-out scores").caveat("real")
 
 
 def official_file(path: Path, dim: int) -> Path:

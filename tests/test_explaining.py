@@ -23,7 +23,7 @@ from conftest import encoded, picture, toy_samples
 from test_report import OWN, Read
 from univfd.backbones import Backbone
 from univfd.building import assemble, build_bank
-from univfd.calibration import UNCALIBRATED
+from univfd.calibration import UNCALIBRATED, of_groups
 from univfd.cli.detect import _summary
 from univfd.errors import MissingExtraError, OutputExistsError
 from univfd.report.evidence import EvidencePage
@@ -92,7 +92,9 @@ def test_a_page_says_what_the_rows_say_and_asks_nobody(here: Path) -> None:
     of_new = sum(n["generator"] == HOSTILE for row in judged for n in row["nearest_fake"])
     assert of_new >= 1
     assert len(pictures) == len(judged) + of_new == 3 + of_new  # each image, and the one row that has a thumbnail
-    assert read.text.count("no picture") == 6 * len(judged) - of_new
+    new = [sum(n["generator"] == HOSTILE for n in row["nearest_fake"]) for row in judged]
+    assert read.text.count("no picture") == sum(6 - n for n in new if n)  # nowhere beside images without any
+    assert "images themselves are not here" not in read.text
     assert "fake above" in read.text
     assert "this detector was not calibrated" in read.text
 
@@ -125,10 +127,14 @@ def test_a_page_goes_with_files_heat_maps_and_promises_apart(here: Path, toy: Ba
     for i in range(3):
         Path(f"p/{i}.png").write_bytes(encoded(picture(20 + i, 240, 240), "PNG"))
     run("detect", "p/0.png", "--detector", "nn", "-o", "rows.jsonl")
-    run("detect", "p", "--detector", "nn", "-o", "rows.jsonl", "--resume", "--explain-html", "page.html")
+    resumed = run("detect", "p", "--detector", "nn", "-o", "rows.jsonl", "--resume", "--explain-html", "page.html")
     read = Read(Path("page.html").read_text("utf-8"))
     assert len(read.values("src", "img")) == 2
+    assert "3 images: " in resumed.stderr
+    assert " -> rows.jsonl, page.html\n" in resumed.stderr
     assert sum(tag == "section" for tag, _ in read.elements) == 3 + 1
+    assert read.text.count("The bank's images themselves are not here") == 1
+    assert "no picture" not in read.text
     with pytest.raises(OutputExistsError, match=r"page\.html exists already"):
         run("detect", "p", "--detector", "nn", "--explain-html", "page.html")
     run("detect", "p", "--detector", "nn", "-o", "rows.csv")
@@ -200,8 +206,26 @@ def test_the_summary_says_a_small_promise(monkeypatch: pytest.MonkeyPatch) -> No
     said: list[str] = []
     monkeypatch.setattr("univfd.cli.detect.remark", lambda ctx, text: said.append(text))
     promised = replace(UNCALIBRATED, max_fpr=0.001, n_real=3000)
-    _summary(cast(click.Context, None), Counter(fake=1), promised, None)
-    assert "at most 0.1% of real images like the 3000" in said[1]
+    _summary(cast(click.Context, None), Counter(fake=1), promised)
+    assert said[1] == (
+        "'fake' is set so that at most 0.1% of real images like the 3000 it was calibrated on are called fake. "
+        "A verdict is a signal, not proof."
+    )
+
+
+def test_the_summary_says_how_sure_a_promise_is_and_what_speaks_against_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `univfd detectors info` does, of a detector that was fitted on images that come in groups."""
+    said: list[str] = []
+    monkeypatch.setattr("univfd.cli.detect.remark", lambda ctx, text: said.append(text))
+    data = f"scores; {of_groups(72, 'real', 24)}; {of_groups(60, 'fake', 5)}"
+    promised = replace(UNCALIBRATED, max_fpr=0.05, confidence=0.9, n_real=72, data=data)
+    _summary(cast(click.Context, None), Counter(fake=1), promised, Path("rows.csv"), Path("page.html"))
+    assert said == [
+        "1 images: 1 fake -> rows.csv, page.html",
+        "'fake' is set so that at most 5% of real images like the 72 it was calibrated on are called fake, at 90% "
+        "confidence. But its 72 real images are of 24 groups: a promise takes images as independent, so this one may "
+        "be broken more often than it says. A verdict is a signal, not proof.",
+    ]
 
 
 def test_a_page_is_whole_or_not_there(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,13 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from commands import run
 from conftest import encoded, picture
 from univfd.benchmark.rows import read_rows
 from univfd.datasets import open_dataset
 from univfd.detector import Detector
-from univfd.errors import DataError, FormatError, TruncatedImageError
+from univfd.errors import DataError, FormatError, TruncatedImageError, UsageError
 from univfd.images import decode
-from univfd.sources import expand, read_bytes
+from univfd.sources import expand, in_column, read_bytes
 from univfd.types import Failure, ImageRef, Verdict
 
 PICTURES = [encoded(picture(i, 240, 240), "PNG") for i in range(5)]
@@ -103,6 +106,67 @@ def test_in_a_folder_only_those_with_images_are_taken(tmp_path: Path, caplog: py
     ]
     assert "1 files" in caplog.text
     assert [decode(r).pixels.shape for r in refs if isinstance(r, ImageRef)] == [(240, 240, 3)] * 3
+
+
+def test_a_column_that_is_named_is_read(tmp_path: Path) -> None:
+    """Of several columns of bytes none may have a usual name; names of rows lead back to the same column."""
+    first, second = PICTURES[:3], PICTURES[2:]
+    many = shard(tmp_path / "a.parquet", first, "front", back=second)
+    (tmp_path / "b").mkdir()
+    shard(tmp_path / "b" / "c.parquet", [{"bytes": data, "path": "x"} for data in second], "back")
+    (tmp_path / "b" / "notes.txt").write_text("words")
+    (tmp_path / "b" / "d.parquet").write_bytes(b"no parquet")
+    assert [isinstance(ref, Failure) for ref in expand(many)] == [True]
+    found = list(in_column([str(tmp_path)], "back"))
+    names = [ref.name if isinstance(ref, ImageRef) else f"failed {ref.image}" for ref in found]
+    numbers = range(3)
+    assert names == [
+        *(f"{tmp_path}/a.parquet/{i}" for i in numbers),
+        *(f"{tmp_path}/b/c.parquet/{i}" for i in numbers),
+        f"failed {tmp_path}/b/d.parquet",
+    ]
+    assert [read_bytes(ref) for ref in found if isinstance(ref, ImageRef)] == 2 * second
+    for ref in found:
+        if isinstance(ref, ImageRef):
+            assert list(in_column([ref.name], "back")) == [ref]
+    [absent, gone] = in_column([f"{many}/3", str(tmp_path / "none.parquet")], "back")
+    assert isinstance(absent, Failure)
+    assert "holds no image of this name" in absent.message
+    assert isinstance(gone, Failure)
+    with pytest.raises(UsageError, match=r"a\.parquet has no column 'side'; it has front, back"):
+        list(in_column([str(many)], "side"))
+
+
+def test_a_named_column_of_something_else_fails_row_by_row(toy_detector: Detector, tmp_path: Path) -> None:
+    """`bytes` of a number or of a list would be bytes, of no image that anyone stored."""
+    path = shard(tmp_path / "a.parquet", [7, None], "n", words=["x", None], lists=[[1, 2], None])
+    for column, kind in (("n", "int"), ("words", "str"), ("lists", "list")):
+        wrong, lacking = toy_detector.detect(in_column([str(path)], column))
+        assert isinstance(wrong, Failure)
+        assert wrong.message == f"the row holds no bytes of an image but {kind}"
+        assert isinstance(lacking, Failure)
+        assert lacking.error == "empty"
+
+
+def test_what_this_package_wrote_is_passed_over_below_a_folder(tmp_path: Path) -> None:
+    shard(tmp_path / "a.parquet", PICTURES[:2])
+    own = pa.table({"image": PICTURES[:1]}).replace_schema_metadata({"univfd": "1"})
+    pq.write_table(own, tmp_path / "b.parquet")
+    assert len(list(in_column([str(tmp_path)], "image"))) == 2
+    assert len(list(in_column([str(tmp_path / "b.parquet")], "image"))) == 1
+
+
+def test_commands_take_the_column(toy_folder: Path, tmp_path: Path) -> None:
+    path = shard(tmp_path / "a.parquet", PICTURES[:3], "front", back=PICTURES[2:])
+    keys = [hashlib.sha256(data).hexdigest() for data in PICTURES[2:]]
+    result = run("detect", path, "--image-column", "back", "--detector", toy_folder, "--jsonl")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(row["image"], row["sha256"]) for row in rows] == [(f"{path}/{i}", key) for i, key in enumerate(keys)]
+    run("embed", path, "--image-column", "back", "--backbone", "toy", "-o", tmp_path / "vectors")
+    embedded = (tmp_path / "vectors" / "rows.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line)["sha256"] for line in embedded] == keys
+    with pytest.raises(UsageError, match="has no column 'side'"):
+        run("detect", path, "--image-column", "side", "--detector", toy_folder)
 
 
 def test_labels_come_from_the_row(tmp_path: Path) -> None:

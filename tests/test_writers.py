@@ -98,6 +98,16 @@ def test_text_cannot_move_the_cursor_or_fake_a_line() -> None:
     assert lines[4].split() == ["nearest", "fake", "distance", "0.125", "sdxl", "(somewhere)"]
 
 
+@pytest.mark.parametrize("explain", [False, True])
+def test_text_says_why_an_image_is_unsure(explain: bool) -> None:
+    out = io.BytesIO()
+    writer = registry.load("writers", "text")(out, explain=explain)
+    writer.write(ROWS[1])
+    writer.close()
+    _, *below = out.getvalue().decode().splitlines()
+    assert below == ["       unsure: between the two thresholds", "       unsure: tiny: 1 x 2 pixels"]
+
+
 def test_a_feature_space_round_trip() -> None:
     space = FeatureSpace("b", "w", ("proj", "cls.1"), "native", "p", 4)
     assert FeatureSpace.from_dict(space.to_dict()) == space

@@ -16,7 +16,7 @@ from . import registry
 from .attribution import naming_distance
 from .backbones import Backbone
 from .bank import FeatureBank, Strings
-from .calibration import UNCALIBRATED, Calibration, calibrate, check_promise, needed_for, too_few
+from .calibration import UNCALIBRATED, Calibration, calibrate, check_promise, needed_for, of_groups, too_few
 from .detector import Detector
 from .embedding import Loaded, embed_images, space_of
 from .embedding_cache import EmbeddingCache, embed_through
@@ -178,10 +178,7 @@ def _dependent(groups: Strings, labels: NDArray[np.uint8]) -> Iterator[str]:
         mine = groups[labels == label].tolist()
         apart = mine.count("") + len({group for group in mine if group})
         if apart < len(mine):
-            yield (
-                f"{len(mine)} {label.word} images are of {apart} groups: a promise takes images as independent, so "
-                "this one may be broken more often than it says"
-            )
+            yield of_groups(len(mine), label.word, apart)
 
 
 def check_enough(samples: Sequence[Sample], *, max_fpr: float = 0.05, max_miss: float = 0.05) -> None:

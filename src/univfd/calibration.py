@@ -15,6 +15,7 @@ broken for one of them: `by_group` gives the threshold of each kind by itself.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -33,6 +34,20 @@ BETWEEN = "between the two thresholds"
 """The reason of an ordinary `unsure`."""
 UNKNOWN_GENERATOR = "unknown generator"
 """The attribution of a fake image that is not near enough to any fake row of the bank."""
+
+
+def of_groups(n: int, word: str, groups: int) -> str:
+    """What it does to the promise of a class that its images come in groups; `Calibration.caveat` finds it again.
+
+    Args:
+        n: images of the class.
+        word: `real` or `fake`.
+        groups: how many groups they are of; an image by itself is one.
+    """
+    return (
+        f"{n} {word} images are of {groups} groups: a promise takes images as independent, so this one may be broken "
+        "more often than it says"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +169,11 @@ class Calibration:
         """The group with the largest threshold; None where no group has one."""
         known = [g for g in self.groups if g.fake_above is not None]
         return max(known, key=lambda g: g.fake_above or 0.0, default=None)
+
+    def caveat(self, word: str) -> str:
+        """What `data` says against the promise about a class (`real`, `fake`), see `of_groups`; empty: nothing."""
+        found = re.search(re.escape(of_groups(0, word, 0)).replace("0", r"\d+"), self.data)
+        return found[0] if found else ""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""

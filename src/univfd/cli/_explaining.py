@@ -99,7 +99,6 @@ class Explaining:
             MissingExtraError: without the extra `report`.
             UnivFDError: the file is there already, or cannot be written.
         """
-        pictures = pictures or (lambda _: {})
         page = EvidencePage(self.path, detector=detector, calibration=calibration, bank=bank, pictures=pictures)
         return through(page, rows, self._of)
 

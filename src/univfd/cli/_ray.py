@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from click.core import ParameterSource
 from ..errors import UsageError
 from ..sources import Source, display_name
 from . import DONE, FLAGGED, UNREADABLE
-from ._shared import option_group, remark, watching
+from ._shared import logging_steps, option_group, remark, watching
 
 if TYPE_CHECKING:
     from ..detector import Detector
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 _KEY = "univfd.ray"
 _FILES = {".parquet", ".jsonl", ".json", ".csv"}
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/(?!/)", re.IGNORECASE)
-_LINE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +73,6 @@ cluster_options = option_group(
 ray_options = option_group(
     cluster_options,
     _option("--partition", type=click.IntRange(1), help="Images a partition (with --ray).  [default: 512]"),
-    _option("--image-column", metavar="NAME",
-            help="IMAGES are Parquet files, or folders of them, with images in this column (with --ray)."),
 )  # fmt: skip
 
 
@@ -102,7 +98,7 @@ def asked(ctx: click.Context) -> Asked | None:
         raise missing_extra("--ray", error) from error
     least, most = _bounds(given.get("ray_actors", "1"))
     cluster = Cluster(given["ray"], given.get("ray_cpus", 1), given.get("ray_gpus", 0), least, most)
-    return Asked(cluster, given.get("partition"), given.get("image_column"))
+    return Asked(cluster, given.get("partition"), ctx.params.get("image_column"))
 
 
 def _bounds(text: str) -> tuple[int, int | None]:
@@ -241,14 +237,5 @@ def _telling(ctx: click.Context) -> Iterator[Callable[[str, int, int], None]]:
         with watching(ctx) as show:
             yield lambda what, done, total: show(what, done, total or done)
         return
-    start = last = time.monotonic()
-
-    def say(what: str, done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= _LINE_SECONDS:
-            last = now
-            of = f" of {total}" if total else ""
-            remark(ctx, f"{what}: {done}{of} after {now - start:.0f} s")
-
-    yield say
+    with logging_steps(ctx) as step:
+        yield step

@@ -6,6 +6,7 @@ import codecs
 import math
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..errors import UsageError
-from ..sources import Source
 
 if TYPE_CHECKING:
     from ..backbones import Backbone
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 PATH = click.Path(path_type=Path)
+LOG_SECONDS = 60.0
+"""Between two lines on how far a run is, where stderr is no terminal."""
 
 
 def option_group(*options: Callable[[F], F]) -> Callable[[F], F]:
@@ -49,6 +51,10 @@ images_options = option_group(
     click.option("--from-file", metavar="FILE", help="Read more paths from FILE, one a line; - is standard input."),
     click.option("--null", is_flag=True, help="Paths in --from-file end in a NUL byte, not in a newline."),
 )
+image_column_option = click.option(
+    "--image-column", metavar="NAME",
+    help="IMAGES are Parquet files, or folders of them, with images in this column.",
+)  # fmt: skip
 data_options = option_group(
     click.argument("data", shell_complete=_files),
     click.option("--root", type=PATH, help="DATA is a suite (see `univfd suites`), and this the folder of its images."),
@@ -134,7 +140,7 @@ space_options = option_group(
 )  # fmt: skip
 
 
-def collect(images: tuple[str, ...], from_file: str | None, null: bool) -> Iterable[Source]:
+def collect(images: tuple[str, ...], from_file: str | None, null: bool) -> Iterable[str]:
     """The inputs of a command.
 
     Raises:
@@ -147,7 +153,7 @@ def collect(images: tuple[str, ...], from_file: str | None, null: bool) -> Itera
     return _chained(images, from_file, b"\0" if null else b"\n")
 
 
-def _chained(images: tuple[str, ...], from_file: str | None, end: bytes) -> Iterator[Source]:
+def _chained(images: tuple[str, ...], from_file: str | None, end: bytes) -> Iterator[str]:
     yield from images
     if from_file is None:
         return
@@ -174,11 +180,61 @@ def _split(file: Any, end: bytes) -> Iterator[bytes]:
     yield rest
 
 
+class _Log:
+    """How far a run is, for the log that stderr is where it is no terminal: a line of each piece of work now and then.
+
+    A piece that takes no longer than `LOG_SECONDS` has no line; one that does has a last one too, when all is over.
+    """
+
+    def __init__(self, ctx: click.Context) -> None:
+        self._ctx, self._start = ctx, time.monotonic()
+        self._last: dict[str, float] = {}
+        self._untold: dict[str, str] = {}
+        self._told: set[str] = set()
+
+    def step(self, what: str, done: int, total: int = 0) -> None:
+        """`done` of a piece of work are done, of `total` where that is known."""
+        now = time.monotonic()
+        of = f" of {total}" if total else ""
+        self._untold[what] = f"{what}: {done}{of} after {now - self._start:.0f} s"
+        if now - self._last.setdefault(what, now if self._last else self._start) >= LOG_SECONDS:
+            self._say(what, now)
+
+    def end(self) -> None:
+        """Say where the pieces that had a line ended."""
+        for what in [each for each in self._untold if each in self._told]:
+            self._say(what, time.monotonic())
+
+    def _say(self, what: str, now: float) -> None:
+        self._last[what] = now
+        self._told.add(what)
+        remark(self._ctx, self._untold.pop(what))
+
+
+@contextmanager
+def logging_steps(ctx: click.Context) -> Iterator[Callable[[str, int, int], None]]:
+    """Lines of a log in place of bars: takes a piece of work, how many are done, and of how many (0: not known)."""
+    log = _Log(ctx)
+    yield log.step
+    log.end()
+
+
 @contextmanager
 def progress(ctx: click.Context, what: str) -> Iterator[Callable[[int], None]]:
-    """A counter on stderr, where stderr is a terminal; gives the function that advances it."""
-    if ctx.obj["quiet"] or not sys.stderr.isatty():
+    """A counter on stderr, or lines now and then where that is no terminal; gives the function that advances it."""
+    if ctx.obj["quiet"]:
         yield lambda _: None
+        return
+    if not sys.stderr.isatty():
+        done = 0
+        with logging_steps(ctx) as step:
+
+            def count(n: int) -> None:
+                nonlocal done
+                done += n
+                step(what, done, 0)
+
+            yield count
         return
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -282,19 +338,21 @@ def samples_of(source: str, root: Path | None, subsets: tuple[str, ...], partial
 
 @contextmanager
 def watching(ctx: click.Context) -> Iterator[Callable[[str, int, int], None]]:
-    """Say on stderr how far it is: bars on a terminal, else a line at the beginning of each piece of work."""
+    """Say on stderr how far it is: bars on a terminal, else a line at the beginning of each piece and now and then."""
     if ctx.obj["quiet"]:
         yield lambda *_: None
         return
     if not sys.stderr.isatty():
         said: set[str] = set()
+        with logging_steps(ctx) as step:
 
-        def say(what: str, done: int, total: int) -> None:
-            if what not in said:
-                said.add(what)
-                remark(ctx, f"{what}: {total} images")
+            def say(what: str, done: int, total: int) -> None:
+                if what not in said:
+                    said.add(what)
+                    remark(ctx, f"{what}: {total} images")
+                step(what, done, total)
 
-        yield say
+            yield say
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -16,6 +16,7 @@ from .fit import RATE
 
 if TYPE_CHECKING:
     from ..calibrating import Change, Recalibrated
+    from ..calibration import Calibration
     from ..collection import Collection
 
 
@@ -46,8 +47,9 @@ def command(
 ) -> int:  # fmt: skip
     """Fix a detector's thresholds on your own images: at most so many of your real ones will be called fake.
 
-    The promise holds for further real images like those given. The classifier is not trained. The same file twice
-    counts once, and images that the detector was made of do not count.
+    There are two: a score above `fake above` is called fake, one below `real below` is called real, and one between
+    them is unsure. The promise holds for further real images like those given. The classifier is not trained. The
+    same file twice counts once, and images that the detector was made of do not count.
     """
     from ..calibrating import check_enough, recalibrate, score, unknown_to
     from ..collection import gather
@@ -113,14 +115,21 @@ def _table(made: Recalibrated, highest: Highest) -> str:
         f"{'chosen':<{width}}  {new.n_real:>6}  {new.fake_above:.4f}",
         "",
         f"promise            at most {new.max_fpr:.3g} of such reals called fake, at {new.confidence:.0%} confidence",
-        f"fake above         {old.fake_above:.4f} -> {new.fake_above:.4f}",
-        f"real below         {old.real_below:.4f} -> {new.real_below:.4f}",
+        f"fake above         {old.fake_above:.4f} -> {new.fake_above:.4f}  (a score above it is called fake)",
+        f"real below         {old.real_below:.4f} -> {new.real_below:.4f}  ({_called_real(new)})",
         f"reals called fake  {_share(made.real)}  (after: on the images that fixed the threshold)",
         f"fakes called fake  {'unknown: no fakes were judged' if made.fake is None else _share(made.fake)}",
         "highest reals      look at them: a generated image among the reals costs the most",
         *(f"  {score:+.4f}  {printable(name)}" for name, score in highest),
     ]
     return "\n".join(lines)
+
+
+def _called_real(calibration: Calibration) -> str:
+    """What the lower threshold does; it may be the upper one too, see `Calibration.verdict`."""
+    if calibration.between:
+        return "a score below it is called real, one between the two unsure"
+    return f"a score {'not above' if calibration.max_miss is None else 'below'} it is called real"
 
 
 def _threshold(value: float | None) -> str:

@@ -13,9 +13,21 @@ import click
 from ..errors import UsageError
 from . import DONE, FLAGGED, UNREADABLE
 from ._ray import ray_options
-from ._shared import PATH, collect, engine_option, images_options, progress, remark, trust_option, work_options
+from ._shared import (
+    PATH,
+    collect,
+    engine_option,
+    image_column_option,
+    images_options,
+    progress,
+    remark,
+    trust_option,
+    work_options,
+)
 
 if TYPE_CHECKING:
+    from ..calibration import Calibration
+    from ..sources import Source
     from ._explaining import Explaining
 
 FORMATS = ("json", "jsonl", "csv", "parquet")
@@ -30,6 +42,7 @@ def _format_options(function: Any) -> Any:
 
 @click.command()
 @images_options
+@image_column_option
 @_format_options
 @click.option(
     "-o",
@@ -86,8 +99,8 @@ def _format_options(function: Any) -> Any:
 @ray_options
 @click.pass_context
 def command(
-    ctx: click.Context, images: tuple[str, ...], from_file: str | None, null: bool, format: str | None,
-    output: Path | None, resume: bool, retry: bool, detector: str, bank: str | None, explain: bool,
+    ctx: click.Context, images: tuple[str, ...], from_file: str | None, null: bool, image_column: str | None,
+    format: str | None, output: Path | None, resume: bool, retry: bool, detector: str, bank: str | None, explain: bool,
     explain_html: Path | None, heatmap: Path | None, provenance: bool, trust: tuple[Path, ...], server: str | None,
     key_env: str | None, fail_on: tuple[str, ...], batch_size: int | None, workers: int | None, threads: int | None,
     max_pixels: float, engine: str | None,
@@ -98,13 +111,12 @@ def command(
     each image; what cannot be read is a row too.
     """
     from .. import runner
-    from ._heatmaps import beyond_maps
     from ._judging import here, there
     from ._ray import asked
 
-    inputs = collect(images, from_file, null)
+    paths = collect(images, from_file, null)
     if (on := asked(ctx)) is not None:
-        return _on_cluster(ctx, on, inputs)
+        return _on_cluster(ctx, on, paths)
     _require_fitting(
         format, output, resume=resume, retry=retry, key_env=key_env, server=server, trust=trust, provenance=provenance
     )
@@ -112,7 +124,7 @@ def command(
         format = format or runner.format_of(output)
     neighbors = _EVIDENCE if explain or explain_html else 1
     explaining = _explaining(explain_html, output)
-    inputs = inputs if heatmap is None else beyond_maps(inputs, heatmap)
+    inputs = _inputs(paths, image_column, heatmap)
     if server is not None:
         judging = there(
             ctx, server, key_env=key_env, neighbors=neighbors, explaining=explaining, heatmap=heatmap,
@@ -135,8 +147,17 @@ def command(
             pictures=judging.pictures,
         )  # fmt: skip
     counts = _counted(ctx, rows, shown, output)
-    _summary(ctx, counts, judging.calibration, output)
+    _summary(ctx, counts, judging.calibration, *(path for path in (output, explain_html) if path is not None))
     return _outcome(ctx, counts, fail_on, failed=bool(counts["failed"] or (judging.maps and judging.maps.failed)))
+
+
+def _inputs(paths: Iterable[str], column: str | None, maps: Path | None) -> Iterable[Source]:
+    """What is judged: of Parquet files the named column, and no heat maps of an earlier run."""
+    from ..sources import in_column
+    from ._heatmaps import beyond_maps
+
+    found = paths if column is None else in_column(paths, column)
+    return found if maps is None else beyond_maps(found, maps)
 
 
 def _counted(ctx: click.Context, rows: Generator[Any], shown: Iterator[Any], output: Path | None) -> Counter[str]:
@@ -236,17 +257,22 @@ def _count(ctx: click.Context, rows: Iterable[Any], quiet: bool) -> Counter[str]
     return counts
 
 
-def _summary(ctx: click.Context, counts: Counter[str], calibration: Any, output: Path | None) -> None:
+def _summary(ctx: click.Context, counts: Counter[str], calibration: Calibration, *written: Path) -> None:
+    """How many of each verdict, which files were written, and what the verdicts promise."""
     parts = [f"{counts[word]} {word}" for word in ("fake", "unsure", "real", "failed") if counts[word]]
-    where = f" -> {output}" if output else ""
+    where = f" -> {', '.join(map(str, written))}" if written else ""
     remark(ctx, f"{counts.total()} images: {', '.join(parts) or 'none'}{where}")
     if calibration.max_fpr is not None and counts["fake"]:
         from ..writers import in_percent
 
+        sure = calibration.confidence
         remark(
             ctx,
             f"'fake' is set so that at most {in_percent(calibration.max_fpr)}% of real images like the "
-            f"{calibration.n_real} it was calibrated on are called fake. A verdict is a signal, not proof.",
+            f"{calibration.n_real} it was calibrated on are called fake"
+            + ("" if sure is None else f", at {in_percent(sure)}% confidence")
+            + (f". But its {caveat}" if (caveat := calibration.caveat("real")) else "")
+            + ". A verdict is a signal, not proof.",
         )
     elif counts["real"]:
         remark(

@@ -14,6 +14,7 @@ from ._shared import (
     collect,
     download_progress,
     engine_option,
+    image_column_option,
     images_options,
     progress,
     remark,
@@ -24,6 +25,7 @@ from ._shared import (
 
 @click.command()
 @images_options
+@image_column_option
 @click.option("-o", "--output", type=PATH, required=True, help="Folder to make. With --ray also a URL.")
 @click.option("--resume", is_flag=True, help="With --ray: complete an earlier run.")
 @click.option(
@@ -35,8 +37,8 @@ from ._shared import (
 @ray_options
 @click.pass_context
 def command(
-    ctx: click.Context, images: tuple[str, ...], from_file: str | None, null: bool, output: Path, resume: bool,
-    perturb: str, backbone: str, taps: tuple[str, ...], view: str, batch_size: int | None,
+    ctx: click.Context, images: tuple[str, ...], from_file: str | None, null: bool, image_column: str | None,
+    output: Path, resume: bool, perturb: str, backbone: str, taps: tuple[str, ...], view: str, batch_size: int | None,
     workers: int | None, threads: int | None, max_pixels: float, engine: str | None,
 ) -> int:  # fmt: skip
     """Write the frozen features of images: vectors.npy (N, D) float32 and rows.jsonl, one line an input.
@@ -46,6 +48,7 @@ def command(
     from ..backbones import open_backbone
     from ..embedding import embed_images
     from ..embeddings_file import write_embeddings
+    from ..sources import in_column
     from ..tuning import tuned_for
     from ..views import view as named_view
 
@@ -62,8 +65,9 @@ def command(
             batch_size=batch_size, workers=workers, threads=threads, max_pixels=max_pixels, engine=engine
         )
         return embed_on(ctx, on, backbone, opened, cut, inputs, output, asked_for, perturb=perturb, resume=resume)
+    images_in = inputs if image_column is None else in_column(inputs, image_column)
     batches = embed_images(
-        opened, cut, inputs, perturb=perturb, batch_size=work.batch_size, workers=work.workers, streams=work.streams,
+        opened, cut, images_in, perturb=perturb, batch_size=work.batch_size, workers=work.workers, streams=work.streams,
         max_pixels=round(max_pixels * 1e6),
     )  # fmt: skip
     with progress(ctx, "images") as advance:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,16 +13,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from ..errors import EmptyFileError, FileAccessError, InputError, NotAnImageError, TruncatedImageError, UsageError
-from ..sources import (
-    NO_IMAGES,
-    NOT_REGULAR,
-    display_name,
-    explain_os_error,
-    failed,
-    files_below,
-    image_column_of,
-    is_parquet,
-)
+from ..sources import NO_IMAGES, display_name, explain_os_error, failed, image_column_of, parquet_files
 from ..types import Failure, ImageRef
 from .entry import Entry, absolute, entry_of
 from .stores import Object, open_store
@@ -49,21 +39,11 @@ class Shard(NamedTuple):
 
 def shards_of_path(path: str, image_column: str) -> Iterator[Entry]:
     """Parquet files of a local path."""
-    top = Path(path)
-    try:
-        folder = stat.S_ISDIR(top.stat().st_mode)
-    except (OSError, ValueError) as error:  # ValueError: a NUL in it
-        why = explain_os_error(error) if isinstance(error, OSError) else f"no usable path: {error}"
-        yield entry_of(failed(display_name(top), FileAccessError(why)))
-        return
-    for file in files_below(top) if folder else [top]:
+    for file in parquet_files(path):
         if isinstance(file, Failure):
             yield entry_of(file)
-        elif file.exists() and not file.is_file():  # a pipe would be waited for
-            if file == top or is_parquet(file):
-                yield entry_of(failed(display_name(file), FileAccessError(NOT_REGULAR)))
-        elif file == top or is_parquet(file):
-            yield from shard_entries(None, "", str(file), display_name(file), image_column, walked=file != top)
+        else:
+            yield from shard_entries(None, "", str(file), display_name(file), image_column, walked=file != Path(path))
 
 
 def look_into(system: Any, path: str) -> Shard:

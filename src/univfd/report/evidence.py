@@ -62,7 +62,7 @@ class EvidencePage:
         detector: its identity.
         calibration: thresholds and promise.
         bank: name of the bank and its version.
-        pictures: of the bank's rows.
+        pictures: of the bank's rows; None: it keeps none.
 
     Raises:
         OutputExistsError: the file is there already.
@@ -71,7 +71,7 @@ class EvidencePage:
     """
 
     def __init__(
-        self, path: Path, *, detector: str, calibration: Calibration, bank: str, pictures: Pictures = lambda _: {}
+        self, path: Path, *, detector: str, calibration: Calibration, bank: str, pictures: Pictures | None = None
     ) -> None:
         require_new(path)
         self._macros = template(PAGE).module
@@ -83,7 +83,12 @@ class EvidencePage:
         except OSError as error:
             raise cannot_write(path, error) from error
         try:
-            self._write(self._macros.head(detector=detector, calibration=calibration, bank=bank, version=__version__))
+            self._write(
+                self._macros.head(
+                    detector=detector, calibration=calibration, bank=bank, version=__version__,
+                    has_pictures=pictures is not None,
+                )
+            )  # fmt: skip
         except BaseException:
             self._discard()
             raise
@@ -132,7 +137,8 @@ class EvidencePage:
             return
         sides = [(label.word, _neighbors(row, name)) for name, label in _SIDES]
         numbers = {n["row"] for _, of in sides for n in of or ()}
-        shown = {i: address("image/jpeg", jpeg) for i, jpeg in self._pictures(numbers).items()} if numbers else {}
+        found = self._pictures(numbers) if self._pictures and numbers else {}
+        shown = {i: address("image/jpeg", jpeg) for i, jpeg in found.items()}
         self._write(
             self._macros.verdict(row=row, number=number, sides=sides, beside=beside, shown=shown, bank=self._bank)
         )

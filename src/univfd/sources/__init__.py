@@ -21,6 +21,7 @@ import numpy as np
 
 from ..errors import FileAccessError, InputError, TruncatedImageError, UsageError
 from ..types import DatasetRow, Failure, ImageRef, ParquetCell, Sample, TarSpan
+from ._columns import in_column, parquet_files
 from ._datasets import (
     dataset_refs,
     from_pillow,
@@ -64,12 +65,14 @@ __all__ = [
     "image_column",
     "image_column_of",
     "image_files",
+    "in_column",
     "is_dataset",
     "is_packed_tar",
     "is_parquet",
     "is_single",
     "is_tar",
     "one_each",
+    "parquet_files",
     "place_of",
     "random_access",
     "read_bytes",

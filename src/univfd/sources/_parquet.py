@@ -65,6 +65,17 @@ def image_column_of(schema: Any) -> str | None:
     return next(iter(found.values()), None)
 
 
+def columns_of(path: Path) -> tuple[list[str], bool]:
+    """Names of the columns of a Parquet file, and whether this package wrote it: a listing, or rows.
+
+    Raises:
+        MissingExtraError, OSError, FileAccessError, NotAnImageError: as `image_column`.
+    """
+    with _opened(path) as file:
+        schema = file.schema_arrow
+        return schema.names, b"univfd" in (schema.metadata or {})
+
+
 def parquet_images(path: Path, first: int = 0) -> Iterator[ImageRef | Failure]:
     """One reference a row, in order, from a row on; a `Failure` where the file is damaged or holds no images."""
     name = display_name(path)
@@ -99,6 +110,7 @@ def read_cell(cell: ParquetCell) -> bytes:
 
     Raises:
         EmptyFileError: the row holds no bytes.
+        FileAccessError: it holds something else.
         TruncatedImageError: the row group is damaged.
         OSError: the file cannot be read.
     """
@@ -112,7 +124,9 @@ def read_cell(cell: ParquetCell) -> bytes:
         value = value.get("bytes")
     if value is None:
         raise EmptyFileError("the row holds no bytes of an image")
-    return bytes(value)
+    if not isinstance(value, bytes):  # of a column that was named
+        raise FileAccessError(f"the row holds no bytes of an image but {type(value).__name__}")
+    return value
 
 
 @lru_cache(maxsize=_KEPT_GROUPS)

@@ -35,19 +35,28 @@ def part_of(path: Path) -> ImageRef | Failure | None:
     return None
 
 
-def _absent(file: Path, path: Path) -> Failure:
+def row_number(path: Path) -> int | None:
+    """The row that a path names inside of a Parquet file; None: it names none."""
+    number = path.name
+    try:
+        named = number.isascii() and number.isdecimal() and is_parquet(path.parent) and path.parent.is_file()
+    except (OSError, ValueError):
+        return None
+    return int(number) if named else None
+
+
+def absent(file: Path, path: Path) -> Failure:
     said = f"{display_name(file)} holds no image of this name; give the file for all of them"
     return failed(display_name(path), FileAccessError(said))
 
 
 def _in_parquet(file: Path, path: Path) -> ImageRef | Failure:
     """A row by its number: nothing is listed."""
-    number = path.name
-    row = int(number) if number.isascii() and number.isdecimal() and path.parent == file else -1
-    found = next(parquet_images(file, max(row, 0)), None)
+    row = row_number(path)
+    found = next(parquet_images(file, row or 0), None)
     if isinstance(found, Failure):  # of the whole file
         return found
-    return found if found is not None and row >= 0 else _absent(file, path)
+    return found if found is not None and row is not None else absent(file, path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +96,7 @@ def _in_tar(file: Path, path: Path) -> ImageRef | Failure:
     if (place := members.places.get(str(path))) is not None:
         name, offset, size = place
         return ImageRef(name, TarSpan(file, offset, size))
-    return members.failure or _absent(file, path)
+    return members.failure or absent(file, path)
 
 
 def _listed(file: Path) -> _Members:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from ..calibration import BETWEEN
 from ..errors import UsageError
 from . import Row, printable
 
@@ -19,7 +18,7 @@ class TextWriter:
 
     Args:
         stream: where to.
-        explain: list the neighbours and notes of each verdict below it.
+        explain: list the neighbours of each verdict below it, before its reasons and notes.
     """
 
     def __init__(self, stream: IO[bytes], *, explain: bool = False) -> None:
@@ -68,8 +67,7 @@ def _explanation(row: Row, neighbors: bool) -> Iterator[str]:
             origin = f"{n['generator']} ({n['source']})" if n["generator"] else n["source"]
             yield f"{side.replace('_', ' ')}  distance {n['distance']:.3f}  {printable(origin)}"
     for reason in row.get("reasons", ()):
-        if neighbors or reason != BETWEEN:
-            yield f"unsure: {printable(reason)}"
+        yield f"unsure: {printable(reason)}"
     for note in row["notes"]:
         yield f"note: {printable(note)}"
 
