@@ -25,6 +25,7 @@ from .evaluation import Cohort, held_out_scores, per_row, rounds, together
 from .images import DEFAULT_MAX_PIXELS
 from .types import Embeddings, Failure, Label, Sample
 from .views import View
+from .wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def build_bank(
         if kept is None:
             on_done(len(batch.items))
     if not good:
-        raise DataError(f"none of {taken} images could be read" if taken else "the data set holds no images")
+        raise DataError(f"none of {counted(taken, 'image')} could be read" if taken else "the data set holds no images")
     embeddings = Embeddings(np.concatenate(parts), space_of(backbone, view))
     return Built(_bank(embeddings, good, keys, added), tuple(s.group for s in good), tuple(failures))
 
@@ -176,9 +177,10 @@ def _dependent(groups: Strings, labels: NDArray[np.uint8]) -> Iterator[str]:
         mine = groups[labels == label].tolist()
         apart = mine.count("") + len({group for group in mine if group})
         if apart < len(mine):
+            images = counted(len(mine), f"{label.word} image is", f"{label.word} images are")
             yield (
-                f"{len(mine)} {label.word} images are of {apart} groups: a promise takes images as independent, so "
-                "this one may be broken more often than it says"
+                f"{images} of {counted(apart, 'group')}: a promise takes images as independent, so this one "
+                "may be broken more often than it says"
             )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
+from ..wording import counted
 from . import DONE, FLAGGED, UNREADABLE
 from ._ray import ray_options
 from ._shared import PATH, collect, engine_option, images_options, progress, remark, trust_option, work_options
@@ -239,7 +240,7 @@ def _count(ctx: click.Context, rows: Iterable[Any], quiet: bool) -> Counter[str]
 def _summary(ctx: click.Context, counts: Counter[str], calibration: Any, output: Path | None) -> None:
     parts = [f"{counts[word]} {word}" for word in ("fake", "unsure", "real", "failed") if counts[word]]
     where = f" -> {output}" if output else ""
-    remark(ctx, f"{counts.total()} images: {', '.join(parts) or 'none'}{where}")
+    remark(ctx, f"{counted(counts.total(), 'image')}: {', '.join(parts) or 'none'}{where}")
     if calibration.max_fpr is not None and counts["fake"]:
         from ..writers import in_percent
 
