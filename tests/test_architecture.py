@@ -17,7 +17,7 @@ ROOT = Path(univfd.__file__).parent
 
 # A module imports only from lower levels (docs/architecture.md draws them).
 LEVELS = [
-    {"errors", "_version", "remarks", "card"},
+    {"errors", "_version", "remarks", "card", "wording"},
     {"types", "registry", "palette", "plain_pickle"},
     {
         "sources",

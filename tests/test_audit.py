@@ -177,6 +177,26 @@ def test_a_class_of_one_group_has_no_interval_and_is_not_fit(labels: tuple[int, 
     assert judge((random,), ())[0] == "doubtful"
 
 
+def test_far_below_chance_the_remedy_fits_the_groups_that_there_are() -> None:
+    """Twins without a group are to be given one; where they have one, but there are too few, that would not help."""
+    twins = Cohort(
+        np.array([1, 0] * 30, np.uint8),
+        strings([""] * 60),
+        strings([""] * 60),
+        strings([f"t{i // 30}" for i in range(60)]),
+    )
+    grouped = at_random(twins, features(sizes(np.repeat(noise(30), 2))), 0)
+    assert grouped.apart
+    assert "their groups apart, for there are too few (2)" in grouped.protocol
+    alone = at_random(replace(twins, group=strings([""] * 60)), features(sizes(np.repeat(noise(30), 2))), 0)
+    assert not alone.apart
+    assert "group" not in alone.protocol
+    low = Estimate(0.2, 0.1, 0.3, 60)
+    assert "too few groups" in judge((replace(grouped, auroc=low),), ())[1][0]
+    assert "give twins the same 'group'" in judge((replace(alone, auroc=low),), ())[1][0]
+    assert "group" not in at_random(cohort(10, 2, 2), features(sizes(noise(20))), 0).protocol, "few images, no groups"
+
+
 def test_fakes_without_a_name_are_one_generator() -> None:
     c = cohort(generators=2)
     c.generator[c.generator == "g0"] = ""
@@ -256,7 +276,7 @@ def test_bad_files_are_rows() -> None:
     errors = [(f.image, f.error) for f in found.failures]
     assert errors == [("empty", "empty"), ("text", "not-an-image"), ("loop", "access")]
     assert found.fakes + found.reals == 60
-    with pytest.raises(DataError, match="1 files could not"):
+    with pytest.raises(DataError, match="1 file could not"):
         audit([*samples(n=5), bad[0]])
 
 
@@ -304,6 +324,18 @@ def test_the_command_says_the_verdict_and_why(folder: Path) -> None:
     found = json.loads(result.stdout)
     assert found["verdict"] == "unfit"
     assert found["checks"][0]["generators"]["f0"]["n"] == 10
+
+
+def test_the_command_says_why_there_is_no_interval_and_counts_one_as_one(folder: Path, tmp_path: Path) -> None:
+    rows = [
+        {"file": str(p), "label": p.parts[-3], "generator": p.parts[-2], "source": p.parts[-2], "group": p.parts[-2]}
+        for p in sorted(folder.rglob("*.img"))
+    ]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, rows[0]]))
+    found = univfd("audit", tmp_path / "manifest.jsonl").stdout
+    assert "(no interval: the fakes, or the reals beside them, are all of one group" in found
+    assert "60 files: 30 fake, 30 real; 0 could not be read, 1 is a copy" in found
+    assert "no interval" not in univfd("audit", folder).stdout
 
 
 def test_the_command_names_unreadable_files(folder: Path) -> None:

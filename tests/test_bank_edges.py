@@ -444,7 +444,7 @@ def test_what_if_says_what_it_could_not_read_and_what_finds_itself(here: Path, m
     assert said["inside"] == {"--test": 1, "--reals": 0}
     told = run("bank", "what-if", "s", "few", *options, code=3).output
     assert "called fake no images" in told
-    assert "1 images of --test are in DATA or in the bank" in told
+    assert "1 image of --test is in DATA or in the bank" in told
     assert "bad.png" in told
     assert "gone.png" in told
 

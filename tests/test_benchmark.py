@@ -204,7 +204,7 @@ def test_what_is_odd_is_said(
     both = [*samples, replace(samples[0], label=Label.FAKE)]
     run(both, opened[:1], tmp_path / "run", data="", cache=finished.parent / "cache")
     assert "2 of 51 images are the same file as another one" in caplog.text
-    assert "1 files are given as real and as fake" in caplog.text
+    assert "1 file is given as real and as fake" in caplog.text
     assert "linear was made of 14 of these images: its figures flatter it" in caplog.text
 
 
@@ -473,13 +473,65 @@ def test_the_worst_of_each_is_named_among_those_with_enough_images(tmp_path: Pat
     assert lowest.name == "lone"
     named = worst(cell.generators, "auroc")
     assert named is not None
-    assert named.name == min((g for g in cell.generators if g.n_fake >= 5), key=lambda g: found(g, "auroc").value).name
+    assert named.names == min((g for g in cell.generators if g.n_fake >= 5), key=lambda g: found(g, "auroc").value).name
     assert np.isnan(found(lowest, "auroc").low), "one image has no interval"
     assert str(found(lowest, "auroc")) == "0.000"
     source = worst(cell.sources, "false_alarms")
     assert source is not None
-    assert source.name == "site_1"
+    assert source.names == "site_1"
     assert worst([lowest], "auroc") is None
+
+
+def test_where_several_are_the_worst_alike_none_is_named_alone(tmp_path: Path) -> None:
+    """The fakes of two generators are always missed, those of the third found; every real is taken for real."""
+
+    def change(row: dict[str, Any]) -> dict[str, Any]:
+        fake = row["label"] == "fake"
+        score = 9.0 if row["generator"] == "gen|2" else -9.0 if fake else 0.0
+        return {"score": score, "verdict": "fake" if score > 0 else "real"} if row["status"] == "ok" else {}
+
+    cells = figures(scores_of(tmp_path / "x.parquet", change=change), rounds=5)
+    named = worst(cells[0].generators, "auroc")
+    assert named is not None
+    assert named.names == "gen|0, gen|1 (2 of 3 alike)"
+    assert named.value.value == 0
+    sources = worst(cells[0].sources, "false_alarms")
+    assert sources is not None
+    assert sources.names == "none: all 4 are alike"
+    assert sources.value.n == min(p.n_real for p in cells[0].sources)
+    assert worst(cells[0].generators[:1], "auroc").names == "gen|0"  # type: ignore[union-attr]
+    written = tables.files(cells)
+    assert "| gen\\|0, gen\\|1 (2 of 3 alike) | 0.000 [" in written["main.md"].replace("\\[", "[")
+    assert "| none: all 4 are alike | 0.000 [" in written["main.md"].replace("\\[", "[")
+
+
+def test_a_mean_over_one_generator_has_the_interval_of_its_own(tmp_path: Path) -> None:
+    def change(row: dict[str, Any]) -> dict[str, Any]:
+        if row["label"] != "fake":
+            return {"group": ""}
+        alone = {"generator": "gen|0", "group": "", "family": "gan"}
+        return alone | ({"score": 9.0, "verdict": "fake"} if row["status"] == "ok" else {})
+
+    scores = scores_of(tmp_path / "x.parquet", change=change)
+    cell = figures(scores, rounds=20)[0]
+    (own,) = cell.generators
+    for name in ("recall", "auroc", "fake_accuracy_half"):
+        assert cell.means[name] == replace(found(own, name), n=1)
+    assert cell.means["recall"].low == pytest.approx(0.025 ** (1 / own.n_fake))  # type: ignore[union-attr]
+    differences = comparing.compare(scores, scores, [("a", "b")], "recall", rounds=20)[0].differences
+    mean, of_one = (next(d for d in differences if d.of == kind) for kind in ("mean over generators", "generator"))
+    assert mean.difference == replace(of_one.difference, n=1)
+    assert mean.difference.low < 0 < mean.difference.high  # type: ignore[union-attr]
+
+
+def test_a_mean_that_is_not_there_says_why(tmp_path: Path) -> None:
+    def change(row: dict[str, Any]) -> dict[str, Any]:
+        return {"generator": row["image"]} if row["label"] == "fake" else {}
+
+    few = figures(scores_of(tmp_path / "x.parquet", change=change), rounds=5)
+    assert few[0].means["ap"] == Absent("no generator has 5 judged images")
+    many = figures(scores_of(tmp_path / "y.parquet"), rounds=5)
+    assert many[1].means["ece"] == Absent("no probability: the detector is not calibrated")
 
 
 @pytest.mark.parametrize("only", ["real", "fake"])

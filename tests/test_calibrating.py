@@ -324,7 +324,7 @@ def test_the_command_lists_what_it_leaves_out(own: Path, toy_folder: str, tmp_pa
     words, table = result.stderr.decode(), result.stdout.decode()
     assert f"left out {real / 'broken.png'}" in words
     assert "counted once" in words
-    assert "left out 1 images" in words
+    assert "left out 1 image" in words
     assert "recall" in words
     assert "fakes called fake  unknown: no fakes" in table
     assert "at most 0.1 of such reals called fake, at 90% confidence" in table

@@ -58,6 +58,16 @@ def test_no_link_of_the_reference_is_dead(reference: dict[str, str], tmp_path: P
                 assert not anchor or anchor in anchors(target.resolve()), f"{name} leads to {path}#{anchor}"
 
 
+def test_git_passes_over_what_the_tutorials_leave_in_a_clone() -> None:
+    ignored = set((ROOT / ".gitignore").read_text("utf-8").split())
+    made = r"(?: -o| --output| --save| --match|practice\.py pictures) ([\w.]+)"
+    lines = [line for page in (DOCS / "tutorials").glob("*.md") for line in shell_lines(page)]
+    names = {name for line in lines for name in re.findall(made, line)}
+    assert {"pictures", "practice", "study", "sink", "probe", "run"} <= names
+    left = {name for name in names if not {f"/{name}", f"/{name}/"} & ignored}
+    assert not left, f"git sees what a tutorial makes: {', '.join(sorted(left))}"
+
+
 def test_every_page_is_in_the_table_of_contents_once(reference: dict[str, str]) -> None:
     trees = re.findall(r"```\{toctree\}\n(.*?)```", (DOCS / "index.md").read_text("utf-8"), re.DOTALL)
     listed = [line for tree in trees for line in tree.splitlines() if line and not line.startswith(":")]

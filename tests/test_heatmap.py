@@ -358,7 +358,7 @@ def test_maps_among_the_images_are_not_judged(toy_mapped: Detector, tmp_path: Pa
         result = univfd(*command, "--heatmap", maps)
         names = [Path(json.loads(line)["image"]).name for line in result.stdout.splitlines()]
         assert names == [*(f"{i}.png" for i in range(6)), "own.png"]
-    assert f"heat maps in {maps} are no inputs" in result.stderr.decode()
+    assert f"heat maps in {maps}: no input" in result.stderr.decode()
     # The maps of another folder are pictures like any other.
     assert len(list(beyond_maps([tmp_path / "in"], tmp_path / "in"))) == 7 + 14
 

@@ -109,7 +109,7 @@ def test_shards_behind_a_link_are_read_and_what_lies_beside_them_is_said(
     (tmp_path / "set" / "stray.png").write_bytes(PNG)
     (tmp_path / "set" / "README.md").symlink_to("nowhere")
     assert len(list(open_dataset(tmp_path / "set"))) == 2
-    assert "1 images beside the Parquet shards" in caplog.text
+    assert "1 image beside the Parquet shards" in caplog.text
     assert "README.md: no such file" in caplog.text
     (tmp_path / "set" / "c.parquet").symlink_to("nowhere")
     with pytest.raises(DataError, match=r"c\.parquet: no such file"):

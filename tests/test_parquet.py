@@ -104,7 +104,7 @@ def test_in_a_folder_only_those_with_images_are_taken(tmp_path: Path, caplog: py
         "images.parquet/0",
         "images.parquet/1",
     ]
-    assert "1 files" in caplog.text
+    assert "1 file " in caplog.text
     assert [decode(r).pixels.shape for r in refs if isinstance(r, ImageRef)] == [(240, 240, 3)] * 3
 
 

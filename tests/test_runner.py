@@ -406,7 +406,7 @@ def test_an_output_among_the_inputs_is_not_remarked_upon(tmp_path: Path, caplog:
     assert len(list(rows)) == 1
     assert not caplog.text
     list(runner.run(line, tmp_path, tmp_path / "y.csv", "csv", detector="d@1"))  # type: ignore[arg-type]
-    assert "1 files in" in caplog.text  # a finished one is a file like any other
+    assert "1 file in" in caplog.text  # a finished one is a file like any other
 
 
 def test_an_empty_journal_of_another_run_is_left(tmp_path: Path) -> None:

@@ -126,12 +126,12 @@ def test_the_command(bad: Path, tmp_path: Path) -> None:
     assert text.returncode == 3
     lines = text.stdout.splitlines()
     assert lines[0].startswith("19 images, 3 of them cannot be read; digest ")
-    assert "real         8 images of 1 sources, 1 cannot be read" in lines
+    assert "real         8 images of 1 source, 1 cannot be read" in lines
     assert "  format     JPEG 7 (100%)" in lines
     assert "  width      64 to 256, median 66 pixels" in lines
     assert "          8  coco  test 2, train 6" in lines
     assert (
-        "copies       3 files have the bytes of another; 1 images are both real and fake, 2 lie in several splits"
+        "copies       3 files have the bytes of another; 1 image is both real and fake, 2 lie in several splits"
         in lines
     )
     first = lines[next(i for i, line in enumerate(lines) if line.startswith("copies")) + 1]
@@ -166,7 +166,7 @@ def test_a_suite_is_scanned_below_its_root(tmp_path: Path) -> None:
     suite.write_text(head + subsets)
     refused = univfd("scan", tmp_path, "--suite", suite)
     assert refused.returncode == 2
-    assert "y: 1 fake images; expected 2" in refused.stderr
+    assert "y: 1 fake image; expected 2" in refused.stderr
     both = json.loads(univfd("scan", tmp_path, "--suite", suite, "--partial", "--json").stdout)
     assert both["images"] == 4
     assert both["copies"] == []  # the same files in both subsets, as many suites share their reals

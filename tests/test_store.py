@@ -509,7 +509,7 @@ def test_a_changed_row_is_noticed(tmp_path: Path) -> None:
     store, bank = filled(tmp_path / "s")
     table = lancedb.connect(str(tmp_path / "s")).open_table("rows")
     table.update(where=f"key = '{bank.key(3)}'", values={"generator": "forged"})
-    with pytest.raises(FormatError, match=f"1 rows differ from their digests.*{bank.key(3)[:12]}"):
+    with pytest.raises(FormatError, match=f"1 row differs from its digest.*{bank.key(3)[:12]}"):
         store.snapshot()
     table.delete(f"key = '{bank.key(3)}'")
     with pytest.raises(FormatError, match="1 of 40 rows of this version are gone"):

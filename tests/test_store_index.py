@@ -187,7 +187,7 @@ def test_damage_is_noticed_when_a_row_is_shown(store: BankStore, toy: Backbone, 
     nearest = judged(detector.with_bank(store), space)[0]["nearest_real"][0]
     table = lancedb.connect(store.uri).open_table("rows")
     table.update(where=f"key = '{nearest['key']}'", values={"source": "forged"})
-    with pytest.raises(FormatError, match="1 rows differ from their digests"):
+    with pytest.raises(FormatError, match="1 row differs from its digest"):
         judged(detector.with_bank(store), space)
     table.delete(f"key = '{nearest['key']}'")
     with pytest.raises(FormatError, match="other rows than its digest says"):

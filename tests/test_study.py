@@ -29,16 +29,19 @@ from univfd.cli import group
 from univfd.datasets import open_dataset
 from univfd.detector import Detector, linear_detector
 from univfd.errors import DataError, MissingExtraError, OutputExistsError, UnknownNameError, UsageError
-from univfd.metrics import FIGURES
+from univfd.experiments import generalisation
+from univfd.metrics import FIGURES, Absent
 from univfd.metrics.resampled import FLAGS, Contest, Pair, one_class
 from univfd.spectra import PERIODS, grid_peak, residual_spectrum
 from univfd.study.data import Data, limited, read
 from univfd.study.features import Work, pictures
-from univfd.study.judging import AP, HALF, ORACLE, SEEN, SINK, UNSEEN, judged, threshold
+from univfd.study.judging import AP, HALF, NOTE, ORACLE, SEEN, SINK, UNSEEN, judged, threshold
 from univfd.study.manifest import write_manifest
 from univfd.study.published import published
 from univfd.study.run import SHARED, Study
 from univfd.study.split import LEFT_OUT, TEST, TRAIN, VALIDATION, Split, split
+from univfd.study.tables import generators, means, said
+from univfd.study.writing import split_table
 from univfd.training.pictures import Pictures
 from univfd.types import Failure, ImageRef, Label, Sample
 from univfd.views import view
@@ -237,7 +240,7 @@ def test_generators_of_the_same_prompts_hold_out_the_same_ones(prompts: int) -> 
 
 def test_a_generator_that_is_not_named_does_not_train() -> None:
     samples = [*collection(), sample(1000, True, "", "nameless", family="gan")]
-    with pytest.raises(DataError, match="1 fakes of gan have no generator"):
+    with pytest.raises(DataError, match="1 fake of gan without a generator"):
         split(numbered(samples), families=["gan"])
     data = numbered(samples)
     made = split(data, generators=["many", "single"])  # of those that were not chosen, it is tested
@@ -321,6 +324,91 @@ def test_figures_are_those_of_scikit_learn(parted: tuple[Data, Split]) -> None:
     pooled = panel.of("m", SINK, UNSEEN, "family")
     unseen = test & np.isin(generator, ["other", "third"])
     assert (pooled.value, pooled.n) == (pytest.approx((scores[unseen] <= 0).mean()), unseen.sum())  # type: ignore[union-attr]
+
+
+def few() -> tuple[Data, Split]:
+    """Two training generators, of which one has too few test images to be averaged, and unseen ones of one family."""
+    samples = [sample(i, False, "", f"real{i % 8}") for i in range(40)]
+    for name, family, n in (
+        ("large", "gan", 6),
+        ("small", "gan", 2),
+        ("new", "diffusion", 2),
+        ("newer", "diffusion", 2),
+    ):
+        samples += [
+            sample(len(samples) + i, True, name, f"{name}{i % n}", family=family) for i in range(30 if n == 6 else 6)
+        ]
+    data = numbered(samples)
+    return data, split(data, generators=["large", "small"])
+
+
+def test_the_count_beside_a_mean_is_of_what_it_is_over() -> None:
+    data, made = few()
+    panel = judged(data, made, {"m": random_scores(data, 0)}, figures=[AP, HALF[0]], rounds=9, seed=0)
+    large, small = panel.fakes("large"), panel.fakes("small")
+    assert panel.generators(SEEN) == ["large"]
+    assert 0 < small < 5 <= large
+    assert said(panel, AP, SEEN).endswith(f"(1 of 2 generators, {large} of {large + small} fakes)")
+    assert said(panel, AP, UNSEEN).endswith("(2 generators, 12 fakes)")
+    (mean,) = (row for row in generators(panel, AP, "ap", "AP").sections[0].rows if row[:2] == [SEEN, "mean"])
+    assert mean[2] == large
+    assert mean[3].n == 1  # type: ignore[union-attr]
+
+
+def test_a_mean_over_one_generator_has_no_interval() -> None:
+    data, made = few()
+    panel = judged(data, made, {"m": np.where(data.fake, 1.0, -1.0)}, figures=[AP, SINK, HALF[2]], rounds=9, seed=0)
+    for figure in (AP, SINK, HALF[2]):
+        assert str(panel.mean("m", figure, SEEN)) == f"{float(figure != SINK):.3f}"
+        assert "[" in str(panel.mean("m", figure, UNSEEN))
+        assert "[" in str(panel.of("m", figure, "large")), "that of its images stands in its own row"
+    assert "Over one generator it has none" in NOTE
+
+
+def test_a_mean_that_is_not_there_says_why() -> None:
+    data, made = few()
+    panel = judged(data, made, {"m": random_scores(data, 0)}, figures=[AP], rounds=9, seed=0)
+    assert panel.mean("m", AP, ["small"]) == Absent("no generator has 5 test images")
+    assert panel.mean("m", AP, []) == Absent("no such generator is tested")
+    nameless = judged(
+        numbered([replace(s, family="") for s in data.samples]), made, {"linear": random_scores(data, 0)},
+        figures=[AP, HALF[0]], rounds=9, seed=0,
+    )  # fmt: skip
+    reasons = {row[2]: row[3].reason for row in generalisation._beside(nameless) if row[0] == "linear probe"}  # type: ignore[union-attr]
+    assert reasons == {
+        "gan": "no tested generator is of the family gan",
+        "unseen": "no tested generator is unseen and of the family diffusion or ar",
+    }
+
+
+def test_a_family_that_all_unseen_generators_are_of_is_not_shown_twice() -> None:
+    data, made = few()
+    panel = judged(data, made, {"m": random_scores(data, 0)}, rounds=9, seed=0)
+    assert set(panel.sets) == {SEEN, UNSEEN, "unseen diffusion"}
+    assert panel.shown == (SEEN, UNSEEN)
+    assert panel.notes == ("All unseen generators are of the family diffusion, which has no row of its own.",)
+    assert {row[0] for row in means(panel).sections[0].rows} == {SEEN, UNSEEN}
+    assert {row[0] for row in generators(panel, AP, "ap", "AP").sections[0].rows} == {SEEN, UNSEEN}
+    other = numbered([replace(s, family="ar") if s.generator == "newer" else s for s in data.samples])
+    both = judged(other, made, {"m": random_scores(data, 0)}, figures=[AP], rounds=9, seed=0)
+    assert both.shown == (SEEN, UNSEEN, "unseen ar", "unseen diffusion")
+    assert not both.notes
+
+
+def test_of_images_without_a_source_it_is_not_said_that_theirs_is_another() -> None:
+    bare = [sample(i, False, "", "") for i in range(30)] + [sample(30 + i, True, "ab"[i % 2], "") for i in range(40)]
+    told = {m.name: m.tested for m in split(numbered(bare), generators=["a"]).members}
+    assert told == {"a": "other images, source not named", "b": "unseen", "": "other images, source not named"}
+    half = [replace(s, source=f"s{i}" if i % 2 else "") for i, s in enumerate(bare)]
+    half = [replace(s, generator="a" if i < 60 else "b") if i >= 30 else s for i, s in enumerate(half)]
+    told = {m.name: m.tested for m in split(numbered(half), generators=["a"]).members}
+    assert told["a"] == "other sources, where named"
+    assert told[""] == "other images, source not named"
+    assert {told[f"s{i}"] for i in range(1, 30, 2)} == {"unseen", ""}
+    notes = " ".join(split_table(split(numbered(bare), generators=["a"])).notes)
+    assert all(
+        f"*{words[0].upper()}{words[1:]}*" in notes for words in {"unseen", "other sources", *told.values()} - {""}
+    )
 
 
 def test_equal_numbers_of_both_classes_give_the_usual_ap() -> None:

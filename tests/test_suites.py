@@ -93,7 +93,7 @@ def test_all_that_is_missing_is_said_at_once(tmp_path: Path) -> None:
     assert "  biggan: no folder datasets/test/biggan/0_real" in lines
     assert "  san: 0 fake images; expected 219" in lines
     assert lines[-1].endswith("Nothing is downloaded")
-    with pytest.raises(DataError, match="gaugan: 1 real images; expected 5000"):
+    with pytest.raises(DataError, match="gaugan: 1 real image; expected 5000"):
         next(suite.samples(tmp_path))
     assert len(list(suite.samples(tmp_path, only=["gaugan", "cyclegan"], partial=True))) == 4
     with pytest.raises(DataError, match="is no folder"):
@@ -222,7 +222,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert univfd("suites", "check", tmp_path / "other.toml", root).returncode == 0
     more = univfd("suites", "check", tmp_path / "more.toml", root)
     assert more.returncode == 2
-    assert "s: 1 real images; expected 2" in more.stdout
+    assert "s: 1 real image; expected 2" in more.stdout
     write(root / "f.zip", b"other")
     assert univfd("suites", "check", tmp_path / "good.toml", root, "--checksums").returncode == 2
 

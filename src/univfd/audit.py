@@ -24,6 +24,7 @@ from .metadata_detector import LEAST, MIN_N, Check, Labels, at_random, new_gener
 from .metrics import auroc
 from .pipeline import ordered_map
 from .types import Failure, Sample
+from .wording import counted
 
 LIMIT = 0.6
 """AUROC of a detector that sees only metadata, above which a collection is unfit."""
@@ -123,7 +124,7 @@ def audit(
     fakes, reals = int((cohort.labels == 1).sum()), int((cohort.labels == 0).sum())
     if min(fakes, reals) < LEAST:
         raise DataError(
-            f"{fakes} fake and {reals} real images could be read, {len(failures)} files could not; "
+            f"{fakes} fake and {reals} real images could be read, {counted(len(failures), 'file')} could not; "
             f"an audit needs at least {LEAST} of each class"
         )
     table = features(files)
@@ -249,8 +250,10 @@ def _state(check: Check) -> tuple[Verdict, str]:
     if not check.auroc.high <= LIMIT:  # nan: no interval
         return "doubtful", f"{says}: too few images to tell that it is below the limit of {LIMIT}"
     if check.name == "at random" and check.auroc.high < 0.5 - (LIMIT - 0.5):
-        return "doubtful", (
-            f"{says}: far below chance, as where each image has a twin of the other class; "
-            "give twins the same 'group', so that they are held out together"
+        remedy = (
+            "there are too few groups to hold twins out together, so images of others are needed"
+            if check.apart
+            else "give twins the same 'group', so that they are held out together"
         )
+        return "doubtful", f"{says}: far below chance, as where each image has a twin of the other class; {remedy}"
     return "fit", f"{says}; the limit is {LIMIT}"

@@ -25,6 +25,7 @@ from .evaluation import Cohort, held_out_scores, per_row, rounds, together
 from .images import DEFAULT_MAX_PIXELS
 from .types import Embeddings, Failure, Label, Sample
 from .views import View
+from .wording import counted
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def build_bank(
         if kept is None:
             on_done(len(batch.items))
     if not good:
-        raise DataError(f"none of {taken} images could be read" if taken else "the data set holds no images")
+        raise DataError(f"none of {counted(taken, 'image')} could be read" if taken else "the data set holds no images")
     embeddings = Embeddings(np.concatenate(parts), space_of(backbone, view))
     return Built(_bank(embeddings, good, keys, added), tuple(s.group for s in good), tuple(failures))
 

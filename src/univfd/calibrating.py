@@ -31,6 +31,7 @@ from .metrics import Estimate, proportion
 from .search import NEAR
 from .sources import display_name
 from .types import Failure, Verdict
+from .wording import counted
 
 LEAST_FOR_PROBABILITY = 20
 
@@ -267,11 +268,12 @@ def _real_below(
     n, need = len(fake.scores), needed_for(max_miss, confidence)
     if n < need:
         return kept, None, (
-            f"{n} fakes are too few to promise that at most {max_miss:.3g} of fakes are called real ({need} are "
-            "needed): the threshold for 'real' is the old one, or the new threshold for 'fake' where that is lower"
+            f"{counted(n, 'fake is', 'fakes are')} too few to promise that at most {max_miss:.3g} of fakes are called "
+            f"real ({need} are needed): the threshold for 'real' is the old one, or the new threshold for 'fake' where "
+            "that is lower"
         )  # fmt: skip
     own = -threshold_for(-fake.scores, max_miss, confidence)
-    return min(own, fake_above), max_miss, f"the threshold for 'real' was fixed on {n} fakes"
+    return min(own, fake_above), max_miss, f"the threshold for 'real' was fixed on {counted(n, 'fake')}"
 
 
 def _probability(old: Calibration, real: Scored, fake: Scored | None) -> tuple[float | None, float | None, str]:
@@ -279,8 +281,8 @@ def _probability(old: Calibration, real: Scored, fake: Scored | None) -> tuple[f
     kept = "there is no probability, as before" if old.slope is None else "the probability is the old one"
     n = 0 if fake is None else len(fake.scores)
     if fake is None or min(n, len(real.scores)) < LEAST_FOR_PROBABILITY:
-        short = f"{n} fakes, {len(real.scores)} reals; a new one needs {LEAST_FOR_PROBABILITY} of each"
-        return old.slope, old.intercept, f"{kept} ({short})"
+        there = f"{counted(n, 'fake')}, {counted(len(real.scores), 'real')}"
+        return old.slope, old.intercept, f"{kept} ({there}; a new one needs {LEAST_FOR_PROBABILITY} of each)"
     slope, intercept = platt(np.concatenate([real.scores, fake.scores]), np.repeat([0, 1], [len(real.scores), n]))
     if slope <= 0:  # a probability that falls while the score rises would contradict the verdict
         return old.slope, old.intercept, f"{kept}: these fakes score no higher than these reals, so none can be fitted"
@@ -292,10 +294,9 @@ def _unsure_remarks(real: Scored, fake: Scored | None) -> Iterator[str]:
         if scored is not None and scored.unsure:
             codes = Counter(doubt.code for v in scored.unsure for doubt in v.doubts if doubt.code != "between")
             why = ", ".join(f"{code} {n}" for code, n in sorted(codes.items()))
-            yield (
-                f"left out {len(scored.unsure)} {word} images that are unsure whatever their score ({why}): "
-                "no promise is made about such images"
-            )
+            one, several = f"{word} image that is unsure whatever its", f"{word} images that are unsure whatever their"
+            images = counted(len(scored.unsure), one, several)
+            yield f"left out {images} score ({why}): no promise is made about such images"
 
 
 def _near_remarks(real: Scored, fake: Scored | None) -> Iterator[str]:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from .errors import DataError, FormatError
 from .remarks import Remark
 from .types import VerdictLabel
+from .wording import counted
 
 Scores = NDArray[np.float64]
 
@@ -45,7 +46,7 @@ def of_groups(n: int, word: str, groups: int) -> str:
         groups: how many groups they are of; an image by itself is one.
     """
     return (
-        f"{n} {word} images are of {groups} groups: a promise takes images as independent, so this one may be broken "
+        f"{n} {word} images are of {counted(groups, 'group')}: a promise takes images as independent, so this one may be broken "
         "more often than it says"
     )
 
@@ -172,7 +173,9 @@ class Calibration:
 
     def caveat(self, word: str) -> str:
         """What `data` says against the promise about a class (`real`, `fake`), see `of_groups`; empty: nothing."""
-        found = re.search(re.escape(of_groups(0, word, 0)).replace("0", r"\d+"), self.data)
+        found = re.search(
+            re.escape(of_groups(0, word, 0)).replace("0", r"[\d,]+").replace("groups", "groups?"), self.data
+        )
         return found[0] if found else ""
 
     def to_dict(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from .bank import origins
 from .errors import DataError
 from .types import FloatArray
+from .wording import counted
 
 Strings = NDArray[np.object_]
 
@@ -92,13 +93,13 @@ def rounds(cohort: Cohort, *, folds: int = 5, seed: int = 0, by_source: bool = T
     generators = np.unique(cohort.generator[~real & judged].astype(str))
     if len(generators) < 2:
         raise DataError(
-            f"{len(generators)} generator(s); leaving one out needs at least 2. Name them: a folder each "
+            f"{counted(len(generators), 'generator')}; leaving one out needs at least 2. Name them: a folder each "
             "(fake/NAME/...), or the column 'generator' of a manifest"
         )
     sources = np.unique(cohort.source[real & judged].astype(str))
     if len(sources) < 2:
         raise DataError(
-            f"{len(sources)} real source(s); leaving one out needs at least 2. Name them: a folder each "
+            f"{counted(len(sources), 'real source')}; leaving one out needs at least 2. Name them: a folder each "
             "(real/NAME/...), or the column 'source' of a manifest"
         )
     folds = min(folds, len(generators), len(sources))

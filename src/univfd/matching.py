@@ -35,6 +35,7 @@ from .pairing import Pair, find_pairs
 from .pipeline import ordered_map
 from .storage import new_folder, write_json
 from .types import Label, Pixels, Sample, data_digest
+from .wording import counted
 
 KIND, SCHEMA = "matched list", 1
 SIZES = (128, 192, 256, 384, 512, 768, 1024)
@@ -198,7 +199,9 @@ def write_matched(
         if len(pairs) < LEAST_PAIRS:
             counts = Counter(f"{row.label.word} {row.reason}" for row in left)
             why = ", ".join(f"{n} {what}" for what, n in sorted(counts.items()))
-            raise DataError(f"{len(pairs)} pairs of a fake and a real, of at least {LEAST_PAIRS} (left out: {why})")
+            raise DataError(
+                f"{counted(len(pairs), 'pair')} of a fake and a real, of at least {LEAST_PAIRS} (left out: {why})"
+            )
         remarks = _remarks(measured, pairs)
         _write(scratch, measured, pairs, joined, encoder, workers=workers, max_pixels=max_pixels, on_done=on_done)
         _write_lines(scratch / "left_out.jsonl", (row.to_dict() for row in left))

@@ -40,12 +40,14 @@ class Check:
             and images redrawn; images redrawn; groups whole; none of a class
             in one group) and n (generators; images).
         generators: of the first, each generator's, most images first; n is of its images.
+        apart: whether images of one group were held out apart, for want of groups.
     """
 
     name: str
     protocol: str
     auroc: Estimate
     generators: tuple[tuple[str, Estimate], ...] = ()
+    apart: bool = False
 
 
 def metadata_auroc(
@@ -195,12 +197,10 @@ def at_random(cohort: Cohort, table: Features, seed: int) -> Check:
     n = len(cohort.labels)
     member = _clusters(cohort.group)
     groups, first = np.unique(member, return_index=True)
-    how = "; images of one group together" if len(groups) < n else ""
     fold = _dealt(cohort.labels, first, member, seed)
     few = any(np.bincount(cohort.labels[fold != i], minlength=2).min() < LEAST for i in range(_FOLDS))
-    if few or len(groups) < _FOLDS:
+    if apart := few or len(groups) < _FOLDS:
         fold = _dealt(cohort.labels, np.arange(n), np.arange(n), seed)
-        how = f"; their groups apart, for there are only {len(groups)}"
     scores = np.zeros(n)
     for i in range(_FOLDS):
         test = fold == i
@@ -209,9 +209,11 @@ def at_random(cohort: Cohort, table: Features, seed: int) -> Check:
         real, fake = np.bincount(cohort.labels[~test], minlength=2)
         shift = len(fitted.parts_) * np.log(fake / real) if fitted.parts_ else 0.0
         scores[test] = fitted.decision_function(table.values[test]) - shift
+    how = f"; their groups apart, for there are too few ({len(groups)})" if apart else "; images of one group together"
+    how, apart = (how, apart) if len(groups) < n else ("", False)
     protocol = f"held out: one of {_FOLDS} folds of the images, whatever their generator and source{how}"
     (values,) = _redrawn([HeldOut("", np.arange(n), scores)], cohort.labels, member, seed)
-    return Check("at random", protocol, _estimate(values, n, cohort.labels, member))
+    return Check("at random", protocol, _estimate(values, n, cohort.labels, member), apart=apart)
 
 
 def _dealt(labels: Labels, first: NDArray[np.intp], member: NDArray[np.intp], seed: int) -> NDArray[np.intp]:

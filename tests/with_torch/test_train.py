@@ -161,7 +161,7 @@ def test_a_run_that_fails_says_how_to_go_on(data: Path, tmp_path: Path, monkeypa
     with pytest.raises(UnivFDError, match="the disk is full"):
         run("train", data, "-o", tmp_path / "mine", "--arch", "small", "--epochs", 1, "--batch-size", 16,
             "--short-side", 0, "--validate-by", "image", "--threads", 1)  # fmt: skip
-    assert said[-1] == f"\n1 epoch(s) are kept in {tmp_path / 'mine.partial'}; the same command with --resume goes on"
+    assert said[-1] == f"\n1 epoch is kept in {tmp_path / 'mine.partial'}; the same command with --resume goes on"
 
 
 def test_an_unfinished_run_of_other_settings_is_not_continued(tmp_path: Path) -> None:

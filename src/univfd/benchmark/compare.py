@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from .. import registry
 from ..errors import DataError, UsageError
 from ..metrics import FIGURES, Absent, Estimate
-from .drawing import Drawn, difference, draw, estimate, mean_over_generators
+from ..wording import counted
+from .drawing import difference, draw, estimate, mean_difference, mean_over_generators
 from .figures import ROUNDS
 from .groups import everything, groups, redrawing
 from .rendering import Section, Table, Value, marked
@@ -134,7 +135,9 @@ def pairs_of(first: Scores, second: Scores, named: Sequence[str]) -> list[tuple[
     ours, theirs = detectors(first), detectors(second)
     if named:
         if len(named) != 2:
-            raise UsageError(f"{len(named)} detectors were named; expected two: one of each run")
+            raise UsageError(
+                f"{counted(len(named), 'detector was', 'detectors were')} named; expected two: one of each run"
+            )
         for name, known in zip(named, (ours, theirs), strict=True):
             if name not in known:
                 raise registry.unknown("detector of this run", name, known)
@@ -212,16 +215,15 @@ def _compare(images: Images, first: Cell, second: Cell, metric: str, rounds: int
     plan = redrawing(images)
     one, other = (draw(c, images, about, [metric], plan, rounds=rounds, seed=seed) for c in cells)
     drawn = one, other
-    shared = drawn[0].values.keys() & drawn[1].values.keys()
-    minus = Drawn({key: drawn[0].values[key] - drawn[1].values[key] for key in shared}, times=one.times)
     differences = []
     for i, group in enumerate(about):
         ours, theirs = (estimate(d, (i, metric), group, c) for d, c in zip(drawn, cells, strict=True))
         between = difference(drawn, (i, metric), group, cells)
         differences.append(Difference(group.kind, "" if group.kind == "all" else group.name, ours, theirs, between))
         if group.kind == "all":
-            means = (mean_over_generators(d, metric, about, cells[0]) for d in (*drawn, minus))
-            differences.append(Difference("mean over generators", "", *means))
+            ours, theirs = (mean_over_generators(d, metric, about, c) for d, c in zip(drawn, cells, strict=True))
+            between = mean_difference(drawn, metric, about, cells)
+            differences.append(Difference("mean over generators", "", ours, theirs, between))
     either = first.judged | second.judged
     left_out = int((either & ~judged).sum())
     in_bank = (int((first.in_bank & judged).sum()), int((second.in_bank & judged).sum()))

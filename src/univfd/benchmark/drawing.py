@@ -202,18 +202,22 @@ def mean_over_generators(
     """The mean of a figure over the generators with enough images; n counts generators.
 
     The interval is over the images of these generators; it says nothing of other generators. A generator counts in a
-    redrawn set as often as its groups are in it: once, but where it shares a stratum with others (`redrawing`).
+    redrawn set as often as its groups are in it: once, but where it shares a stratum with others (`redrawing`). Over
+    one generator it is that generator's own, which of a share is exact.
     """
-    those = [
-        i
-        for i, g in enumerate(about)
-        if g.kind == "generator" and (g.fake & cell.judged).sum() >= MIN_FAKES and (i, name) in drawn.values
-    ]
+    judged = {i: int((g.fake & cell.judged).sum()) for i, g in enumerate(about) if g.kind == "generator"}
+    enough = [i for i, n in judged.items() if n >= MIN_FAKES]
+    if not enough:
+        some = any(judged.values())
+        return Absent(f"no generator has {MIN_FAKES} judged images" if some else "no fake was judged")
+    those = [i for i in enough if (i, name) in drawn.values]
+    if not those:
+        return Absent(drawn.absent[enough[0], name])
     values = [drawn.values[i, name] for i in those]
-    if not values or np.isnan([v[0] for v in values]).any():
-        return Absent(
-            f"no generator has {MIN_FAKES} images and this figure" if not values else "not of every generator"
-        )
+    if np.isnan([v[0] for v in values]).any():
+        return Absent("not of every generator")
+    if len(those) == 1:
+        return replace(estimate(drawn, (those[0], name), about[those[0]], cell, confidence), n=1)
     each = np.stack(values)
     # A generator may be missing from a redrawn set, where groups are drawn that hold it.
     times = np.where(np.isnan(each), 0, np.stack([drawn.times[i] for i in those]))
@@ -222,6 +226,23 @@ def mean_over_generators(
         np.where(times > 0, each * times, 0).sum(axis=0), total, out=np.full(each.shape[1], np.nan), where=total > 0
     )
     return interval(mean, len(values), confidence)
+
+
+def mean_difference(
+    drawn: tuple[Drawn, Drawn], name: str, about: Sequence[Group], cells: tuple[Cell, Cell], confidence: float = 0.95
+) -> Estimate | Absent:
+    """The first's mean over generators minus the second's, over the same redrawn sets; both judged the same images."""
+    means = [mean_over_generators(d, name, about, c, confidence) for d, c in zip(drawn, cells, strict=True)]
+    absent = next((m for m in means if isinstance(m, Absent)), None)
+    if absent is not None:
+        return absent
+    one, other = drawn
+    keys = [(i, name) for i, g in enumerate(about) if g.kind == "generator" and (i, name) in one.values]
+    enough = [key for key in keys if (about[key[0]].fake & cells[0].judged).sum() >= MIN_FAKES]
+    if len(enough) == 1:
+        return replace(difference(drawn, enough[0], about[enough[0][0]], cells, confidence), n=1)
+    minus = Drawn({key: one.values[key] - other.values[key] for key in enough}, times=one.times)
+    return mean_over_generators(minus, name, about, cells[0], confidence)
 
 
 def decisions(cell: Cell) -> dict[str, Flags]:

@@ -20,6 +20,8 @@ ROUNDS = 1000
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 MIN_REALS = 20
 """Real sources with fewer images are listed, but not named as the worst."""
+_NAMED = 3  # of those that are the worst alike, at most
+_ALIKE = 1e-9  # values that are apart by rounding alone
 OF_SOURCES = ("false_alarms", "real_accuracy_half", "real_accuracy_threshold", "unsure")
 
 
@@ -80,15 +82,45 @@ def figures(scores: Scores, *, rounds: int = ROUNDS, seed: int = 0) -> list[Cell
     return [_cell_figures(scores.images, cell, whole + parts, plan, rounds, seed) for cell in scores.cells]
 
 
-def worst(parts: Sequence[Part], name: str) -> Part | None:
-    """The part with the worst value of a figure, among those with enough images; None: there is none."""
-    known = []
+@dataclass(frozen=True)
+class Worst:
+    """The parts of a kind with the worst value of a figure.
+
+    Attributes:
+        parts: by name; several where they are alike.
+        among: how many there are with enough images.
+        value: the figure of the one with the fewest images, whose interval is as wide as any.
+    """
+
+    parts: tuple[Part, ...]
+    among: int
+    value: Estimate
+
+    @property
+    def names(self) -> str:
+        """Who it is, in words: of several alike a few, and how many they are; that none is, where all are alike."""
+        if len(self.parts) == 1:
+            return self.parts[0].name
+        if len(self.parts) == self.among:
+            return f"none: all {self.among} are alike"
+        more = " and others" if len(self.parts) > _NAMED else ""
+        named = ", ".join(p.name for p in self.parts[:_NAMED])
+        return f"{named}{more} ({len(self.parts)} of {self.among} alike)"
+
+
+def worst(parts: Sequence[Part], name: str) -> Worst | None:
+    """The parts with the worst value of a figure, among those with enough images; None: there is none."""
+    known: list[tuple[float, Part, Estimate]] = []
     for part in parts:
         value = part.figures.get(name)
         enough = part.n_fake >= MIN_FAKES or (not part.n_fake and part.n_real >= MIN_REALS)
         if isinstance(value, Estimate) and enough:
-            known.append((-value.value if FIGURES[name].error else value.value, part.name, part))
-    return min(known, key=lambda found: found[:2])[2] if known else None
+            known.append((-value.value if FIGURES[name].error else value.value, part, value))
+    if not known:
+        return None
+    least = min(goodness for goodness, _, _ in known)
+    alike = sorted((k for k in known if k[0] - least < _ALIKE), key=lambda k: k[1].name)
+    return Worst(tuple(part for _, part, _ in alike), len(known), min((k[2] for k in alike), key=lambda v: v.n))
 
 
 def _cell_figures(

@@ -27,6 +27,7 @@ from ..images import DEFAULT_MAX_PIXELS
 from ..perturbations import perturbation
 from ..storage import locked, new_folder, read_json, replace_file, write_json
 from ..types import Failure, FeatureSpace, Sample, data_digest
+from ..wording import counted
 from .rows import arrow, write_rows
 from .scoring import Scoring, Watch
 
@@ -238,7 +239,9 @@ def _say_what_is_odd(
     if n_keyed > len(labels):
         log.warning("%d of %d images are the same file as another one", n_keyed - len(labels), len(images))
     if both := sum(len(found) > 1 for found in labels.values()):
-        log.warning("%d files are given as real and as fake: no detector can be right on both", both)
+        log.warning(
+            "%s given as real and as fake: no detector can be right on both", counted(both, "file is", "files are")
+        )
     for detector in detectors:
         if not len(detector.bank):
             log.warning("%s has no bank: whether it was made of these images is not known", detector.name)

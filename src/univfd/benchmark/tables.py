@@ -25,7 +25,8 @@ NOTES = (
 )
 _WORST = (
     f"The worst are among those with at least {MIN_FAKES} fakes or {MIN_REALS} reals; their intervals do not allow for "
-    "the choice."
+    "the choice. Where several are alike, the interval is that of the one with the fewest images; where all are, none "
+    "stands out."
 )
 
 
@@ -71,8 +72,8 @@ def _main(cells: Sequence[CellFigures]) -> Table:
 
 
 def _worst_of(parts: Sequence[Part], name: str) -> tuple[Value, Value]:
-    part = worst(parts, name)
-    return ("", Absent("none has enough images")) if part is None else (part.name, part.figures[name])
+    found = worst(parts, name)
+    return ("", Absent("none has enough images")) if found is None else (found.names, found.value)
 
 
 def _overall(name: str, title: str, names: Sequence[str], cells: Sequence[CellFigures]) -> Table:
@@ -126,9 +127,9 @@ def _worst(cells: Sequence[CellFigures]) -> Table:
         }
         for kind, (parts, names) in kinds.items():
             for name in names:
-                part = worst(parts, name)
-                if part is not None:
-                    rows.append([c.perturbation, c.detector, FIGURES[name].title, kind, part.name, part.figures[name]])
+                found = worst(parts, name)
+                if found is not None:
+                    rows.append([c.perturbation, c.detector, FIGURES[name].title, kind, found.names, found.value])
     head = ("perturbation", "detector", "figure", "of each", "worst", "value")
     return Table("worst", "The worst of each", (*NOTES, _WORST), head, [Section((), rows)])
 

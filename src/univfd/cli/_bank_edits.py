@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ..errors import UsageError
+from ..wording import counted
 from . import DONE, UNREADABLE
 from ._bank_shared import (
     LABEL,
@@ -71,13 +72,13 @@ def add(
             with_thumbnails=not no_thumbnails, batch_size=batch_size, workers=workers,
             max_pixels=round(max_pixels * 1e6), embed=embed, on_done=on_done,
         )  # fmt: skip
-    edit = None if dry_run else commit(opened, found, f"{len(found.rows)} images as batch {name}", seen)
+    edit = None if dry_run else commit(opened, found, f"{counted(len(found.rows), 'image')} as batch {name}", seen)
     if as_json:
         said(ctx, store, edit, as_json=True, dry_run=dry_run, batch=name, report=found.to_dict())
     else:
         say_prepared(ctx, store, found)
         if dry_run:
-            click.echo(f"{len(found.rows)} of {found.images} images would be added; nothing was changed")
+            click.echo(f"{len(found.rows)} of {counted(found.images, 'image')} would be added; nothing was changed")
         else:
             said(ctx, store, edit)
     return UNREADABLE if found.failures else DONE
@@ -121,7 +122,7 @@ def remove(
         if as_json:
             said(ctx, store, None, as_json=True, dry_run=True, rows=len(ids))
         else:
-            click.echo(printable(f"{len(ids)} rows would be removed ({what}); nothing was changed"))
+            click.echo(printable(f"{counted(len(ids), 'row')} would be removed ({what}); nothing was changed"))
         return
     said(ctx, store, opened.remove(ids, what), as_json=as_json)
 
@@ -221,7 +222,11 @@ def merge(ctx: click.Context, store: str, other: str, as_json: bool) -> None:
     edit, same, conflicts = join(opened, rows, f"{Path(other).name}")
     said(ctx, store, edit, as_json=as_json, doubles=same, conflicts=[c.to_dict() for c in conflicts])
     if not as_json:
-        remark(ctx, f"{same} rows are there already, {len(conflicts)} under the other label (kept as they are here)")
+        remark(
+            ctx,
+            f"{counted(same, 'row is', 'rows are')} there already, {len(conflicts)} under the other label (kept as "
+            "they are here)",
+        )
         for c in conflicts[:SHOWN]:
             remark(ctx, f"  {c.key[:16]}: {c.known.word} here, {c.label.word} there")
 
@@ -240,7 +245,7 @@ def compact(ctx: click.Context, store: str, forget: bool, yes: bool) -> None:
         lost = opened.history().lost()
         tags = f" (and the tags {printable(', '.join(lost))})" if lost else ""
         click.confirm(f"forget all versions of {store} but the newest{tags}?", abort=True, err=True)
-    click.echo(f"{opened.compact(forget=forget)} rows that no version has were removed")
+    click.echo(f"removed {counted(opened.compact(forget=forget), 'row')} of no version")
 
 
 EDITS = (add, remove, relabel, undo, checkout, tag, merge, compact)

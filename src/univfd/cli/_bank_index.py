@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import UsageError
+from ..wording import counted
 from ._bank_shared import echo_json, json_option, open_at, open_newest
 from ._shared import remark
 
@@ -72,7 +73,8 @@ def info(store: str, as_json: bool) -> None:
     _describe(found)
     if stale:
         click.echo(f"stale        the newest version is {tip.number}, with other rows; the recall is that of then")
-    click.echo(f"unindexed    {waiting:,} rows are searched one by one{'; build it again' if waiting > 10_000 else ''}")
+    alone = counted(waiting, "row is", "rows are")
+    click.echo(f"unindexed    {alone} searched one by one{'; build it again' if waiting > 10_000 else ''}")
 
 
 def _describe(found: Built) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ..errors import UsageError
+from ..wording import counted
 from ._bank_shared import said
 from ._shared import PATH, download_progress, space_options
 
@@ -68,7 +69,9 @@ def import_(ctx: click.Context, store: str, bank: str) -> None:
         made = BankStore.create(store, rows.space)  # refuses what is something else
     seen = made.snapshot()
     if len(seen.rows):
-        raise UsageError(f"{store} has {len(seen.rows)} rows already; use 'univfd bank merge {store} {bank}'")
+        raise UsageError(
+            f"{store} has {counted(len(seen.rows), 'row')} already; use 'univfd bank merge {store} {bank}'"
+        )
     said(ctx, store, add_rows(made, rows, f"bank {Path(bank).name}", "import", seen))
 
 
@@ -115,7 +118,9 @@ def export(store: str, output: Path, dtype: Any) -> None:
     snapshot = snapshot_of(store)
     snapshot.bank.save(output, dtype=dtype)
     written = replace(snapshot.bank, vectors=as_stored(snapshot.bank.vectors, dtype))
-    click.echo(f"{len(snapshot.rows)} rows of version {snapshot.edit.number} -> {output}, digest {written.digest}")
+    click.echo(
+        f"{counted(len(snapshot.rows), 'row')} of version {snapshot.edit.number} -> {output}, digest {written.digest}"
+    )
 
 
 MAKING = (create, import_, export)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..wording import counted
 from . import DONE, UNREADABLE
 from ._bank_shared import (
     SHOWN,
@@ -73,7 +74,7 @@ def what_if(
         echo_json(report | {"failures": [f.to_dict() for f in unread]})
         return UNREADABLE if found.failures or unread else DONE
     say_prepared(ctx, store, found)
-    click.echo(f"{len(found.rows)} rows more, {before.name}:")
+    click.echo(f"{counted(len(found.rows), 'row')} more, {before.name}:")
     _say_effects(ctx, effects, unread, inside)
     if not any(e.moved for e in effects) and len(found.rows):
         remark(
@@ -91,7 +92,9 @@ def _say_effects(ctx: click.Context, effects: list[Any], unread: list[Any], insi
         remark(ctx, printable(f"{failure.image}: {failure.message}"))
     for name, number in inside.items():
         if number:
-            remark(ctx, f"{number} images of {name} are in DATA or in the bank, and find themselves")
+            one = f"image of {name} is in DATA or in the bank, and finds itself"
+            several = f"images of {name} are in DATA or in the bank, and find themselves"
+            remark(ctx, counted(number, one, several))
 
 
 def _inside(batch: Any, bank: Any) -> int:
@@ -184,8 +187,9 @@ def condense(ctx: click.Context, store: str, keep: float, k: int, apply: bool, a
     snapshot = opened.snapshot(None if apply else open_at(store)[1])
     found = thin(snapshot.rows, keep, k=k)
     if not as_json:
-        click.echo(f"{int(found.keep.sum())} of {len(found.keep)} rows stay. Nearest neighbours (k={k}) on generators "
-                   f"and sources that were held out, {found.judged} images:")  # fmt: skip
+        stay = f"{int(found.keep.sum())} of {counted(len(found.keep), 'row')} stay"
+        click.echo(f"{stay}. Nearest neighbours (k={k}) on generators "
+                   f"and sources that were held out, {counted(found.judged, 'image')}:")  # fmt: skip
         click.echo(f"  AUROC              {found.auroc[0]:.4f} -> {found.auroc[1]:.4f}")
         click.echo(f"  balanced accuracy  {found.accuracy[0]:.4f} -> {found.accuracy[1]:.4f}")
     edit = opened.remove(snapshot.ids[~found.keep], f"condensed to {keep:g}") if apply else None

@@ -18,6 +18,7 @@ from ..runner import Line
 from ..sources import Source, expand, file_of
 from ..storage import cannot_write
 from ..types import Failure, ImageRef, Pixels, Verdict
+from ..wording import counted
 from ..writers import printable
 
 log = logging.getLogger(__name__)
@@ -137,7 +138,7 @@ def beyond_maps(inputs: Iterable[Source], folder: Path) -> Iterator[ImageRef | F
         else:
             yield ref
     if left:
-        log.warning("%d heat maps in %s are no inputs and have no rows", left, folder)
+        log.warning("passed over %s in %s: no input, and so without a row", counted(left, "heat map"), folder)
 
 
 def _is_map(path: Path) -> bool:

@@ -16,6 +16,7 @@ from ..calibration import Calibration
 from ..errors import UsageError
 from ..runner import Line
 from ..types import Failure, FeatureSpace, ImageRef
+from ..wording import counted
 from ._heatmaps import Also, HeatMaps, Maps
 from ._shared import download_progress
 
@@ -60,7 +61,7 @@ def here(
     space = FeatureSpace.from_dict(read_manifest(locate(detector))["space"])
     work = tuned(space.backbone, space.weights, engine).by_hand(threads, batch_size, workers)
     found = opened(ctx, detector, None, threads=work.threads, engine=engine)
-    name, pictures = f"{len(found.bank)} rows, {found.bank.digest}", None
+    name, pictures = f"{counted(len(found.bank), 'row')}, {found.bank.digest}", None
     if bank is not None:
         from ._bank_shared import open_at
 
@@ -138,4 +139,6 @@ def there(
     shown = line if explaining is None else explaining.beside_service(line)
     known = {f.name for f in fields(Calibration)}  # a promise says more than that in words
     promised = Calibration.from_dict({name: value for name, value in about["promise"].items() if name in known})
-    return Judging(shown, about["identity"], promised, maps, f"the service's bank, {about['bank_rows']} rows")
+    return Judging(
+        shown, about["identity"], promised, maps, f"the service's bank, {counted(about['bank_rows'], 'row')}"
+    )

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 from ..errors import UsageError
 from ..sources import Source, display_name
+from ..wording import counted
 from . import DONE, FLAGGED, UNREADABLE
 from ._shared import logging_steps, option_group, remark, watching
 
@@ -215,8 +216,12 @@ def _everywhere(backbone: str) -> str:
 def _say(ctx: click.Context, report: Report, where: str) -> None:
     counts = ", ".join(f"{n} {word}" for word, n in report.counts.items()) or "none"
     before = f" ({report.done_before} were there)" if report.done_before else ""
-    remark(ctx, f"{report.images} images: {counts}")
-    remark(ctx, f"{report.partitions} partitions{before}, {report.seconds:.1f} s, {report.workers} workers -> {where}")
+    remark(ctx, f"{counted(report.images, 'image')}: {counts}")
+    remark(
+        ctx,
+        f"{counted(report.partitions, 'partition')}{before}, {report.seconds:.1f} s, "
+        f"{counted(report.workers, 'worker')} -> {where}",
+    )
 
 
 @contextmanager

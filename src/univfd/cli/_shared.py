@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..errors import UsageError
+from ..wording import counted
 
 if TYPE_CHECKING:
     from ..backbones import Backbone
@@ -349,7 +350,7 @@ def watching(ctx: click.Context) -> Iterator[Callable[[str, int, int], None]]:
             def say(what: str, done: int, total: int) -> None:
                 if what not in said:
                     said.add(what)
-                    remark(ctx, f"{what}: {total} images")
+                    remark(ctx, f"{what}: {counted(total, 'image')}")
                 step(what, done, total)
 
             yield say

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
+from ..wording import counted
 from . import DONE, FLAGGED, UNREADABLE
 from ._shared import PATH, max_pixels_option, progress, remark
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from ..types import Sample
 
 STATES = ("fit", "doubtful", "unfit")  # as in `univfd.audit`, which imports much
+_NO_INTERVAL = "no interval: the fakes, or the reals beside them, are all of one group, which says nothing about others"
 
 
 @click.command()
@@ -136,8 +139,10 @@ def _table(found: Audit) -> list[str]:
     lines = [f"verdict  {found.verdict}", *(f"  - {reason}" for reason in found.reasons), ""]
     lines += [f"{'metadata only: AUROC on':<24}  {'value':>5}  95 % interval   n"]
     for check in found.checks:
-        unit = "generators" if check.generators else "images"
-        lines.append(f"  {check.name:<22}  {_estimate(check.auroc)}  {check.auroc.n} {unit}; {check.protocol}")
+        n = counted(check.auroc.n, "generator" if check.generators else "image")
+        lines.append(f"  {check.name:<22}  {_estimate(check.auroc)}  {n}; {check.protocol}")
+    if any(math.isnan(check.auroc.low) for check in found.checks):
+        lines.append(f"({_NO_INTERVAL})")
     if found.tells:
         width = max(len(t.feature) for t in found.tells)
         lines += ["", f"{'by itself':<{width}}  AUROC       fakes       reals"]
@@ -152,9 +157,11 @@ def _table(found: Audit) -> list[str]:
             lines += [f"{g:<{width}}  {a.n:>6}  {_estimate(a)}" for g, a in check.generators]
             if any(a.n < MIN_N for _, a in check.generators):
                 lines.append(f"(fewer than {MIN_N} images do not count in the mean)")
-    total = found.fakes + found.reals
-    left = f"{len(found.failures)} could not be read, {found.copies} are copies"
-    return [*lines, "", f"{total} files: {found.fakes} fake, {found.reals} real; {left}"]
+            if any(math.isnan(a.low) for _, a in check.generators):
+                lines.append(f"({_NO_INTERVAL})")
+    total = counted(found.fakes + found.reals, "file")
+    left = f"{len(found.failures)} could not be read, {counted(found.copies, 'is a copy', 'are copies')}"
+    return [*lines, "", f"{total}: {found.fakes} fake, {found.reals} real; {left}"]
 
 
 def _estimate(value: Estimate) -> str:
@@ -169,7 +176,8 @@ def _value(tell: Tell, value: float) -> str:
 
 def _matched(matched: Matched) -> list[str]:
     left = ", ".join(f"{n} {reason}" for reason, n in matched.to_dict()["left_out"].items()) or "none"
-    lines = [f"{matched.folder}: {matched.pairs} pairs of one fake and one real; left out: {left}"]
+    pairs = counted(matched.pairs, "pair")
+    lines = [f"{matched.folder}: {pairs} of one fake and one real; left out: {left}"]
     return lines + [f"  - {text}" for text in matched.remarks]
 
 

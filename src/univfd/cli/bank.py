@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..wording import counted
 from . import DONE, UNREADABLE
 from ._bank_edits import EDITS
 from ._bank_index import INDEX
@@ -107,12 +108,12 @@ def describe(bank: FeatureBank) -> None:
     from ..writers import printable
 
     space = bank.space
-    click.echo(f"bank         {len(bank)} rows, digest {bank.digest}")
+    click.echo(f"bank         {counted(len(bank), 'row')}, digest {bank.digest}")
     about = f"{space.backbone} {'+'.join(space.taps)} {space.view}"
     click.echo(f"space        {printable(about)}, {space.dim} values, {space.digest}")
     for label, column in ((Label.REAL, "source"), (Label.FAKE, "generator")):
         counts = bank.counts(column, label)  # type: ignore[arg-type]
-        click.echo(f"{label.word:<12} {sum(counts.values())} rows, {len(counts)} {column}s")
+        click.echo(f"{label.word:<12} {counted(sum(counts.values()), 'row')}, {counted(len(counts), column)}")
         for name, n in counts.items():
             click.echo(f"{'':<12} {n:>6}  {printable(name) or '(not named)'}")
 

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from ..errors import UsageError
+from ..wording import counted
 from . import DONE, UNREADABLE
 from ._shared import (
     PATH,
@@ -81,7 +82,10 @@ def run(
     except KeyboardInterrupt:
         remark(ctx, "\nwhat was embedded is kept; the same command with --resume goes on")
         raise
-    remark(ctx, f"{finished.rows} rows, {finished.failed} failed -> {output}; next: univfd bench report {output}")
+    remark(
+        ctx,
+        f"{counted(finished.rows, 'row')}, {finished.failed} failed -> {output}; next: univfd bench report {output}",
+    )
     return UNREADABLE if finished.failed else DONE
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..wording import counted
 from ..writers import json_of, printable
 from . import DONE, UNREADABLE
 from ._shared import PATH, download_progress, progress, remark, work_options
@@ -66,7 +67,7 @@ def command(
     fresh = [unknown_to(opened, collection) for collection in given]
     for collection, known in fresh:
         if known:
-            remark(ctx, f"left out {known} images of {collection.name}: the detector was made of them")
+            remark(ctx, f"left out {counted(known, 'image')} of {collection.name}: the detector was made of them")
     check_enough(*(c for c, _ in fresh), max_fpr=max_fpr, confidence=confidence, max_miss=max_miss)
     with progress(ctx, "images") as advance:
         scored = [
@@ -88,7 +89,7 @@ def command(
     click.echo(json_of(_record(made, highest), indent=1) if as_json else _table(made, highest))
     for text in made.remarks:
         remark(ctx, text)
-    remark(ctx, f"{sum(len(s.scores) for s in scored)} images -> {output}")
+    remark(ctx, f"{counted(sum(len(s.scores) for s in scored), 'image')} -> {output}")
     return UNREADABLE if failures else DONE
 
 

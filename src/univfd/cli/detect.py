@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
+from ..wording import counted
 from . import DONE, FLAGGED, UNREADABLE
 from ._ray import ray_options
 from ._shared import (
@@ -261,7 +262,7 @@ def _summary(ctx: click.Context, counts: Counter[str], calibration: Calibration,
     """How many of each verdict, which files were written, and what the verdicts promise."""
     parts = [f"{counts[word]} {word}" for word in ("fake", "unsure", "real", "failed") if counts[word]]
     where = f" -> {', '.join(map(str, written))}" if written else ""
-    remark(ctx, f"{counts.total()} images: {', '.join(parts) or 'none'}{where}")
+    remark(ctx, f"{counted(counts.total(), 'image')}: {', '.join(parts) or 'none'}{where}")
     if calibration.max_fpr is not None and counts["fake"]:
         from ..writers import in_percent
 

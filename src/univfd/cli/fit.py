@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..wording import counted
 from . import DONE, UNREADABLE
 from ._shared import (
     PATH,
@@ -101,7 +102,7 @@ def command(
     for failure in built.failures:
         remark(ctx, f"left out {failure.image}: {failure.message}")
     more = "it promises nothing" if uncalibrated else f"what it promises: univfd detectors info {output}"
-    remark(ctx, f"{len(built.bank)} images -> {output}; {more}")
+    remark(ctx, f"{counted(len(built.bank), 'image')} -> {output}; {more}")
     if not uncalibrated and made.calibration.slope is None:
         remark(
             ctx,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..wording import counted
 from . import DONE, UNREADABLE
 from ._shared import PATH, Megapixels, progress
 
@@ -65,7 +66,8 @@ def command(
 
 
 def _lines(report: Report) -> Iterator[str]:
-    yield f"{report.images:,} images, {len(report.failures):,} of them cannot be read; digest {report.digest[:16]}"
+    images = counted(report.images, "image")
+    yield f"{images}, {len(report.failures):,} of them cannot be read; digest {report.digest[:16]}"
     for word, column in (("real", "source"), ("fake", "generator")):
         yield ""
         yield from _class_lines(word, column, report)
@@ -83,7 +85,8 @@ def _class_lines(word: str, column: str, report: Report) -> Iterator[str]:
     found: ClassReport = report.classes[word]
     named = {key[1:]: n for key, n in report.totals("label", column, "split").items() if key[0] == word}
     names = sorted({name for name, _ in named})
-    yield f"{word:<12} {found.images:,} images of {len(names)} {column}s, {found.unreadable} cannot be read"
+    images = counted(found.images, "image")
+    yield f"{word:<12} {images} of {counted(len(names), column)}, {found.unreadable} cannot be read"
     if found.formats:
         total = sum(found.formats.values())
         yield "  format     " + ", ".join(f"{f or 'none'} {n:,} ({n / total:.0%})" for f, n in found.formats.items())
@@ -106,7 +109,8 @@ def _copy_lines(copies: tuple[Copies, ...]) -> Iterator[str]:
     extra = sum(len(c.files) - 1 for c in copies)
     labels, splits = sum(c.across_labels for c in copies), sum(c.across_splits for c in copies)
     yield (
-        f"copies       {extra:,} files have the bytes of another; {labels} images are both real and fake, "
+        f"copies       {counted(extra, 'file has', 'files have')} the bytes of another; "
+        f"{counted(labels, 'image is', 'images are')} both real and fake, "
         f"{splits} lie in several splits"
     )
     worst_first = sorted(copies, key=lambda c: (not c.across_labels, not c.across_splits))

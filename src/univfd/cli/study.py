@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
+from ..wording import counted
 from . import DONE, UNREADABLE
 from ._shared import (
     PATH,
@@ -188,6 +189,6 @@ def _run(ctx: click.Context, name: str, experiment: Experiment, values: dict[str
     with watching(ctx) as watch:
         study.work = Work(**work, watch=watch)
         failed = study.run(name, output, own)
-    left_out = f"{len(failed)} images could not be used; " if failed else ""
+    left_out = f"{counted(len(failed), 'image')} could not be used; " if failed else ""
     remark(ctx, f"{left_out}report -> {output / 'README.md'}")
     return UNREADABLE if failed else DONE

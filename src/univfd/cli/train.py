@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..wording import counted
 from . import DONE, UNREADABLE
 from ._shared import PATH, Number, download_progress, max_pixels_option, progress, remark
 
@@ -99,7 +100,7 @@ def command(
             on_failure=lambda failure: remark(ctx, f"left out {failure.image}: {failure.message}"),
         )  # fmt: skip
     if made.failures:
-        remark(ctx, f"{len(made.failures)} image(s) could not be read and were left out")
+        remark(ctx, f"left out {counted(len(made.failures), 'image')} that could not be read")
     remark(ctx, f"epoch {made.best.number} of {len(made.epochs)} -> {output}")
     return UNREADABLE if made.failures else DONE
 
@@ -118,7 +119,8 @@ def _epochs_told(ctx: click.Context, checkpoints: Path) -> Iterator[Callable[[Ep
         yield ended
     except BaseException:
         if kept and checkpoints.exists():
-            remark(ctx, f"\n{kept} epoch(s) are kept in {checkpoints}; the same command with --resume goes on")
+            epochs = counted(kept, "epoch is", "epochs are")
+            remark(ctx, f"\n{epochs} kept in {checkpoints}; the same command with --resume goes on")
         raise
 
 
@@ -126,11 +128,11 @@ def _say_parts(ctx: click.Context, parts: Split) -> None:
     for name, part in (("training", parts.train), ("validation", parts.validation)):
         fakes = [s for s in part if s.label]
         sources, generators = {s.source for s in part if not s.label}, {s.generator for s in fakes}
-        remark(ctx, f"{name}: {len(part) - len(fakes)} real of {len(sources)} sources, {len(fakes)} fake of "
-                    f"{len(generators)} generators")  # fmt: skip
+        remark(ctx, f"{name}: {len(part) - len(fakes)} real of {counted(len(sources), 'source')}, {len(fakes)} fake of "
+                    f"{counted(len(generators), 'generator')}")  # fmt: skip
     remark(ctx, f"validation: {parts.how}")
     if parts.left_out:
-        remark(ctx, f"left out {parts.left_out} images: neither train nor val in the data's own split")
+        remark(ctx, f"left out {counted(parts.left_out, 'image')}: neither train nor val in the data's own split")
 
 
 def _line(epoch: Epoch) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from ..errors import DataError, InputError
 from ..sources import IMAGE_SUFFIXES, cell_refs, files_below, image_column, is_parquet, is_tar
 from ..types import Failure, Sample
+from ..wording import counted
 from ._rows import SPLITS, class_names, class_of, plain_columns, sample_of
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def read_parquet(path: Path) -> Iterator[Sample]:
     if not found:
         raise DataError(f"{path} holds no Parquet files")
     if beside:
-        log.warning("%d images beside the Parquet shards in %s have no label and are not read", beside, path)
+        log.warning("%s beside the Parquet shards in %s: without a label, so not read", counted(beside, "image"), path)
 
 
 def _shard(shard: Path, column: str) -> Iterator[Sample]:

@@ -23,6 +23,7 @@ from ..sources import (
     tar_entries,
 )
 from ..types import Failure
+from ..wording import counted
 from .entry import Entry, entry_of
 from .shards import look_into, rows_of, shard_entries
 from .stores import Object, Unlisted, look_up, read_head, walk_store
@@ -95,7 +96,7 @@ def _walk(bucket: Bucket, image_column: str | None) -> Iterator[Entry]:
             log.info("passed over %s: not an image by name or content", name)
     if passed_over:
         top = bucket.name(bucket.top)
-        log.warning("%d files in %s are no images, by name and content, and were passed over", passed_over, top)
+        log.warning("passed over %s in %s: no images, by name and content", counted(passed_over, "file"), top)
 
 
 def _walked(bucket: Bucket, path: str) -> Iterator[Entry] | None:

@@ -9,6 +9,7 @@ from ..embedding_cache import SHARD, EmbeddingCache, Keyed
 from ..errors import FileAccessError, UnivFDError
 from ..pipeline import batched
 from ..types import Embeddings, Failure
+from ..wording import counted
 from .cluster import Cluster, connected, over_tables
 from .entry import entry_of, table_of
 from .vectors import batch_of
@@ -49,7 +50,9 @@ def embed_missing(
                 distinct.pop(missing[n].sha256, None)
     lost = sum(i.sha256 in distinct for i in missing)
     if lost:
-        raise UnivFDError(f"{lost} images were not embedded: their workers died again and again. Run it again")
+        raise UnivFDError(
+            f"{counted(lost, 'image was', 'images were')} not embedded: the workers died again and again. Run it again"
+        )
     return failures
 
 

@@ -19,6 +19,7 @@ from ..errors import FormatError, OutputExistsError, UsageError
 from ..pipeline import ordered_map
 from ..storage import json_text, parse_json
 from ..types import digest_of
+from ..wording import counted
 from .entry import Entry
 from .listing import digest_of_listing, partition_name, write_listing
 from .stores import Folder
@@ -101,7 +102,7 @@ def _taken_up(
     if now != (images, digest):
         older = ", or by a version that listed URLs otherwise" if begun["schema"] < SCHEMA_VERSION else ""
         raise UsageError(
-            f"{folder.place} was begun with other inputs ({images} images then, {now[0]} now){older}. "
+            f"{folder.place} was begun with other inputs ({counted(images, 'image')} then, {now[0]} now){older}. "
             "Choose another output"
         )
     if begun.get("univfd") != __version__:

@@ -11,6 +11,7 @@ from ..study.experiment import Drawing
 from ..study.judging import AP, AUROC, HALF, NOTE, Panel
 from ..study.methods import titled
 from ..study.tables import told
+from ..wording import counted
 
 FIGURES = (AP, AUROC, HALF[0])
 HEAD = ("generators", "method", "AP", "AUROC", "accuracy at 0")
@@ -30,9 +31,10 @@ def table(
     """
     rows: list[Sequence[Value]] = []
     for setting, panel in panels.items():
-        for of in panel.sets:
+        for of in panel.shown:
             rows += [[*setting, of, titled(m), *(panel.mean(m, f, of) for f in FIGURES)] for m in panel.methods]
-    return Table(name, title, (*notes, NOTE), (*varied, *HEAD), [Section((), rows)])
+    unsaid = dict.fromkeys(note for panel in panels.values() for note in panel.notes)
+    return Table(name, title, (*notes, NOTE, *unsaid), (*varied, *HEAD), [Section((), rows)])
 
 
 def drawing(
@@ -40,7 +42,7 @@ def drawing(
     log: bool = False,
 ) -> Drawing:  # fmt: skip
     """Mean AP along a setting: a panel for each set of generators, a line for each method."""
-    sets = list(dict.fromkeys(of for p in panels for of in p.sets))
+    sets = list(dict.fromkeys(of for p in panels for of in p.shown))
     figure, axes = plots.panels(len(sets))
     for place, of in zip(axes, sets, strict=True):
         for number, method in enumerate(dict.fromkeys(m for p in panels for m in p.methods)):
@@ -53,18 +55,18 @@ def drawing(
         plots.ticks(place, xs, ticks)
     axes[0].set_ylabel("mean AP")
     plots.legend(figure, axes[0], 4)
-    return Drawing(name, f"{caption} Bands: 95 % intervals. n: {len(panels[0].images)} test images.", figure)
+    return Drawing(name, f"{caption} Bands: 95 % intervals. n: {counted(len(panels[0].images), 'test image')}.", figure)
 
 
 def sentences(panels: Mapping[str, Panel]) -> Iterator[str]:
     """The mean AP of each setting in words, for each set of generators and method."""
-    sets = dict.fromkeys(of for p in panels.values() for of in p.sets)
+    sets = dict.fromkeys(of for p in panels.values() for of in p.shown)
     methods = dict.fromkeys(m for p in panels.values() for m in p.methods)
     for of in sets:
         for m in methods:
             parts = [f"{setting}: {told(_mean(panel, m, of))}" for setting, panel in panels.items()]
             n = max(len(panel.generators(of)) for panel in panels.values() if of in panel.sets)
-            yield f"Mean AP of {titled(m)} over {of} ({n}): {'; '.join(parts)}."
+            yield f"Mean AP of {titled(m)} over {of} ({counted(n, 'generator')}): {'; '.join(parts)}."
 
 
 def _mean(panel: Panel, method: str, of: str) -> Estimate | Absent:

@@ -18,6 +18,7 @@ from ..study.methods import Network, fit, probes, scores_of
 from ..study.split import TRAIN, Split
 from ..types import FloatArray
 from ..weights import is_ready
+from ..wording import counted
 from ._curves import FIGURES, drawing, sentences, table
 
 _NETWORK = "features of the trained network"
@@ -34,7 +35,9 @@ def run(
         spaces[_NETWORK] = network.vectors(data)
     for name, vectors in spaces.items():
         if bad := int(np.isnan(vectors[:, 0]).sum()):
-            raise DataError(f"{bad} images cannot be embedded with {name}, but with the others; leave it out")
+            raise DataError(
+                f"{counted(bad, 'image')} cannot be embedded with {name}, but with the others; leave it out"
+            )
     panels: dict[str, Panel] = {}
     for name, vectors in spaces.items():
         train = split.rows(TRAIN)

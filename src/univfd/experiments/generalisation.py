@@ -16,8 +16,10 @@ from ..study.published import Mean, published
 from ..study.split import TRAIN, Split
 from ..study.tables import generators, means, said, sources
 from ..study.writing import paper_table
+from ..wording import counted
 
 _NO_NETWORK = Absent("no network was given")
+_OVER = {"gan": "of the family gan", "unseen": "unseen and of the family diffusion or ar", "all": "there"}
 _FIGURES = {"AP": AP, "accuracy": HALF[0]}
 
 
@@ -43,7 +45,7 @@ def run(
 
 
 def _sentences(panel: Panel, network: Network | None) -> Iterator[str]:
-    for of in panel.sets:
+    for of in panel.shown:
         yield f"Mean AP over {of}: {said(panel, AP, of)}."
     for of in (SEEN, UNSEEN):
         if of in panel.sets:
@@ -52,14 +54,16 @@ def _sentences(panel: Panel, network: Network | None) -> Iterator[str]:
 
 
 def _drawing(panel: Panel) -> Drawing:
-    figure, (axes,) = plots.panels(width=7, height=1.2 + 0.28 * len(panel.sets) * len(panel.methods))
-    names = [f"{of}\n({len(panel.generators(of))})" for of in panel.sets]
-    plots.bars(axes, names, {titled(m): [panel.mean(m, AP, of) for of in panel.sets] for m in panel.methods})
+    figure, (axes,) = plots.panels(width=7, height=1.2 + 0.28 * len(panel.shown) * len(panel.methods))
+    names = [f"{of}\n({len(panel.generators(of))})" for of in panel.shown]
+    plots.bars(axes, names, {titled(m): [panel.mean(m, AP, of) for of in panel.shown] for m in panel.methods})
     axes.set_xlim(0.3, 1)
     axes.set_xlabel("mean AP")
     plots.legend(figure, axes)
     n = len(panel.images)
-    return Drawing("means", f"Mean AP over sets of generators (their number in brackets), {n} test images.", figure)
+    return Drawing(
+        "means", f"Mean AP over sets of generators (their number in brackets), {counted(n, 'test image')}.", figure
+    )
 
 
 def _beside(panel: Panel) -> Iterator[list[Value]]:
@@ -93,6 +97,8 @@ def _mean(panel: Panel, method: str, mean: Mean) -> Estimate | Absent:
         "unseen": [g for g in unseen if panel.family(g) in {"diffusion", "ar"}],
         "all": every,
     }
+    if not over[mean.over]:
+        return Absent(f"no tested generator is {_OVER[mean.over]}")
     return panel.mean(method, _FIGURES[mean.figure], over[mean.over])
 
 

@@ -15,6 +15,7 @@ from ..study.experiment import Drawing, Experiment, Result
 from ..study.features import Encoder
 from ..study.split import TEST, TRAIN, Split
 from ..types import Failure, Pixels
+from ..wording import counted
 
 _SIDE = 160  # of a thumbnail, in pixels
 _NEAR, _FAR = "nearest to training fakes", "farthest from training fakes"
@@ -59,7 +60,9 @@ def _table(data: Data, unseen: Rows, found: Found, picked: Mapping[str, Rows]) -
         for i in places:
             sample = data.samples[unseen[i]]
             rows.append([which, sample.generator, data.keys[unseen[i]][:16], *_nearest(data, found, int(i))])
-    notes = (f"Cosine distances. n = {len(unseen)} fakes of unseen generators, of which these are the ends.",)
+    notes = (
+        f"Cosine distances. n = {counted(len(unseen), 'fake')} of unseen generators, of which these are the ends.",
+    )
     head = (
         *("which", "generator", "sha256", "distance to fake", "its generator", "its sha256"),
         *("distance to real", "its source", "its sha256", "nearer to"),
@@ -123,9 +126,10 @@ def _thumbnail(picture: Pixels) -> Pixels:
 def _sentences(data: Data, unseen: Rows, found: Found, banks: Mapping[str, Rows]) -> Iterator[str]:
     near = found["fake"][0][:, 0], found["real"][0][:, 0]
     share = float((near[0] < near[1]).mean())
+    fakes, reals = (counted(len(banks[label]), label) for label in ("fake", "real"))
     yield (
-        f"Of {len(unseen)} fakes of unseen generators {share:.1%} have a training fake as their nearest training image "
-        f"({len(banks['fake'])} fakes and {len(banks['real'])} reals train; unequal numbers favour the larger class)."
+        f"Of {counted(len(unseen), 'fake')} of unseen generators {share:.1%} have a training fake as their nearest "
+        f"training image ({fakes} and {reals} train; unequal numbers favour the larger class)."
     )
     generator = data.column("generator")[unseen]
     middle = {g: float(np.median(near[0][generator == g])) for g in sorted(set(generator))}

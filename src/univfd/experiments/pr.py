@@ -17,6 +17,7 @@ from ..study.features import Encoder, chained
 from ..study.judging import AP, NOTE, Panel, judged
 from ..study.methods import NETWORK_ABSENT, Network, probes, scored, titled, with_network
 from ..study.split import TRAIN, Split
+from ..wording import counted
 
 Floats = NDArray[np.float64]
 RECALLS = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
@@ -35,8 +36,8 @@ def run(
     sentences = [
         f"AP over all fakes of {of}: "
         + "; ".join(f"{titled(m)} {panel.of(m, AP, of, 'family')}" for m in panel.methods)
-        + f" ({sum(panel.fakes(g) for g in panel.sets[of])} fakes)."
-        for of in panel.sets
+        + f" ({counted(sum(panel.fakes(g) for g in panel.sets[of]), 'fake')})."
+        for of in panel.shown
     ]
     sentences.append(f"The network is {network.name}." if network else NETWORK_ABSENT)
     return Result(sentences, [_table(panel)], [_drawing(panel)], panel.images, panel.cells)
@@ -55,14 +56,18 @@ def curve(panel: Panel, cell: Cell, of: str) -> tuple[Floats, Floats]:
 
 
 def _table(panel: Panel) -> Table:
-    notes = (NOTE, "All fakes of the set together. Precision at a recall: the best at that recall or a higher one.")
+    notes = (
+        NOTE,
+        *panel.notes,
+        "All fakes of the set together. Precision at a recall: the best at that recall or a higher one.",
+    )
     head = ("generators", "method", "fakes", "reals", "AP", *(f"precision at recall {r:g}" for r in RECALLS))
     return Table("pr", "Precision at several recalls", notes, head, [Section((), list(_rows(panel)))])
 
 
 def _rows(panel: Panel) -> Iterator[list[Value]]:
     reals = int((~panel.images.fake).sum())
-    for of in panel.sets:
+    for of in panel.shown:
         for cell in panel.cells:
             precision, recall = curve(panel, cell, of)
             at = [f"{precision[recall >= r].max():.3f}" for r in RECALLS]
@@ -71,8 +76,8 @@ def _rows(panel: Panel) -> Iterator[list[Value]]:
 
 
 def _drawing(panel: Panel) -> Drawing:
-    figure, axes = plots.panels(len(panel.sets))
-    for place, of in zip(axes, panel.sets, strict=True):
+    figure, axes = plots.panels(len(panel.shown))
+    for place, of in zip(axes, panel.shown, strict=True):
         for number, cell in enumerate(panel.cells):
             precision, recall = curve(panel, cell, of)
             colour = COLOURS[number % len(COLOURS)]
@@ -82,7 +87,9 @@ def _drawing(panel: Panel) -> Drawing:
         place.set_ylim(0, 1.02)
     axes[0].set_ylabel("precision, equal classes")
     plots.legend(figure, axes[0], 3)
-    return Drawing("pr", f"Precision and recall, classes of equal weight, {len(panel.images)} test images.", figure)
+    return Drawing(
+        "pr", f"Precision and recall, classes of equal weight, {counted(len(panel.images), 'test image')}.", figure
+    )
 
 
 PLUGIN = Experiment(

@@ -17,11 +17,12 @@ from ..study import plots
 from ..study.data import Data
 from ..study.experiment import Drawing, Experiment, Result
 from ..study.features import Encoder, chained
-from ..study.judging import HALF, SEEN, SINK, UNSEEN, Panel, judged
+from ..study.judging import HALF, NOTE, SEEN, SINK, UNSEEN, Panel, judged
 from ..study.methods import NETWORK_ABSENT, Network, probes, scored, titled, with_network
 from ..study.split import TEST, TRAIN, Split
 from ..study.tables import generators, said
 from ..types import FloatArray
+from ..wording import counted
 
 _REAL, _SEEN, _UNSEEN = "held-out real", "fake, training generator", "fake, unseen generator"
 _KINDS = (_REAL, _SEEN, _UNSEEN)
@@ -67,7 +68,7 @@ def check(points: int, perplexity: int) -> None:
 
 def _shares(panel: Panel) -> Table:
     rows: list[list[Value]] = []
-    for of in panel.sets:
+    for of in panel.shown:
         for m in panel.methods:
             real = panel.of(m, HALF[1], of, "family")
             rows.append([of, titled(m), panel.of(m, SINK, of, "family"), panel.mean(m, SINK, of), real])
@@ -75,6 +76,8 @@ def _shares(panel: Panel) -> Table:
     notes = (
         "At 0, the method's own decision. A sink: fakes of unseen generators called real far more often than those of "
         "training generators, and about as often as reals are.",
+        NOTE,
+        *panel.notes,
     )
     return Table("sink", "Share of fakes that land in real", notes, head, [Section((), rows)])
 
@@ -140,9 +143,8 @@ def _picture(
         plots.scatter(axes, made.places, list(kinds[shown]), _KINDS)
         axes.set_title(name)
     plots.legend(figure, panels[0], len(spaces))
-    caption = (
-        f"t-SNE of {len(shown)} test images (vectors of length 1, seed {seed}): features of {' and of '.join(spaces)}."
-    )
+    n = counted(len(shown), "test image")
+    caption = f"t-SNE of {n} (vectors of length 1, seed {seed}): features of {' and of '.join(spaces)}."
     return Drawing("tsne", caption, figure)
 
 

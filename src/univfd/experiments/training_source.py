@@ -15,7 +15,7 @@ from ..study.judging import AP, AUROC, HALF, NOTE, SEEN, Panel, judged, unseen
 from ..study.methods import probes, scored, titled
 from ..study.published import published
 from ..study.split import TRAIN, Split
-from ..study.tables import told
+from ..study.tables import averaged, told
 from ..study.writing import paper_table
 
 _LEAST = 2  # generators of a family that is trained on without being named
@@ -104,8 +104,7 @@ def _sentences(panels: Mapping[str, Panel]) -> Iterator[str]:
     for trained, panel in panels.items():
         for words, of in _tested(panel, trained).items():
             parts = [f"{titled(m)} {told(panel.mean(m, AP, of))}" for m in panel.methods]
-            n = len(panel.generators(of))
-            yield f"Trained on {trained}, tested on {words}: mean AP {'; '.join(parts)} ({n} generators)."
+            yield f"Trained on {trained}, tested on {words}: mean AP {'; '.join(parts)} ({averaged(panel, of)})."
 
 
 PLUGIN = Experiment(

@@ -17,6 +17,7 @@ from ..projection import TITLES, project
 from ..search import to_unit
 from ..spectra import PERIODS
 from ..types import FeatureSpace
+from ..wording import counted
 from ..writers import printable
 from . import curves, feature_map, plots
 from .grids import MEANS, Box, Grid, box, readings, title
@@ -134,13 +135,13 @@ def feature_maps(
         method = TITLES[found.method]
         counts = ", ".join(f"{n} {kinds.count(n):,}" for n in names)
         caption = (
-            f"{method} of {len(rows):,} images under {perturb} in the feature space of "
+            f"{method} of {counted(len(rows), 'image')} under {perturb} in the feature space of "
             f"{', '.join(map(printable, detectors))} "
             f"({space.backbone}, {'+'.join(space.taps)}, {space.view}; length 1): {found.remark}. Generators and "
             f"sources are drawn from evenly. n: {counts}."
         )
         svg = plots.scatter(
-            method, found.places, kinds, names, prefix(), f"{method} map of {len(rows)} images: {counts}"
+            method, found.places, kinds, names, prefix(), f"{method} map of {counted(len(rows), 'image')}: {counts}"
         )
         drawn.append(Drawing(svg, caption))
     return drawn

@@ -20,6 +20,7 @@ from ..images import DEFAULT_MAX_PIXELS
 from ..projection import METHODS
 from ..spectra import SIDE
 from ..types import FeatureSpace, ImageRef, Sample
+from ..wording import counted
 from . import drawings, grids, pictures
 from .template import template
 
@@ -186,8 +187,8 @@ def _lead(source: Source) -> str:
     fake = source.scores.images.fake
     detectors, every = len(source.figures) // len(source.perturbations), source.perturbations
     return (
-        f"{len(fake):,} images, {int(fake.sum()):,} fake and {int((~fake).sum()):,} real; "
-        f"{detectors} detector{'s' * (detectors != 1)}; under {', '.join(every)}"
+        f"{counted(len(fake), 'image')}, {int(fake.sum()):,} fake and {int((~fake).sum()):,} real; "
+        f"{counted(detectors, 'detector')}; under {', '.join(every)}"
     )
 
 
@@ -197,16 +198,17 @@ def _summary(cell: CellFigures) -> dict[str, Any]:
     said = {
         "detector": cell.detector,
         "auroc": grids.box("auroc", cell.means["auroc"]),
-        "generators": len(cell.generators),
+        "generators": counted(len(cell.generators), "generator"),
         "recall": grids.box("recall", figures["recall"]),
         "false_alarms": grids.box("false_alarms", figures["false_alarms"]),
         "unsure": grids.box("unsure", figures["unsure"]),
         "in_bank": cell.in_bank,
     }
     for kind, name, parts in (("generator", "auroc", cell.generators), ("source", "false_alarms", cell.sources)):
-        part = worst(parts, name)
-        said[kind] = part.name if part else ""
-        said[f"{kind}_box"] = grids.box(name, part.figures[name]) if part else None
+        found = worst(parts, name)
+        said[kind] = found.names if found else ""
+        said[f"{kind}_box"] = grids.box(name, found.value) if found else None
+        said[f"{kind}_n"] = found.value.n if found and len(found.parts) == 1 else 0
     return said
 
 
@@ -226,8 +228,8 @@ def _configuration(source: Source) -> list[tuple[str, list[str]]]:
         *([("Suite", [str(run["suite"])])] if run.get("suite") else []),
         ("Images", [f"{len(images):,}: {n_fake:,} fake, {n_real:,} real"]),
         ("Origins", [
-            f"{counts['generator']} generators, {counts['family']} families, "
-            f"{len(images.columns['source'].among(~images.fake))} sources of real images"
+            f"{counted(counts['generator'], 'generator')}, {counted(counts['family'], 'family', 'families')}, "
+            f"{counted(len(images.columns['source'].among(~images.fake)), 'source')} of real images"
         ]),
         ("Score rows", [f"{len(images) * len(source.figures):,}, of them {failed:,} failed"]),
         ("Detectors", detectors),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import BusyError, RateLimitedError, UsageError
+from ..wording import counted
 
 _UPLOAD_BYTES = 512 << 20
 _MAPS = 2
@@ -124,7 +125,9 @@ class RateLimiter:
         while len(self._buckets) > self._MOST_CALLERS:  # the one that was longest silent, whose bucket is the fullest
             self._buckets.popitem(last=False)
         if left < 1:
-            raise RateLimitedError(f"more than {self._burst:.0f} images a minute", seconds=(1 - left) / self._rate)
+            raise RateLimitedError(
+                f"more than {counted(round(self._burst), 'image')} a minute", seconds=(1 - left) / self._rate
+            )
 
     def give_back(self, caller: str, images: int, wanted: int) -> float:
         """Take back that images were counted which were not judged.

@@ -23,6 +23,7 @@ from ..embedding import Loaded, default_batch, loader, pixels_at_a_time
 from ..provenance import ProvenanceReader, require_extra, unread
 from ..types import Failure, ImageRef, Pixels, Verdict
 from ..weights import verify
+from ..wording import counted
 from .engine import Engine
 from .limits import Limits, Memory
 from .monitoring import Monitor
@@ -171,7 +172,9 @@ class Service:
         if self._singles.locked():
             raise self._full(f"all {self.limits.queue} places are taken")
         if heatmap and self._maps.locked():
-            raise self._full(f"{self.limits.maps} heat maps are being drawn, and no more at a time")
+            raise self._full(
+                f"{counted(self.limits.maps, 'heat map is', 'heat maps are')} being drawn, and no more at a time"
+            )
 
     async def single(self, upload: Upload, options: Options, *, reported: bool = False) -> Judged:
         """Judge the image of a request of its own; see `_judge`.

@@ -12,6 +12,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
 from ..errors import EmptyFileError, RequestError, SlowUploadError, TooLargeError
+from ..wording import counted
 from ..writers import printable
 from .limits import Limits, Memory
 from .problems import BODY_READ
@@ -127,7 +128,7 @@ async def many_files(request: Request, limits: Limits, memory: Memory) -> AsyncG
                 count += 1
                 if count > limits.max_batch:
                     upload.release()
-                    raise TooLargeError(f"more than {limits.max_batch} files in one request")
+                    raise TooLargeError(f"more than {counted(limits.max_batch, 'file')} in one request")
                 yield upload
         form.end()
     finally:

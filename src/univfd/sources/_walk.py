@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ..errors import FileAccessError, InputError, MissingExtraError, UnsupportedImageError
 from ..types import Failure, ImageRef
+from ..wording import counted
 from ._formats import HEAD, IMAGE_SUFFIXES, sniff
 from ._names import NOT_REGULAR, display_name, failed, unreachable
 from ._parquet import image_column, is_parquet, parquet_images
@@ -35,7 +36,7 @@ def walk(top: Path) -> Iterator[ImageRef | Failure]:
             passed_over += 1
             log.info("passed over %s: not an image by name or content", display_name(found.path))
     if passed_over:
-        log.warning("%d files in %s are no images, by name and content, and were passed over", passed_over, top)
+        log.warning("passed over %s in %s: no images, by name and content", counted(passed_over, "file"), top)
 
 
 def _of_a_run(path: Path) -> bool:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..search import NEAR, nearest_rows
 from ..types import Label
+from ..wording import counted
 from .rows import Rows
 
 NEIGHBORS = 10
@@ -56,7 +57,9 @@ def examine(rows: Rows, *, near: float = NEAR) -> list[Finding]:
     found = [*_doubles(rows, keys), *_neighbors(rows, keys, near), *_balance(rows), *_shortcuts(rows)]
     without = keys[rows.bank.licence.astype(str) == ""]
     if len(without):
-        found.append(Finding("licence", f"{len(without)} rows state no licence", rows=tuple(without)))
+        found.append(
+            Finding("licence", f"{counted(len(without), 'row states', 'rows state')} no licence", rows=tuple(without))
+        )
     return found
 
 
@@ -67,9 +70,16 @@ def _doubles(rows: Rows, keys: NDArray[np.object_]) -> Iterator[Finding]:
     labels = rows.bank.labels
     torn = [str(k) for k in unique[count > 1] if len(set(labels[keys == k].tolist())) > 1]
     if torn:
-        yield Finding("conflict", f"{len(torn)} images are there as real and as fake", tuple(torn), tuple(torn))
+        yield Finding(
+            "conflict",
+            f"{counted(len(torn), 'image is', 'images are')} there as real and as fake",
+            tuple(torn),
+            tuple(torn),
+        )
     yield Finding(
-        "double", f"{len(keys) - len(unique)} rows are of files that have a row already", rows=tuple(unique[count > 1])
+        "double",
+        f"{counted(len(keys) - len(unique), 'row is of a file that has', 'rows are of files that have')} a row already",
+        rows=tuple(unique[count > 1]),
     )
 
 
@@ -97,14 +107,17 @@ def _near(
     if len(close):
         yield Finding(
             "near-conflict",
-            f"{len(close)} rows are nearly the same as a row of the other class (cosine distance up to {near:g}); look "
-            "at them: one of each pair has the wrong label, or the picture says nothing",
+            f"{counted(len(close), 'row is', 'rows are')} nearly the same as a row of the other class (cosine "
+            f"distance up to {near:g}); look at them: one of each pair has the wrong label, or the picture says "
+            "nothing",
             rows=tuple(keys[close]),
         )
     same = np.flatnonzero((distances[:, 0] <= near) & ~other[:, 0])
     if len(same):
         yield Finding(
-            "near-double", f"{len(same)} rows are nearly the same as a row of their class", rows=tuple(keys[same])
+            "near-double",
+            f"{counted(len(same), 'row is', 'rows are')} nearly the same as a row of the same class",
+            rows=tuple(keys[same]),
         )
 
 
@@ -114,8 +127,8 @@ def _noise(keys: NDArray[np.object_], other: NDArray[np.bool_]) -> Iterator[Find
     if k >= 3 and len(noisy):
         yield Finding(
             "label-noise",
-            f"{len(noisy)} rows have {k} nearest rows that are all of the other class: a wrong label, or a picture "
-            "unlike its class",
+            f"{counted(len(noisy), 'row has', 'rows have')} {k} nearest rows that are all of the other class: a "
+            "wrong label, or a picture unlike its class",
             tuple(keys[noisy]), tuple(keys[noisy]),
         )  # fmt: skip
 
@@ -128,8 +141,8 @@ def _hubs(keys: NDArray[np.object_], found: NDArray[np.intp]) -> Iterator[Findin
         worst = hubs[np.argsort(-seen[hubs], kind="stable")]
         yield Finding(
             "hub",
-            f"{len(hubs)} rows are among the {k} nearest of more than {_HUB * k} rows each (the first of "
-            f"{seen[worst[0]]}): they answer for many unlike pictures",
+            f"{counted(len(hubs), 'row is', 'rows are')} among the {k} nearest of more than {_HUB * k} rows each (the "
+            f"first of {seen[worst[0]]}): they answer for many unlike pictures",
             tuple(keys[worst]), tuple(keys[worst]),
         )  # fmt: skip
 
@@ -153,7 +166,11 @@ def _balance(rows: Rows) -> Iterator[Finding]:
             )  # fmt: skip
         few = sorted(n for n, c in places.items() if c < _FEW and n)
         if few and label is Label.FAKE:
-            yield Finding("few", f"{len(few)} generators have fewer than {_FEW} rows: {', '.join(few[:10])}")
+            yield Finding(
+                "few",
+                f"{counted(len(few), 'generator has', 'generators have')} fewer than {_FEW} rows: "
+                f"{', '.join(few[:10])}",
+            )
 
 
 def _shortcuts(rows: Rows) -> Iterator[Finding]:
@@ -169,7 +186,7 @@ def _shortcuts(rows: Rows) -> Iterator[Finding]:
             yield Finding(
                 name,
                 f"the {name} of the file alone tells real from fake with a balanced accuracy of {accuracy:.0%} (of "
-                f"{len(labels)} rows whose {name} is known; {telling}). Bring both classes to one {name}: "
+                f"{counted(len(labels), 'row')} whose {name} is known; {telling}). Bring both classes to one {name}: "
                 "'univfd audit --match' does",
             )
 

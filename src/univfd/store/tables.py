@@ -25,6 +25,7 @@ from ..errors import ConflictError, FormatError, OutputExistsError, UnivFDError,
 from ..index import PANIC, LanceRows, lance_place
 from ..storage import locked
 from ..types import FeatureSpace, Label
+from ..wording import counted
 from ._arrow import arrow, edit, edits_schema, gather, record, rows_schema, to_arrow
 from .history import Edit, Ids
 from .naming import is_address
@@ -195,8 +196,8 @@ class Tables:
         damaged = np.flatnonzero(rows.digests != digests)
         if len(damaged):
             raise FormatError(
-                f"{self.uri}: {len(damaged)} rows differ from their digests (the first: key "
-                f"{rows.bank.key(int(damaged[0]))[:12]}); they were changed or damaged outside of univfd"
+                f"{self.uri}: {counted(len(damaged), 'row differs from its digest', 'rows differ from their digests')} "
+                f"(the first: key {rows.bank.key(int(damaged[0]))[:12]}); changed or damaged outside of univfd"
             )
         return rows
 

@@ -14,6 +14,7 @@ from ..benchmark.rows import ABOUT_IMAGES, Images, Texts
 from ..embedding_cache import Keyed, keyed
 from ..errors import DataError
 from ..types import Failure, Label, Sample, data_digest
+from ..wording import counted
 
 Strings = NDArray[np.object_]
 Rows = NDArray[np.intp]
@@ -112,7 +113,7 @@ def read(
     data = Data(tuple(chosen), keys, (), len(every)).without([i if isinstance(i, Failure) else None for i in found])
     if not len(data) or data.fake.all() or not data.fake.any():
         n = int(data.fake.sum())
-        raise DataError(f"{n} fakes and {len(data) - n} reals could be read; a study needs both")
+        raise DataError(f"{counted(n, 'fake')} and {counted(len(data) - n, 'real')} could be read; a study needs both")
     return data
 
 

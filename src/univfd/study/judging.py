@@ -33,9 +33,9 @@ SEEN, UNSEEN = "training generators", "unseen generators"
 NOTE = (
     "Each cell: value [95 % interval] n. AP: of equal weights of both classes, as in the paper's sets of equal "
     f"numbers; accuracy: the mean of both classes'. A mean over generators is over those with at least {MIN_FAKES} "
-    "test images; its n counts generators, and its interval redraws the generators and their images. Other intervals "
-    "redraw images (those of one group or file together); those of shares of images are exact "
-    "binomial ones, or wider where images come in groups."
+    "test images; its n counts generators, and its interval redraws the generators and their images. Over one "
+    "generator it has none: one says nothing about how others would do. Other intervals redraw images (those of one "
+    "group or file together); those of shares of images are exact binomial ones, or wider where images come in groups."
 )
 
 
@@ -58,6 +58,21 @@ class Panel:
     drawn: tuple[Drawn, ...]
     sets: Mapping[str, tuple[str, ...]]
     seed: int
+
+    @cached_property
+    def shown(self) -> tuple[str, ...]:
+        """Names of the sets, without that of a family that all unseen generators are of: it is that of the unseen."""
+        whole = self.sets.get(UNSEEN)
+        return tuple(of for of in self.sets if of == UNSEEN or self.sets[of] != whole)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What there is to say of the sets that are not shown."""
+        return tuple(
+            f"All unseen generators are of the family {of.removeprefix(unseen(''))}, which has no row of its own."
+            for of in self.sets
+            if of not in self.shown
+        )
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -84,13 +99,19 @@ class Panel:
         return estimate(self.drawn[cell], (place, figure), group, self.cells[cell])
 
     def mean(self, method: str, figure: str, of: str | Sequence[str]) -> Estimate | Absent:
-        """The mean of a figure over the generators of a set, or over some by name; n counts them."""
+        """The mean of a figure over the generators of a set, or over some by name; n counts them.
+
+        Of one generator it has no interval: one says nothing about how others would do.
+        """
+        if not (isinstance(of, str) or of):
+            return Absent("no such generator is tested")
         drawn = self.drawn[self.methods.index(method)]
         found = [(self._group("generator", g)[0], figure) for g in self.generators(of)]
         known = [drawn.values[key] for key in found if key in drawn.values]
         if not known or len(known) < len(found):
             return Absent(f"no generator has {MIN_FAKES} test images" if not found else "not of every generator")
-        return interval(_redrawn(np.array(known), self.seed), len(known))
+        means = _redrawn(np.array(known), self.seed)
+        return interval(means if len(known) > 1 else means[:1], len(known))
 
     def _group(self, kind: str, name: str) -> tuple[int, Group]:
         place = self._places[kind, name]

@@ -16,6 +16,7 @@ from ..errors import DataError, FormatError
 from ..storage import parsed, within
 from ..training import RECORD
 from ..types import FloatArray
+from ..wording import counted
 from .data import Data, Rows
 from .features import Encoder
 from .split import TEST, VALIDATION, Split
@@ -84,7 +85,9 @@ def fit(makers: Makers, vectors: FloatArray, labels: NDArray[np.uint8]) -> dict[
         try:
             fitted[name] = make().fit(vectors, labels)
         except ValueError as error:
-            counts = f"{int((labels == 0).sum())} reals and {int((labels == 1).sum())} fakes train"
+            counts = (
+                f"{counted(int((labels == 0).sum()), 'real')} and {counted(int((labels == 1).sum()), 'fake')} train"
+            )
             raise DataError(f"{titled(name)} cannot be fitted ({counts}): {error}") from error
     return fitted
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from .. import registry
 from ..errors import DataError
 from ..types import data_digest
+from ..wording import counted
 from .data import Data, Rows, Strings
 
 TRAIN, VALIDATION, TEST, LEFT_OUT = "train", "validation", "test", "left out"
@@ -28,13 +29,22 @@ REAL = ""
 """The class of the reals, among generators."""
 _MOST = 0.6  # of a generator's images, at most, are held out with whole units
 _OTHER_SOURCES, _OTHER_IMAGES, _UNSEEN = "other sources", "other images of the same sources", "unseen"
+_NOT_NAMED, _SOME_NAMED = "other images, source not named", "other sources, where named"
 
 Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Member:
-    """A generator or real source, and what became of its images: n in training, validation, test and left out."""
+    """A generator or real source.
+
+    Attributes:
+        label: real or fake.
+        name: of it.
+        family: of a generator.
+        counts: what became of its images: n in training, validation, test and left out.
+        tested: how its test images are held out, in words; empty where there are none.
+    """
 
     label: str
     name: str
@@ -243,8 +253,9 @@ def _seen(data: Data, families: Sequence[str], generators: Sequence[str]) -> tup
     chosen = np.isin(family, list(families))
     if nameless := int((chosen & (generator == "")).sum()):
         raise DataError(
-            f"{nameless} fakes of {', '.join(sorted(set(family[chosen & (generator == '')])))} have no generator, so "
-            "they cannot be told from those that are tested. State it (column generator), or take them out of the data"
+            f"{counted(nameless, 'fake')} of {', '.join(sorted(set(family[chosen & (generator == '')])))} without a "
+            "generator cannot be told from those that are tested. State it (column generator), or take them out "
+            "of the data"
         )
     return tuple(sorted({*generator[chosen], *generators}))
 
@@ -362,5 +373,15 @@ def _members(data: Data, part: Strings, seen: Sequence[str], how: Mapping[str, s
                 tested = how[name] if name in seen else _UNSEEN
             else:
                 tested = _UNSEEN if not counts[TRAIN] and not counts[VALIDATION] else how[REAL]
+            if label == "real" or name in seen:
+                tested = _with_sources(tested, source[own & (part == TEST)])
             kind = str(family[own][0]) if label == "fake" else ""
             yield Member(label, name, kind, counts, tested if counts[TEST] else "")
+
+
+def _with_sources(tested: str, sources: Strings) -> str:
+    """How images are held out, where it goes by their sources: of those that name none it cannot be known."""
+    named = sources != ""
+    if tested == _OTHER_IMAGES or named.all():
+        return tested
+    return _SOME_NAMED if named.any() else _NOT_NAMED

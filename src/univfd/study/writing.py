@@ -16,6 +16,7 @@ from ..benchmark.run import MANIFEST as BENCH_MANIFEST
 from ..benchmark.run import SCHEMA as BENCH_SCHEMA
 from ..benchmark.run import SCORES
 from ..storage import new_folder, write_json
+from ..wording import counted
 from . import plots
 from .data import Data
 from .experiment import Experiment, Result
@@ -82,10 +83,12 @@ def readme(
         lines += [f"#{markdown(once)}"]
     fakes = int(data.fake.sum())
     lines += ["## What was done", ""]
-    used = f"{fakes} fakes and {len(data) - fakes} reals used"
-    lines += [f"- Data: {marked(str(record['data']))}, {data.given} images; {used}; digest `{record['data_digest']}`."]
+    used = f"{counted(fakes, 'fake')} and {counted(len(data) - fakes, 'real')} used"
+    given = counted(data.given, "image")
+    lines += [f"- Data: {marked(str(record['data']))}, {given}; {used}; digest `{record['data_digest']}`."]
     if record.get("limit"):
-        lines += [f"- **A quick run**: at most {record['limit']} images of each generator and real source (`--limit`)."]
+        most = counted(record["limit"], "image")
+        lines += [f"- **A quick run**: at most {most} of each generator and real source (`--limit`)."]
     for failure in data.failures[:_NAMED]:
         lines += ["- Could not be read: " + marked(f"{failure.image}: {failure.error}: {failure.message}")]
     if len(data.failures) > _NAMED:
@@ -107,6 +110,9 @@ def split_table(split: Split, name: str = "split") -> Table:
         "Images by part. Parts share no image, no group, and no source but where it says *other images of the same "
         "sources*: such a generator has one source only, or sources that hang together by groups. *Left out*: its "
         "source trains and its group is tested, or it was left out on purpose (a smaller training set).",
+        "*Tested on*: what the test images are. *Unseen*: of a generator, or a real source, that does not train. "
+        "*Other sources*: of a generator that trains, and of sources that do not. *Other images, source not named*: in "
+        "no group with images that train, and perhaps of their sources. *Other sources, where named*: some of each.",
     )
     head = ("class", "generator or source", "family", "train", "validation", "test", "left out", "n", "tested on")
     return Table(name, "Who trained, who was tested" + ("" if name == "split" else f" ({name})"), notes, head,

@@ -17,6 +17,7 @@ from ..errors import DataError, FormatError
 from ..sources import display_name, expand, file_of, unreachable_ref
 from ..storage import parsed_toml
 from ..types import Failure, Label, Sample
+from ..wording import counted
 from ._checksums import Archive, fingerprint, verify
 from ._places import Found, count, find
 
@@ -175,7 +176,7 @@ class Check:
         for word, n in self.images.items() if not self.found.problems else ():
             expected = self.subset.count.get(word)
             if n == 0 or (expected is not None and n != expected and not partial):
-                lines.append(f"{self.subset.name}: {n} {word} images; expected {expected or 'some'}")
+                lines.append(f"{self.subset.name}: {counted(n, f'{word} image')}; expected {expected or 'some'}")
         return lines
 
 

@@ -14,6 +14,7 @@ from ..datasets import SPLITS
 from ..errors import DataError
 from ..sources import file_of
 from ..types import ImageRef, Label, ParquetCell, Sample, TarSpan
+from ..wording import counted
 
 BY = ("source", "generator", "image")
 _ROOM = 1.5  # a class may have so many times the asked-for share in the validation part before a source is passed over
@@ -142,7 +143,9 @@ def _require_apart(made: Split, both: Set[str] = frozenset()) -> None:
     train = {_place(s.ref) for s in made.train} - {None}
     both = both | {s.ref.name for s in made.validation if _place(s.ref) in train}
     if both:
-        raise DataError(f"{min(both)} would train and validate; {len(both)} image(s) are in both parts")
+        raise DataError(
+            f"{min(both)} would train and validate; {counted(len(both), 'image is', 'images are')} in both parts"
+        )
 
 
 def _check_classes(made: Split) -> None:
