@@ -53,7 +53,7 @@ class Tower(nn.Module):
         return self.proj(self.norm_post(self.blocks(self.norm_pre(x))[:, 0]))
 
     def taps(self, x: Any, names: Sequence[str]) -> list[Any]:
-        """`(N, 3, 224, 224)` -> `(N, D)` a tap: `proj`, `cls.i`, `mean.i`, `mlp.i`, see `univfd.backbones.open_backbone`."""
+        """`(N, 3, 224, 224)` -> `(N, D)` a tap: `proj`, `cls.i`, `mean.i`, `mlp.i`, as `open_backbone` has them."""
         x = self.patches(x).flatten(2).transpose(1, 2)
         x = self.norm_pre(torch.cat([self.cls.expand(len(x), 1, WIDTH), x], dim=1) + self.position)
         found: dict[str, Any] = {}

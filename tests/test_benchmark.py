@@ -715,7 +715,7 @@ def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
         comparing.compare(scores, scores, [("a", "b")], "aurok")
     with pytest.raises(UsageError, match="which detectors"):
         comparing.pairs_of(scores, scores, [])
-    with pytest.raises(UsageError, match="1 detectors were named"):
+    with pytest.raises(UsageError, match="1 detector was named"):
         comparing.pairs_of(scores, scores, ["a"])
     with pytest.raises(UnknownNameError, match="no detector of this run is called 'c'"):
         comparing.pairs_of(scores, scores, ["a", "c"])

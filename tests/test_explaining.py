@@ -221,7 +221,7 @@ def test_the_summary_says_how_sure_a_promise_is_and_what_speaks_against_it(monke
     promised = replace(UNCALIBRATED, max_fpr=0.05, confidence=0.9, n_real=72, data=data)
     _summary(cast(click.Context, None), Counter(fake=1), promised, Path("rows.csv"), Path("page.html"))
     assert said == [
-        "1 images: 1 fake -> rows.csv, page.html",
+        "1 image: 1 fake -> rows.csv, page.html",
         "'fake' is set so that at most 5% of real images like the 72 it was calibrated on are called fake, at 90% "
         "confidence. But its 72 real images are of 24 groups: a promise takes images as independent, so this one may "
         "be broken more often than it says. A verdict is a signal, not proof.",

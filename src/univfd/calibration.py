@@ -45,9 +45,10 @@ def of_groups(n: int, word: str, groups: int) -> str:
         word: `real` or `fake`.
         groups: how many groups they are of; an image by itself is one.
     """
+    apart = counted(groups, "group")
     return (
-        f"{n} {word} images are of {counted(groups, 'group')}: a promise takes images as independent, so this one may be broken "
-        "more often than it says"
+        f"{n} {word} images are of {apart}: a promise takes images as independent, so this one may be broken more "
+        "often than it says"
     )
 
 
@@ -173,9 +174,8 @@ class Calibration:
 
     def caveat(self, word: str) -> str:
         """What `data` says against the promise about a class (`real`, `fake`), see `of_groups`; empty: nothing."""
-        found = re.search(
-            re.escape(of_groups(0, word, 0)).replace("0", r"[\d,]+").replace("groups", "groups?"), self.data
-        )
+        pattern = re.escape(of_groups(0, word, 0)).replace("0", r"[\d,]+").replace("groups", "groups?")
+        found = re.search(pattern, self.data)
         return found[0] if found else ""
 
     def to_dict(self) -> dict[str, Any]:
