@@ -294,6 +294,7 @@ def test_the_digest_covers_all_code_that_decides_on_a_vector() -> None:
         "sources",
         "machine",
         "storage",
+        "wording",
     }
     in_the_space = {"catalogue", "weights", "downloads", "recipes"}
     reached, waiting = set(), ["embedding"]

@@ -71,7 +71,7 @@ def test_too_little_to_hold_out() -> None:
     )
     with pytest.raises(DataError, match="at least 2"):
         list(rounds(few))
-    with pytest.raises(DataError, match=r"1 real source\(s\); leaving one out needs at least 2"):
+    with pytest.raises(DataError, match=r"1 real source; leaving one out needs at least 2"):
         list(rounds(Cohort(c.labels, c.generator, np.full(64, "one", dtype=object), c.group)))
 
 

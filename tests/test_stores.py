@@ -214,7 +214,7 @@ def test_what_a_prefix_has_that_is_no_image_is_counted_once(memory: Any, caplog:
     for name in ("a.png", "note", "words.txt"):
         memory.pipe(f"/in/{name}", PNG if name == "a.png" else b"words")
     assert len(list(entries(["memory://in"]))) == 1
-    assert caplog.text.count("2 files in memory://in are no images") == 1
+    assert caplog.text.count("passed over 2 files in memory://in: no images") == 1
 
 
 def test_one_odd_input_is_a_row(memory: Any, tmp_path: Path) -> None:
