@@ -397,6 +397,11 @@ def test_a_support_vector_probe_that_is_stopped_early_says_so(monkeypatch: pytes
     ) as said:
         SupportVectorProbe().fit(X, y)
     assert said[0].filename == __file__  # whoever fits, not the solver
+    monkeypatch.setattr("univfd.classifiers.svm.SupportVectorProbe._most_values", 1)
+    monkeypatch.setattr("univfd.classifiers.ridge._FEW_FOR_SPAN", 1)
+    with pytest.warns(ConvergenceWarning, match="no optimum in 1 steps") as said:
+        SupportVectorProbe().fit(X, y)
+    assert said[0].filename == __file__
 
 
 def test_the_mean_of_linear_layers_is_the_mean_of_their_scores() -> None:

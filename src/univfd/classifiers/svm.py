@@ -72,7 +72,7 @@ class SupportVectorProbe(RidgeProbe):
             slope = ((pull - weight * inner).astype(Z.dtype) @ Z).astype(np.float64) + u
             return float(value), np.append(slope, pull.sum())
 
-        found = _minimum(objective, X.shape[1] + 1, _SLOPE)
+        found = _minimum(objective, X.shape[1] + 1, _SLOPE, between=4)
         coef = solve_triangular(root, found[:-1].astype(root.dtype), lower=True, trans="T")
         return coef.astype(np.float64), float(found[-1])
 
@@ -117,14 +117,22 @@ class SupportVectorProbe(RidgeProbe):
             slope = pull.astype(X.dtype) @ X + X.dtype.type(self.alpha) * w + apart @ places
             return value, np.append(straight(slope).astype(np.float64), pull.sum())
 
-        found = _minimum(objective, X.shape[1] + 1, _SLOPE if X.dtype == np.float64 else _SLOPE_OF_SINGLE)
+        flat = _SLOPE if X.dtype == np.float64 else _SLOPE_OF_SINGLE
+        found = _minimum(objective, X.shape[1] + 1, flat, between=3)
         return straight(found[:-1]).astype(np.float64), float(found[-1])
 
 
 def _minimum(
-    objective: Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]], values: int, flat: float
-) -> NDArray[np.float64]:
+    objective: Callable[[NDArray[np.float64]], tuple[float, NDArray[np.float64]]], values: int, flat: float, *,
+    between: int,
+) -> NDArray[np.float64]:  # fmt: skip
     """Where an objective, that gives its value and slope, is least: `(values,)`.
+
+    Args:
+        objective: of `(values,)`.
+        values: how many.
+        flat: the slope that counts as none.
+        between: calls from whoever fits, who is warned, to this one.
 
     Warns:
         ConvergenceWarning: it was not found.
@@ -140,7 +148,7 @@ def _minimum(
         warnings.warn(
             f"no optimum in {_STEPS} steps (slope {np.abs(found.jac).max():.1e}, expected {flat:.0e}); raise alpha",
             ConvergenceWarning,
-            stacklevel=5,
+            stacklevel=between + 1,
         )
     return np.asarray(found.x)
 
