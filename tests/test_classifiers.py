@@ -553,7 +553,7 @@ def test_a_class_must_fill_its_half_of_the_pool(k: int, least: int) -> None:
     assert NearestNeighbor(k=k).fit(X, enough).n_features_in_ == 6
     if least > 1:
         few = np.repeat([0, 1], [least - 1, len(X) - least + 1])
-        with pytest.raises(ValueError, match=f"k={k} needs at least {least} rows of each class; got {least - 1} real"):
+        with pytest.raises(ValueError, match=f"k={k} needs at least {least} rows? of each class; got {least - 1} real"):
             NearestNeighbor(k=k).fit(X, few)
 
 

@@ -576,7 +576,7 @@ def test_another_bank_changes_what_reads_it_and_nothing_else(toy: Backbone, toy_
         toy_detector.with_bank(random_bank(4))
     built = Built(toy_detector.bank, ("",) * 48, ())
     neighbors = assemble("nn", toy, view("native"), built.bank, "knn", {})
-    with pytest.raises(UsageError, match=r"nn cannot decide with this bank: k=1 needs at least 1 rows of each class"):
+    with pytest.raises(UsageError, match=r"nn cannot decide with this bank: k=1 needs at least 1 row of each class"):
         neighbors.with_bank(fewer.take(fewer.rows(Label.FAKE)))
 
 

@@ -38,6 +38,7 @@ from ..errors import FormatError
 from ..index import Bank, IndexedBank, NeighborIndex, Where
 from ..search import Distances, nearest_rows, to_unit
 from ..types import FloatArray, Label
+from ..wording import counted
 from . import Arrays
 from ._estimator import Estimator
 
@@ -159,7 +160,8 @@ class NearestNeighbor(Estimator):
             raise ValueError(f"k is {self.k}; expected an odd number, so that a vote cannot tie")
         m = (self.k + 1) // 2
         if min(real, fake) < m:
-            raise ValueError(f"k={self.k} needs at least {m} rows of each class; got {real} real and {fake} fake")
+            needed = counted(m, "row")
+            raise ValueError(f"k={self.k} needs at least {needed} of each class; got {real} real and {fake} fake")
 
     def _near(self, vectors: FloatArray, label: Label, k: int) -> Distances:
         """Distances `(N, k)` from vectors, of length 1 where there is no index, to the nearest rows of a class."""
