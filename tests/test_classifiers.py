@@ -281,8 +281,8 @@ def test_of_very_many_values_no_matrix_is_made(monkeypatch: pytest.MonkeyPatch) 
     X = (rng.standard_normal((300, 80)) * rng.uniform(0.1, 10, 80) + 0.3 * y[:, None] + 3).astype(np.float32)
     exact = SupportVectorProbe().fit(X, y, groups=places).decision_function(X)
     monkeypatch.setattr("univfd.classifiers.svm.SupportVectorProbe._solved", lambda *_: pytest.fail("a matrix"))
-    monkeypatch.setattr("univfd.classifiers.svm.SupportVectorProbe._most_values", 50)
-    monkeypatch.setattr("univfd.classifiers.ridge._FEW_FOR_SPAN", 200)
+    monkeypatch.setattr("univfd.classifiers.svm._MANY_VALUES", 50)
+    monkeypatch.setattr("univfd.classifiers.svm._FEW_ROWS", 200)
     for rows in (300, 20):  # of which the coordinates are made
         monkeypatch.setattr("univfd.classifiers.svm._ROWS_OF_CURVATURE", rows)
         found = SupportVectorProbe().fit(X, y, groups=places).decision_function(X)
@@ -397,8 +397,8 @@ def test_a_support_vector_probe_that_is_stopped_early_says_so(monkeypatch: pytes
     ) as said:
         SupportVectorProbe().fit(X, y)
     assert said[0].filename == __file__  # whoever fits, not the solver
-    monkeypatch.setattr("univfd.classifiers.svm.SupportVectorProbe._most_values", 1)
-    monkeypatch.setattr("univfd.classifiers.ridge._FEW_FOR_SPAN", 1)
+    monkeypatch.setattr("univfd.classifiers.svm._MANY_VALUES", 1)
+    monkeypatch.setattr("univfd.classifiers.svm._FEW_ROWS", 1)
     with pytest.warns(ConvergenceWarning, match="no optimum in 1 steps") as said:
         SupportVectorProbe().fit(X, y)
     assert said[0].filename == __file__

@@ -42,7 +42,6 @@ from ._linear import LinearScore
 # Up to so many values all is in float64; beyond, products are in float32, the error of which is far below alpha.
 _EXACT_VALUES = 10_000_000
 _FEW_ROWS = 20
-_FEW_FOR_SPAN = 1_000  # rows, up to which their span is the shorter way
 
 Layers = int | Sequence[int]
 
@@ -64,8 +63,6 @@ class RidgeProbe(LinearScore):
 
     _origin: Origin | None = None
     _correction: Correction | None = None
-    _most_values: float = np.inf
-    """Of a vector, up to which the curvature is made."""
     _margin = 1.0
     """The score that rows which are added to the bank are brought to."""
 
@@ -186,25 +183,28 @@ class RidgeProbe(LinearScore):
         weighted = centred * np.sqrt(weight).astype(precise)[:, None]
         spread = np.sqrt(np.einsum("ij,ij->j", weighted, weighted, dtype=np.float64))
         spread[spread <= np.finfo(np.float32).eps * np.abs(mean)] = 1  # constant, but for the rounding of its mean
-        told = (coded, weight, groups)
-        if centred.shape[1] > self._most_values and len(centred) > _FEW_FOR_SPAN:
-            centred /= spread.astype(precise)
-            coef, intercept = self._approached(centred, *told)
-        elif centred.shape[1] > 2 * len(centred):  # below, the way there costs more than it saves
-            from scipy.linalg import qr
-
-            # Penalties and rows lie in the span of the rows, and so does the solution: there it has fewer coordinates.
-            centred /= spread.astype(precise)
-            turn, rows = qr(centred.T, mode="economic", overwrite_a=True)
-            weighted = rows.T * np.sqrt(weight).astype(precise)[:, None]
-            inside, intercept = self._penalised(rows.T, weighted, np.ones(len(rows)), *told)
-            coef = (turn @ inside.astype(precise)).astype(np.float64)
-        else:
-            coef, intercept = self._penalised(centred, weighted, spread, *told)
+        coef, intercept = self._optimum(centred, weighted, spread, coded, weight, groups)
         coef = coef / spread
         self._set(coef, float(intercept - coef @ mean))
         self._origin = self._correction = None
         return self
+
+    def _optimum(
+        self, centred: NDArray[Any], weighted: NDArray[Any], spread: NDArray[np.float64], coded: NDArray[np.intp],
+        weight: NDArray[np.float64], groups: Any,
+    ) -> tuple[NDArray[np.float64], float]:  # fmt: skip
+        """As `_penalised`, by the way that is short for so many rows and values."""
+        if centred.shape[1] <= 2 * len(centred):  # the way of the others costs more than it saves
+            return self._penalised(centred, weighted, spread, coded, weight, groups)
+        from scipy.linalg import qr
+
+        # Penalties and rows lie in the span of the rows, and so does the solution: there it has fewer coordinates.
+        precise = centred.dtype
+        centred /= spread.astype(precise)
+        turn, rows = qr(centred.T, mode="economic", overwrite_a=True)
+        weighted = rows.T * np.sqrt(weight).astype(precise)[:, None]
+        inside, intercept = self._penalised(rows.T, weighted, np.ones(len(rows)), coded, weight, groups)
+        return (turn @ inside.astype(precise)).astype(np.float64), intercept
 
     def _penalised(
         self, centred: NDArray[Any], weighted: NDArray[Any], spread: NDArray[np.float64], coded: NDArray[np.intp],
@@ -227,12 +227,6 @@ class RidgeProbe(LinearScore):
         covariance[np.diag_indices_from(covariance)] += self.alpha
         centred /= spread.astype(centred.dtype)
         return self._solved(centred, coded, weight, covariance)
-
-    def _approached(
-        self, X: NDArray[Any], coded: NDArray[np.intp], weight: NDArray[np.float64], groups: Any
-    ) -> tuple[NDArray[np.float64], float]:
-        """As `_solved`, where there are more values than `_most_values`."""
-        raise NotImplementedError
 
     def _solved(
         self, X: NDArray[Any], coded: NDArray[np.intp], weight: NDArray[np.float64], curvature: NDArray[np.float64]

@@ -26,6 +26,8 @@ from .ridge import Layers, RidgeProbe, deviations
 _STEPS = 500
 _SLOPE = 1e-6  # of the objective, whose scale is 1, where it counts as flat
 _SLOPE_OF_SINGLE = 5e-6  # of products in float32 no smaller one is to be had
+_MANY_VALUES = 6_000  # beyond, no matrix is made,
+_FEW_ROWS = 1_000  # but of rows up to here, whose span is the shorter way
 _ROWS_OF_CURVATURE = 1_000  # that stand for all
 
 
@@ -43,11 +45,20 @@ class SupportVectorProbe(RidgeProbe):
         intercept_: b.
     """
 
-    _most_values = 6_000
     _margin = 1.5  # nothing pulls scores back to 1: they lie about so many times as far apart as the ridge's
 
     def __init__(self, alpha: float = 0.1, balanced: bool = True, between: float = 4.0, layers: Layers = 0) -> None:
         super().__init__(alpha=alpha, balanced=balanced, between=between, layers=layers)
+
+    def _optimum(
+        self, centred: NDArray[Any], weighted: NDArray[Any], spread: NDArray[np.float64], coded: NDArray[np.intp],
+        weight: NDArray[np.float64], groups: Any,
+    ) -> tuple[NDArray[np.float64], float]:  # fmt: skip
+        """As of `RidgeProbe`."""
+        if centred.shape[1] <= _MANY_VALUES or len(centred) <= _FEW_ROWS:
+            return super()._optimum(centred, weighted, spread, coded, weight, groups)
+        centred /= spread.astype(centred.dtype)
+        return self._approached(centred, coded, weight, groups)
 
     def _solved(
         self, X: NDArray[Any], coded: NDArray[np.intp], weight: NDArray[np.float64], curvature: NDArray[np.float64]
@@ -72,7 +83,7 @@ class SupportVectorProbe(RidgeProbe):
             slope = ((pull - weight * inner).astype(Z.dtype) @ Z).astype(np.float64) + u
             return float(value), np.append(slope, pull.sum())
 
-        found = _minimum(objective, X.shape[1] + 1, _SLOPE, between=4)
+        found = _minimum(objective, X.shape[1] + 1, _SLOPE, between=6)
         coef = solve_triangular(root, found[:-1].astype(root.dtype), lower=True, trans="T")
         return coef.astype(np.float64), float(found[-1])
 
@@ -95,7 +106,8 @@ class SupportVectorProbe(RidgeProbe):
         places = np.empty((0, X.shape[1]), X.dtype)
         if groups is not None and self.between:
             places = (np.sqrt(self.between) * deviations(X, coded, groups)).astype(X.dtype)
-        some = np.unique(np.linspace(0, len(X) - 1, _ROWS_OF_CURVATURE).astype(np.intp))
+        counting = np.flatnonzero(weight)
+        some = counting[np.unique(np.linspace(0, len(counting) - 1, _ROWS_OF_CURVATURE).astype(np.intp))]
         share = np.sqrt(weight[some] / weight[some].sum())
         rows = np.concatenate([X[some] * share.astype(X.dtype)[:, None], places])
         curved, turn = eigh((rows @ rows.T).astype(np.float64))
@@ -118,7 +130,7 @@ class SupportVectorProbe(RidgeProbe):
             return value, np.append(straight(slope).astype(np.float64), pull.sum())
 
         flat = _SLOPE if X.dtype == np.float64 else _SLOPE_OF_SINGLE
-        found = _minimum(objective, X.shape[1] + 1, flat, between=3)
+        found = _minimum(objective, X.shape[1] + 1, flat, between=4)
         return straight(found[:-1]).astype(np.float64), float(found[-1])
 
 
