@@ -52,6 +52,7 @@ from univfd.catalogue import entry as catalogue_entry
 from univfd.classifiers import Classifier
 from univfd.classifiers.knn import NearestNeighbor
 from univfd.classifiers.linear import LinearProbe
+from univfd.classifiers.ridge import first_layers
 from univfd.classifiers.svm import SupportVectorProbe
 from univfd.datasets import open_dataset
 from univfd.detector import Detector
@@ -64,11 +65,11 @@ from univfd.views import view
 
 BACKBONE = "clip-vit-b-16"
 VIEW = "resize"
-TAPS = {
+HELD = {
     "default": ("cls.6", "cls.7", "cls.8", "cls.9", "cls.10"),
     "fast": ("cls.5", "cls.6", "cls.7", "cls.8@6", "cls.9@6", "cls.10@6"),
-}  # what a detector takes of the encoder
-TOKENS = TAPS["default"][:5]  # what `neighbors` takes of them
+}  # what a detector's bank has of the encoder
+TAPS = {"default": (*HELD["default"], "mlp.8"), "fast": HELD["fast"]}  # what its score reads
 DIM = catalogue_entry(BACKBONE).tap_dim
 COMPUTED = tuple(dict.fromkeys(tap for taps in TAPS.values() for tap in taps))
 PAPER = (("proj",), "native")  # taps and view of the paper's own feature
@@ -108,16 +109,16 @@ Parts = list[tuple[float, list[Halves]]]
 Features = dict[str, tuple[Parts, dict[str, Halves]]]
 """Per method: its parts (weight, training sets), and its test sets by version of the images."""
 ABOUT = f"""\
-Frozen encoder `{BACKBONE}`, view `{VIEW}` (short side to 224 pixels, centre crop), CLS tokens side by side: `default` those
-after blocks 6 to 10 of 12; `fast` those after blocks 5 to 10 where behind block 6 the class token alone goes on, while the
+Frozen encoder `{BACKBONE}`, view `{VIEW}` (short side to 224 pixels, centre crop), layers side by side: `default` reads the
+CLS tokens after blocks 6 to 10 of 12 and, for its score alone, the class token's 3,072 units in the MLP of block 8, after their
+activation (`mlp.8`); `fast` the CLS tokens after blocks 5 to 10 where behind block 6 the class token alone goes on, while the
 patch tokens that it reads stay what they were (`cls.8@6` and so on). Each is the mean of two linear support-vector probes on
-the tokens' directions (the second counts five times), both kept from scoring the sources of one class
+the layers' directions (the second counts five times), both kept from scoring the sources of one class
 differently: one trained on every image as it is and on two copies that were cropped, scaled, blurred, made noisy and
 re-encoded at random, both classes alike; one on every image as it is and in the other versions below that have all
 images (*same size*, *JPEG 85*, *web copy*). `neighbors` is the paper's nearest neighbour (k = 1, cosine distance) on the
-bank of `default`; a bank's nearest rows are the evidence. `fast` has a bank of the same images in its own tokens. Both hold
-the images as they are. `paper-probe` and
-`paper-nearest` are the paper's two methods with this encoder: its projected embedding, the native centre crop, images as
+bank of `default`, which has the CLS tokens; a bank's nearest rows are the evidence. `fast` has a bank of the same images in
+its own tokens. Both hold the images as they are. `paper-probe` and `paper-nearest` are the paper's two methods with this encoder: its projected embedding, the native centre crop, images as
 they are."""
 
 
@@ -142,11 +143,11 @@ def build(data: Path, cache: Path, output: Path) -> None:
     some = first_of_each(whole, POST_IMAGES)
     opened = {name: open_backbone(BACKBONE, taps=taps) for name, taps in TAPS.items()}
     features = features_of(samples, whole, some, cache)
-    tests = {name: {t: x.astype(np.float32) for t, x in features[name][1].items()} for name in TAPS}
-    banks = {name: bank_of(whole, tests[name]["as they are"], space_of(opened[name], view(VIEW))) for name in TAPS}
-    opened["neighbors"] = open_backbone(BACKBONE, taps=TOKENS)
-    banks["neighbors"] = banks["default"].in_space(space_of(opened["neighbors"], view(VIEW)))
-    tests["neighbors"] = {t: x[:, : banks["neighbors"].space.dim] for t, x in tests["default"].items()}
+    holding = {name: open_backbone(BACKBONE, taps=taps) for name, taps in HELD.items()}
+    tests = {name: {t: held_by_bank(x, name) for t, x in features[name][1].items()} for name in TAPS}
+    banks = {name: bank_of(whole, tests[name]["as they are"], space_of(holding[name], view(VIEW))) for name in TAPS}
+    opened["neighbors"] = holding["default"]
+    banks["neighbors"], tests["neighbors"] = banks["default"], tests["default"]
     features["neighbors"] = ([(1, [banks["neighbors"].vectors])], tests["neighbors"])
     features = {name: features[name] for name in METHODS}  # the order of the tables
 
@@ -166,9 +167,7 @@ def build(data: Path, cache: Path, output: Path) -> None:
         tests=tuple(TESTS), post=tuple(POST), post_images=POST_IMAGES, naming=naming, crops=len(samples) - len(whole),
     )  # fmt: skip
     card = accuracy(study)
-    fitted: dict[str, Classifier] = {
-        name: fit_probe(samples, name, features[name][0]).beside(banks[name]) for name in TAPS
-    }
+    fitted: dict[str, Classifier] = {name: fit_beside(samples, name, features[name][0], banks[name]) for name in TAPS}
     fitted["neighbors"] = NearestNeighbor.from_bank(banks["neighbors"], METHODS["neighbors"].params)
     # It has a tap and a view of its own, and no verdict uses it.
     probe, maps = patch_probe_fit.build(BACKBONE, samples, ("clean",), cache)
@@ -207,13 +206,34 @@ def columns(vectors: Halves, name: str) -> Halves:
     return np.concatenate([layers[tap] for tap in TAPS[name]], axis=1)
 
 
-def fit_probe(samples: list[Sample], name: str, probes: Parts) -> SupportVectorProbe:
-    """A detector's classifier: the weighted mean of probes, each on its copies of all images."""
+def held_by_bank(vectors: Halves, name: str) -> FloatArray:
+    """What a detector's bank has of its embeddings `(N, D)`."""
+    return vectors[:, : sum(map(DIM, HELD[name]))].astype(np.float32)
+
+
+def fit_beside(samples: list[Sample], name: str, probes: Parts, bank: FeatureBank) -> SupportVectorProbe:
+    """A detector's classifier, its bank remembered; with a probe of what the bank has where that is less."""
+    probe = fit_probe(samples, name, probes)
+    if HELD[name] == TAPS[name]:
+        return probe.beside(bank)
+    less: Parts = [(weight, [x[:, : bank.space.dim] for x in copies]) for weight, copies in probes]
+    return probe.beside(bank, fit_probe(samples, name, less, layers=first_layers(probe.layers, bank.space.dim)))
+
+
+def fit_probe(samples: list[Sample], name: str, probes: Parts, **params: Any) -> SupportVectorProbe:
+    """The weighted mean of probes, each on its copies of all images.
+
+    Args:
+        samples: the images.
+        name: the detector's.
+        probes: the copies.
+        params: in place of the detector's own.
+    """
     cohort = cohort_of(samples, len(samples))
     fitted = []
     for _, copies in probes:
         labels, places = (np.tile(c, len(copies)) for c in (cohort.labels, origins(cohort.generator, cohort.source)))
-        made = SupportVectorProbe(**METHODS[name].params)
+        made = SupportVectorProbe(**METHODS[name].params | params)
         fitted.append(made.fit(np.concatenate(copies), labels, groups=places))
     return SupportVectorProbe.mean(fitted, [weight for weight, _ in probes])
 

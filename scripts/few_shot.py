@@ -18,13 +18,12 @@ import numpy as np
 import scipy.linalg  # noqa: F401  # as in build_default.py
 from threadpoolctl import threadpool_limits
 
-from build_default import BACKBONE, COMPUTED, PROBES, TAPS, VIEW, Parts, bank_of, columns, fit_probe
+from build_default import BACKBONE, COMPUTED, PROBES, VIEW, Parts, bank_of, columns, fit_beside, held_by_bank
 from image_versions import TESTS, cohort_of, embedded, halves
 from univfd.backbones import open_backbone
 from univfd.classifiers.svm import SupportVectorProbe
 from univfd.datasets import open_dataset
 from univfd.detector import load
-from univfd.embedding import space_of
 from univfd.evaluation import rounds
 from univfd.storage import require_new
 from univfd.views import view
@@ -57,9 +56,8 @@ def measured(data: Path, cache: Path) -> str:
     computing, cut = open_backbone(BACKBONE, taps=COMPUTED), view(VIEW)
     made = {p: halves(embedded(computing, cut, samples, p, cache)) for _, names in PROBES for p in names}
     copies = {p: columns(vectors, DETECTOR) for p, vectors in made.items()}
-    backbone = open_backbone(BACKBONE, taps=TAPS[DETECTOR])
-    bank = bank_of(whole, copies["clean"][: len(whole)].astype(np.float32), space_of(backbone, cut))
-    detector = load(DETECTOR, backbone=backbone)
+    detector = load(DETECTOR)
+    bank = bank_of(whole, held_by_bank(copies["clean"][: len(whole)], DETECTOR), detector.bank.space)
     threshold = detector.calibration.fake_above
     if threshold is None:
         sys.exit("the shipped default has no threshold")
@@ -74,7 +72,7 @@ def measured(data: Path, cache: Path) -> str:
         print(r.generator, len(fakes), file=sys.stderr)
         parts: Parts = [(weight, [copies[p][r.train] for p in names]) for weight, names in PROBES]
         base = bank.take(r.train[r.train < len(whole)])
-        probe = fit_probe([samples[i] for i in r.train], DETECTOR, parts).beside(base)
+        probe = fit_beside([samples[i] for i in r.train], DETECTOR, parts, base)
         for number in (m for m in ADDED if m + LEFT <= len(fakes)):
             for _ in range(DRAWS if number else 1):
                 order = rng.permutation(fakes)

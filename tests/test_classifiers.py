@@ -81,6 +81,20 @@ def test_unequal_class_sizes_do_not_tilt_the_decision(k: int, times: int) -> Non
     assert np.mean(plain) > 0.62  # what it makes up for
 
 
+@pytest.mark.parametrize("times", [2, 10])
+def test_near_copies_in_the_larger_class_do_not_tilt_the_decision(times: int) -> None:
+    """A tenth of it are images and versions of them: as without those, each class must win about half of the time."""
+    rng = np.random.default_rng(times)
+    shares = []
+    for _ in range(40):
+        X = rng.standard_normal((40 * (1 + times), 6)).astype(np.float32)
+        some = np.arange(40, len(X), 20)
+        X[some] = X[some + 1] + 1e-3 * rng.standard_normal((len(some), 6))
+        y = np.repeat([0, 1], [40, 40 * times])
+        shares.append(NearestNeighbor().fit(X, y).predict(rng.standard_normal((100, 6))).mean())
+    assert 0.45 < np.mean(shares) < 0.55
+
+
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("sizes", [(40, 400), (400, 40), (50, 60)])
 def test_rows_of_the_bank_find_themselves_however_unequal_the_classes(sizes: tuple[int, int], k: int) -> None:
@@ -522,9 +536,10 @@ def wanted_scale(larger: np.ndarray, ratio: float, m: int) -> float:
     unit = larger / np.linalg.norm(larger, axis=1, keepdims=True)
     rank = min(1 / 3 + (m - 1 / 3) * ratio, len(larger) - 1)
     logs = []
-    for i, row in enumerate(unit):
-        far = np.sort(np.delete(1 - unit @ row, i))
-        if far[m - 1] > 1e-6:
+    distances = [np.sort(np.delete(1 - unit @ row, i)) for i, row in enumerate(unit)]
+    middle = np.median([far[m - 1] for far in distances])
+    for far in distances:
+        if far[m - 1] > max(1e-6, middle / 3):
             low = far[int(rank) - 1]
             high = far[min(int(rank), len(far) - 1)]
             logs.append(np.log((low + (rank - int(rank)) * (high - low)) / far[m - 1]))

@@ -236,7 +236,7 @@ def test_a_bank_of_another_space_is_refused(toy_detector: Detector) -> None:
     ("spoil", "message"),
     [
         (lambda m: m.pop("space"), "lacks 'space'"),
-        (lambda m: m.update(schema=2), "schema 2"),
+        (lambda m: m.update(schema=3), "schema 3"),
         (lambda m: m["classifier"].pop("name"), "needs a name"),
         (lambda m: m["space"].pop("dim"), "cannot be read"),
         (lambda m: m["calibration"].update(colour=1), "cannot be read"),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from . import registry
 from .attribution import naming_distance
-from .backbones import Backbone
+from .backbones import Backbone, first_taps
 from .bank import FeatureBank, Strings
 from .calibration import UNCALIBRATED, Calibration, calibrate, check_promise, needed_for, of_groups, too_few
 from .detector import Detector
@@ -129,6 +129,7 @@ def fit_detector(
     *,
     max_fpr: float = 0.05,
     max_miss: float = 0.05,
+    bank_taps: int | None = None,
 ) -> Detector:
     """A detector from a bank, calibrated on leave-one-generator-out scores.
 
@@ -143,11 +144,13 @@ def fit_detector(
         params: of the classifier; see `EACH`.
         max_fpr: promised bound on reals called fake.
         max_miss: promised bound on fakes called real.
+        bank_taps: see `assemble`.
 
     Raises:
         DataError: too few generators, sources or images to calibrate; says what is needed.
         UsageError: parameters that the classifier does not take, or that do not fit the data.
     """
+    check_bank_taps(classifier, backbone, view, bank_taps)
     bank, params = built.bank, with_sizes(params, backbone, view)
     make = partial(registry.load("classifiers", classifier), **params)
     groups = together(np.asarray(built.groups, dtype=object), bank.keys)
@@ -163,8 +166,9 @@ def fit_detector(
         scores[known], bank.labels[known], max_fpr=max_fpr, max_miss=max_miss, confidence=CONFIDENCE,
         data="; ".join(["leave-one-generator-out scores of the bank's own rows", *dependent]),
     )  # fmt: skip
-    calibration = replace(calibration, named_within=naming_distance(bank))
-    return assemble(name, backbone, view, bank, classifier, params, calibration)
+    held = bank if bank_taps is None else _first_values(bank, backbone, view, bank_taps)
+    calibration = replace(calibration, named_within=naming_distance(held))
+    return assemble(name, backbone, view, bank, classifier, params, calibration, bank_taps=bank_taps)
 
 
 def _one_of_each_file(bank: FeatureBank) -> NDArray[np.bool_]:
@@ -244,6 +248,34 @@ def with_sizes(params: dict[str, Any], backbone: Backbone, view: View) -> dict[s
     return params | {"layers": sizes * view.count if view.pool == "concat" else sizes}
 
 
+def check_bank_taps(classifier: str, backbone: Backbone, view: View, bank_taps: int | None) -> None:
+    """Refuse a bank of fewer layers that the classifier or the view cannot have; to be asked before long work.
+
+    Args:
+        classifier: name in the registry `classifiers`.
+        backbone: the encoder.
+        view: the view.
+        bank_taps: see `assemble`.
+
+    Raises:
+        UsageError: says why.
+    """
+    if bank_taps is None:
+        return
+    if not 0 < bank_taps <= len(backbone.taps):
+        raise UsageError(f"the bank is to have the first {bank_taps} layers; there are {len(backbone.taps)}")
+    if view.pool == "concat":
+        raise UsageError(f"view {view.name} lays crops side by side, so that its first values are not the first layers")
+    if not hasattr(registry.load("classifiers", classifier), "from_wider_bank"):
+        raise UsageError(f"{classifier} reads what its bank has; ridge and svm can read more layers")
+
+
+def _first_values(bank: FeatureBank, backbone: Backbone, view: View, taps: int) -> FeatureBank:
+    """The bank, with the values of the first taps alone."""
+    space = space_of(first_taps(backbone, taps), view)
+    return replace(bank, vectors=np.ascontiguousarray(bank.vectors[:, : space.dim]), space=space)
+
+
 def assemble(
     name: str,
     backbone: Backbone,
@@ -252,15 +284,32 @@ def assemble(
     classifier: str,
     params: dict[str, Any],
     calibration: Calibration = UNCALIBRATED,
+    *,
+    bank_taps: int | None = None,
 ) -> Detector:
     """A detector whose classifier is fitted on all of the bank.
+
+    Args:
+        name: the detector's name.
+        backbone: the bank's encoder.
+        view: the bank's view.
+        bank: the images, with all layers.
+        classifier: name in the registry `classifiers`.
+        params: its parameters.
+        calibration: of its scores.
+        bank_taps: the detector's bank keeps the first so many layers; its score reads all. Default: it keeps all.
 
     Raises:
         UsageError: parameters that the classifier does not take, or that do not fit the bank.
     """
+    check_bank_taps(classifier, backbone, view, bank_taps)
     kind, params = registry.load("classifiers", classifier), with_sizes(params, backbone, view)
     with _parameter_errors(classifier, params):
-        fitted = kind.from_bank(bank, params)
+        if bank_taps is not None and bank_taps < len(backbone.taps):
+            wider, bank = bank, _first_values(bank, backbone, view, bank_taps)
+            fitted = kind.from_wider_bank(wider, bank, params)
+        else:
+            fitted = kind.from_bank(bank, params)
     return Detector(name, backbone, view, fitted, bank, calibration)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import registry
-from .backbones import Backbone, EngineBackbone, feature_space, open_backbone
+from .backbones import Backbone, EngineBackbone, feature_space, first_taps, open_backbone
 from .bank import BankType, FeatureBank
 from .blas import one_thread
 from .calibration import UNCALIBRATED, Calibration
@@ -35,7 +35,7 @@ from .detector_folder import (
     load_bank,
     locate,
     read_manifest,
-    shared_bank,
+    require_bank_beside,
 )
 from .downloads import Progress
 from .embedding import Batch, OnPixels, as_if_seen, embed_images, space_of
@@ -68,7 +68,8 @@ class Detector:
 
     Attributes:
         name: for people and in every verdict.
-        backbone: the frozen encoder, opened for the detector's taps.
+        backbone: the frozen encoder, opened for the detector's taps. The bank has those values or, where the classifier
+            reads more than the bank should hold, those of the first taps.
         view: how crops are cut.
         classifier: gives the score.
         bank: known images: the evidence (and, for nearest neighbours, the classifier's rows).
@@ -86,7 +87,8 @@ class Detector:
 
     def __post_init__(self) -> None:
         """Refuse a bank of another feature space, and a patch probe of another encoder."""
-        self.space.require(self.bank.space, "the detector's bank")
+        held = space_of(self.bank_backbone, self.view, float32=self._made_in_float32)
+        held.require(self.bank.space, "the detector's bank")
         if self.patch_probe is not None:
             theirs = self.patch_probe.space
             entry = replace(self.backbone.entry, lossy="") if self.lossy else self.backbone.entry
@@ -99,9 +101,18 @@ class Detector:
 
     @cached_property
     def space(self) -> FeatureSpace:
-        """The feature space that the detector decides in: that of its bank."""
-        made_in_float32 = self.bank.space != self.reads
-        return space_of(self.backbone, self.view, float32=made_in_float32)
+        """The feature space that the detector decides in: that of its bank, or one whose first values its bank has."""
+        return space_of(self.backbone, self.view, float32=self._made_in_float32)
+
+    @cached_property
+    def _made_in_float32(self) -> bool:
+        return self.bank.space != space_of(self.bank_backbone, self.view)
+
+    @property
+    def bank_backbone(self) -> Backbone:
+        """The encoder, opened for what the bank holds: of views whose crops lie side by side all taps."""
+        whole = self.view.pool == "concat"
+        return self.backbone if whole else first_taps(self.backbone, len(self.bank.space.taps))
 
     @property
     def lossy(self) -> str:
@@ -114,6 +125,7 @@ class Detector:
         state = {k: hashlib.sha256(v.tobytes()).hexdigest() for k, v in self.classifier.state().items()}
         parts = {"bank": self.bank.digest, "state": state, "classifier": self._classifier_record()}
         parts |= {"lossy": self.lossy} if self.lossy else {}
+        parts |= {"space": self.space.digest} if self.space != self.bank.space else {}
         return f"{self.name}@{digest_of(parts | {'calibration': self.calibration.to_dict()})[:12]}"
 
     def detect(
@@ -157,7 +169,7 @@ class Detector:
         """Score, calibrate and explain the embeddings of a batch: the second half of the line.
 
         Args:
-            batch: from `univfd.embedding.embed_images`, or out of the embedding cache.
+            batch: from `univfd.embedding.embed_images`, or out of the embedding cache; or rows of a bank.
             neighbors: rows of evidence of each class.
 
         Returns:
@@ -172,8 +184,8 @@ class Detector:
         self._require_readable(batch.embeddings.space)
         start = time.perf_counter()
         with one_thread() if len(self.bank) <= _FEW_ROWS else nullcontext():
-            scores = self.classifier.decision_function(vectors)
-            real, fake = (self.bank.nearest(vectors, neighbors, label=label) for label in Label)
+            scores, held = self.classifier.decision_function(vectors), vectors[:, : self.bank.space.dim]
+            real, fake = (self.bank.nearest(held, neighbors, label=label) for label in Label)
         nearest_real, nearest_fake = (self.bank.neighbors(*found) for found in (real, fake))
         share = (batch.seconds / len(loaded), (time.perf_counter() - start) / len(loaded))
         nearest = np.concatenate([real[0], fake[0]], axis=1).min(axis=1, initial=np.inf)
@@ -208,7 +220,7 @@ class Detector:
         ]
 
     def _require_readable(self, space: FeatureSpace) -> None:
-        if space != self.reads:
+        if space not in (self.reads, self.bank.space):
             self.space.require(space, "the images")
 
     def score_of_crops(self, vectors: FloatArray) -> NDArray[np.float64]:
@@ -238,7 +250,7 @@ class Detector:
         if not isinstance(bank, FeatureBank | IndexedBank):
             bank, said = bank.deciding()
             name = name or f"{self.name}+{said}"
-        self.space.require(bank.space, "the bank")
+        self.bank.space.require(bank.space, "the bank")
         if bank.digest == self.bank.digest:
             return replace(self, bank=bank, name=name or self.name)
         old = self.classifier
@@ -282,13 +294,15 @@ class Detector:
                 "without them, and name the store when it is used"
             )
         if bank_of_default:
-            self._require_bank_beside(Path(folder))
+            require_bank_beside(Path(folder), self.bank, self.name)
         with new_folder(Path(folder)) as scratch:
             record = {
                 "name": self.name,
                 "space": self.space.to_dict(),
                 "classifier": self._classifier_record(),
             }
+            if self.space != self.bank.space:
+                record["bank_space"] = self.bank.space.to_dict()
             record |= {"calibration": self.calibration.to_dict(), "bank": BANK_OF_DEFAULT if bank_of_default else BANK}
             if (own := self.backbone.entry.folder) is not None:
                 carry = carry_backbone or (own.name == BACKBONE and (own.parent / MANIFEST).is_file())
@@ -300,22 +314,13 @@ class Detector:
                 record["backbone_name"] = self.backbone.entry.reopen
             if self.patch_probe is not None:
                 record["patch_probe"] = self.patch_probe.write(scratch)
-            write_json(scratch / MANIFEST, KIND, SCHEMA, record)
+            write_json(scratch / MANIFEST, KIND, SCHEMA if "bank_space" in record else 1, record)
             write_arrays(scratch / ARRAYS, self.classifier.state())
             if not bank_of_default:
                 (scratch / BANK).mkdir()
                 self.bank.write(scratch / BANK, dtype=bank_dtype)
             if card is not None:
                 (scratch / CARD).write_text(card, "utf-8")
-
-    def _require_bank_beside(self, folder: Path) -> None:
-        place = shared_bank(folder)
-        if place is None:
-            raise UsageError(f"there is no detector {folder.parent / DEFAULT} whose bank {folder} could share")
-        if (theirs := FeatureBank.load(place).in_space(self.space, str(place)).digest) != self.bank.digest:
-            raise UsageError(
-                f"{place} is another bank ({theirs[:12]}) than that of {self.name} ({self.bank.digest[:12]})"
-            )
 
     def _classifier_record(self) -> dict[str, Any]:
         name = registry.name_of("classifiers", type(self.classifier))

@@ -9,11 +9,11 @@ from typing import Any
 
 from . import registry
 from .bank import FeatureBank
-from .errors import FormatError, UnknownNameError
+from .errors import FormatError, UnknownNameError, UsageError
 from .storage import read_json
 from .types import FeatureSpace
 
-KIND, SCHEMA = "detector", 1
+KIND, SCHEMA = "detector", 2  # 2: its bank has only the first of its taps; without that it is 1
 MANIFEST, ARRAYS, BANK, CARD = "detector.json", "classifier.safetensors", "bank", "MODEL_CARD.md"
 BACKBONE = "backbone"
 DEFAULT = "default"
@@ -59,7 +59,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     about = manifest["classifier"]
     if not isinstance(about.get("params"), dict) or not isinstance(about.get("name"), str):
         raise FormatError(f"{folder / MANIFEST}: 'classifier' needs a name and params")
-    FeatureSpace.from_dict(manifest["space"])
+    for key in ("space", "bank_space"):
+        if key in manifest:
+            FeatureSpace.from_dict(manifest[key])
     return manifest
 
 
@@ -75,7 +77,8 @@ def load_bank(folder: Path, manifest: Mapping[str, Any]) -> FeatureBank:
         FeatureSpaceError: it is of another space than the detector.
     """
     bank = FeatureBank.load(_bank_place(folder, manifest["bank"]))
-    return bank.in_space(FeatureSpace.from_dict(manifest["space"]), f"the bank of detector {manifest['name']}")
+    wanted = manifest.get("bank_space", manifest["space"])
+    return bank.in_space(FeatureSpace.from_dict(wanted), f"the bank of detector {manifest['name']}")
 
 
 def _bank_place(folder: Path, stated: str) -> Path:
@@ -94,6 +97,25 @@ def shared_bank(folder: Path) -> Path | None:
     """The bank of the detector called `default` beside this one; None where there is no such detector."""
     beside = folder.resolve().parent / DEFAULT
     return beside / BANK if (beside / MANIFEST).is_file() else None
+
+
+def require_bank_beside(folder: Path, bank: FeatureBank, name: str) -> None:
+    """Refuse to take the bank of the detector called `default` beside a folder for another one.
+
+    Args:
+        folder: of the detector that is to have it.
+        bank: the bank that it has.
+        name: the detector's.
+
+    Raises:
+        UsageError: there is none, or it is another bank.
+        FeatureSpaceError: nor is it in that one's space.
+    """
+    place = shared_bank(folder)
+    if place is None:
+        raise UsageError(f"there is no detector {folder.parent / DEFAULT} whose bank {folder} could share")
+    if (theirs := FeatureBank.load(place).in_space(bank.space, str(place)).digest) != bank.digest:
+        raise UsageError(f"{place} is another bank ({theirs[:12]}) than that of {name} ({bank.digest[:12]})")
 
 
 def encoder_of(folder: Path, manifest: Mapping[str, Any]) -> str | Path:

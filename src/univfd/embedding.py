@@ -85,6 +85,12 @@ class Batch:
         """The items that have an embedding."""
         return [i for i in self.items if isinstance(i, Loaded)]
 
+    def first(self, space: FeatureSpace) -> Batch:
+        """The batch in a space of only the first layers of its own; itself where that is its own."""
+        if space == self.embeddings.space:
+            return self
+        return replace(self, embeddings=Embeddings(self.embeddings.vectors[:, : space.dim], space))
+
 
 def embed_images(
     backbone: Backbone,

@@ -169,6 +169,24 @@ def square_grid(tokens: FloatArray, described: Entry) -> FloatArray:
     return np.ascontiguousarray(tokens.reshape(len(tokens), side, side, -1), dtype=np.float32)
 
 
+class _FirstTaps:
+    """See `first_taps`."""
+
+    def __init__(self, backbone: Backbone, taps: int) -> None:
+        self._backbone = backbone
+        self.entry, self.taps = backbone.entry, backbone.taps[:taps]
+        self._dim = sum(map(self.entry.tap_dim, self.taps))
+
+    def embed(self, crops: Pixels) -> FloatArray:
+        """See `Backbone.embed`."""
+        return np.ascontiguousarray(self._backbone.embed(crops)[:, : self._dim])
+
+
+def first_taps(backbone: Backbone, taps: int) -> Backbone:
+    """An opened encoder that gives the values of so many of its taps, the first; itself where it has no more."""
+    return backbone if taps >= len(backbone.taps) else _FirstTaps(backbone, taps)
+
+
 def feature_space(described: Entry, taps: Sequence[str], view: str, crops_side_by_side: int = 1) -> FeatureSpace:
     """The space of the vectors that this encoder gives under this view.
 
@@ -197,6 +215,7 @@ __all__ = [
     "check_crops",
     "cpus",
     "feature_space",
+    "first_taps",
     "open_backbone",
     "square_grid",
 ]

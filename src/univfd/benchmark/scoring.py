@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..backbones import first_taps
 from ..detector import Detector
+from ..embedding import space_of
 from ..embedding_cache import EmbeddingCache, Keyed
-from ..types import Failure, Sample, Verdict
+from ..types import Failure, FeatureSpace, Sample, Verdict
 from .rows import COLUMNS, Columns
 
 _CHUNK = 256  # images judged together
@@ -40,9 +42,15 @@ class Scoring:
         for perturb in self.perturbations:
             embedded: dict[str, tuple[EmbeddingCache, dict[str, Failure]]] = {}
             for detector in self.detectors:
-                if detector.reads.digest not in embedded:
-                    embedded[detector.reads.digest] = self._embed(detector, perturb)
-                yield from self._judge(detector, perturb, *embedded[detector.reads.digest])
+                widest = self._widest(detector)
+                if widest.reads.digest not in embedded:
+                    embedded[widest.reads.digest] = self._embed(widest, perturb)
+                yield from self._judge(detector, perturb, *embedded[widest.reads.digest])
+
+    def _widest(self, detector: Detector) -> Detector:
+        """Of the detectors that read what this one does and then more layers, the one that reads most; or itself."""
+        alike = [d for d in self.detectors if d.view.pool != "concat" and _begins(d, detector.reads)]
+        return max(alike, key=lambda d: d.reads.dim, default=detector)
 
     def _embed(self, detector: Detector, perturb: str) -> tuple[EmbeddingCache, dict[str, Failure]]:
         space = detector.reads
@@ -65,7 +73,7 @@ class Scoring:
         known = {row.tobytes().hex() for row in detector.bank.keys}
         for start in range(0, len(self.images), _CHUNK):
             part = self.images[start : start + _CHUNK]
-            batch = kept.batch(part, failures)
+            batch = kept.batch(part, failures).first(detector.reads)
             verdicts = iter(detector.judge(batch))
             rows = []
             for sample, image, item in zip(self.samples[start : start + _CHUNK], part, batch.items, strict=True):
@@ -77,6 +85,11 @@ class Scoring:
                 self.counts[row["status"]] += 1
             yield {name: [row[name] for row in rows] for name, _ in COLUMNS}
             self.watch(f"{perturb}: judging with {detector.name}", start + len(part), len(self.images))
+
+
+def _begins(detector: Detector, space: FeatureSpace) -> bool:
+    """Whether the first of its layers are those of the space."""
+    return space_of(first_taps(detector.backbone, len(space.taps)), detector.view) == space
 
 
 def _about(sample: Sample, image: Keyed | Failure) -> dict[str, Any]:

@@ -40,7 +40,15 @@ class LinearScore(Estimator):
         Raises:
             FormatError: arrays that are missing or do not fit the bank's space.
         """
-        dim = bank.space.dim
+        return cls._restored(params, state, bank.space.dim)
+
+    @classmethod
+    def _restored(cls, params: Mapping[str, Any], state: Arrays, dim: int) -> Self:
+        """From `coef` `(dim,)` and `intercept` `(1,)`.
+
+        Raises:
+            FormatError: arrays that are missing or of other shapes.
+        """
         if "coef" not in state or state["coef"].shape != (dim,) or state.get("intercept", np.empty(0)).shape != (1,):
             raise FormatError(
                 f"a linear classifier needs coef ({dim},) and intercept (1,); "

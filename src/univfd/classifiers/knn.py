@@ -19,9 +19,10 @@ classes drawn from one distribution win equally often:
 
 where d_j is the distance of a row of the larger class to its j-th neighbour in that class (fractional ranks are
 interpolated) and ratio >= 1 that of the class sizes: the m-th of n rows is, in the median, where the j-th of n * ratio
-rows is, because the expected number of rows within that distance is gamma distributed with median m - 1/3. The factor
-is about the typical row; a row of the bank still finds itself at distance 0, a few rows of a new generator still count
-at rank m, and for equal classes s = 1.
+rows is, because the expected number of rows within that distance is gamma distributed with median m - 1/3. Rows whose
+m-th neighbour is less than a third as far as in the median are taken for near copies of one image and have no say. The
+factor is about the typical row; a row of the bank still finds itself at distance 0, a few rows of a new generator still
+count at rank m, and for equal classes s = 1.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from ._estimator import Estimator
 _SAMPLE, _LEAST_SAMPLE = 500, 100  # rows of the larger class that its factor is estimated from
 _COMPARED = 20_000_000  # pairs of them and all others of the class, at most
 _SAME = 1e-9  # a distance below this is that of a copy
+_NEAR_COPY = 3  # so many times nearer than is usual is a version of the same image: re-encoded, the next crop
 
 
 def _sampled(rows: int) -> int:
@@ -203,7 +205,8 @@ class NearestNeighbor(Estimator):
         rank = min(1 / 3 + (m - 1 / 3) * ratio, sizes[larger] - 1)
         below = int(rank)
         near = self._near(self._sample(larger), larger, below + 2)[:, 1:]  # not the row itself
-        near = near[near[:, m - 1] > _SAME]  # copies of one image say nothing about density
+        least = max(_SAME, float(np.median(near[:, m - 1])) / _NEAR_COPY) if len(near) else _SAME
+        near = near[near[:, m - 1] > least]  # copies of one image say nothing about density
         if len(near) and below >= m:
             at_rank = near[:, below - 1] + (rank - below) * (
                 near[:, min(below, near.shape[1] - 1)] - near[:, below - 1]

@@ -20,7 +20,8 @@ Where a vector is several layers side by side, each of them may be brought to le
 compare directions too (section 4.1, cosine distance).
 
 A probe that knows the bank it was learned beside takes in rows that are added to it later, without training:
-`_correction.py`.
+`_correction.py`. It may read more layers than the bank holds; rows of the bank are then scored by a second one, that
+reads what they hold.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ class RidgeProbe(LinearScore):
 
     _origin: Origin | None = None
     _correction: Correction | None = None
+    _narrow: RidgeProbe | None = None
+    """Reads the values that the bank has, the first ones, where there are more."""
     _margin = 1.0
     """The score that rows which are added to the bank are brought to."""
 
@@ -88,16 +91,38 @@ class RidgeProbe(LinearScore):
         return cls(**(params or {})).fit(bank.vectors, bank.labels, groups=bank.origin).beside(bank)
 
     @classmethod
+    def from_wider_bank(cls, wider: FeatureBank, bank: FeatureBank, params: Mapping[str, Any] | None = None) -> Self:
+        """Train on rows that have more values than those that the bank is to hold.
+
+        Args:
+            wider: the rows.
+            bank: the same, with the first of their layers.
+            params: of the constructor.
+
+        Raises:
+            ValueError: see `from_bank`; or the bank does not hold whole layers.
+        """
+        made = cls.from_bank(wider, params)
+        less = dict(params or {}) | {"layers": first_layers(made.layers, bank.space.dim)}
+        return made.beside(bank, cls.from_bank(bank, less))
+
+    @classmethod
     def from_state(cls, params: Mapping[str, Any], state: Arrays, bank: Bank) -> Self:
-        """From `coef` `(D,)`, `intercept` `(1,)` and, where it is known, the bank it was learned beside.
+        """From what `state` gives.
 
         Raises:
             FormatError: arrays that are missing or do not fit the bank's space.
-            ValueError: see `_correction.correction`.
+            ValueError: see `_correction.correction`; or `layers` that do not fit.
         """
-        made = super().from_state(params, state, bank)
+        dim = bank.space.dim
+        if "narrow_coef" in state:
+            own = {name: state[f"narrow_{name}"] for name in ("coef", "intercept") if f"narrow_{name}" in state}
+            made = super()._restored(params, state, max(dim, state.get("coef", np.empty(0)).size))
+            narrow = super()._restored(dict(params) | {"layers": first_layers(made.layers, dim)}, own, dim)
+            made._narrow = narrow
+        else:
+            made = super().from_state(params, state, bank)
         if "known" in state:
-            dim = bank.space.dim
             parts = [state.get(name, np.empty(0)) for name in ("known", "centre", "spread")]
             if parts[0].ndim != 2 or parts[0].shape[1] != 9 or any(p.shape != (dim,) for p in parts[1:]):
                 raise FormatError(
@@ -107,14 +132,31 @@ class RidgeProbe(LinearScore):
             made._correction = correction(made._origin, bank, made.decision_function, cls._margin)
         return made
 
-    def beside(self, bank: FeatureBank) -> Self:
-        """This probe, with the bank remembered: rows that a later bank has beyond it correct the score."""
-        self._origin = Origin.of(bank)
+    def beside(self, bank: FeatureBank, narrow: Self | None = None) -> Self:
+        """This probe, with the bank remembered: rows that a later bank has beyond it correct the score.
+
+        Args:
+            bank: known images.
+            narrow: where this probe reads more than the bank's vectors hold (`(D,)`, the first values of its own):
+                one that reads those, with the first of its layers. It scores rows of a bank.
+
+        Raises:
+            ValueError: neither this probe nor the narrow one reads the bank's vectors.
+        """
+        reads = (narrow or self).n_features_in_
+        if reads != bank.space.dim or (narrow and narrow.layers != first_layers(self.layers, reads)):
+            raise ValueError(f"the bank's vectors have {bank.space.dim} values, the probe beside it reads {reads}")
+        self._origin, self._narrow = Origin.of(bank), narrow
         return self
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """`coef` `(D,)`, `intercept` `(1,)`; and `known` `(N, 9)`, `centre`, `spread` `(D,)` of the bank, if any."""
+        """`coef` `(D,)`, `intercept` `(1,)`; and `known` `(N, 9)`, `centre`, `spread` of the bank, if any.
+
+        With a narrow probe also `narrow_coef` and `narrow_intercept`.
+        """
         state = super().state()
+        if self._narrow is not None:
+            state |= {f"narrow_{name}": values for name, values in LinearScore.state(self._narrow).items()}
         if self._origin is not None:
             state |= {"known": self._origin.known, "centre": self._origin.centre, "spread": self._origin.spread}
         return state
@@ -123,7 +165,7 @@ class RidgeProbe(LinearScore):
         """Score `w . x + b`, plus the correction where the bank has rows that the probe was not learned beside.
 
         Args:
-            X: `(N, D)` embeddings.
+            X: `(N, D)` embeddings; or, where the bank's vectors hold only the first values, such ones.
 
         Returns:
             `(N,)` float64; above 0 = fake.
@@ -131,9 +173,15 @@ class RidgeProbe(LinearScore):
         Raises:
             ValueError: `layers` does not fit them.
         """
-        X = self._check(X)
-        score = np.asarray(self._directions(X) @ self.coef_ + self.intercept_, dtype=np.float64)
-        return score if self._correction is None else score + self._correction(X)
+        narrow = self._narrow
+        if narrow is not None and np.ndim(X) == 2 and np.shape(X)[1] == narrow.n_features_in_:
+            score, X = narrow.decision_function(X), narrow._check(X)
+        else:
+            X = self._check(X)
+            score = np.asarray(self._directions(X) @ self.coef_ + self.intercept_, dtype=np.float64)
+        if self._correction is None:
+            return score
+        return score + self._correction(X[:, : len(self._correction.origin.centre)])
 
     def _directions(self, X: NDArray[Any]) -> NDArray[Any]:
         """`(N, D)` with each layer at length 1; X itself where there are none.
@@ -186,7 +234,7 @@ class RidgeProbe(LinearScore):
         coef, intercept = self._optimum(centred, weighted, spread, coded, weight, groups)
         coef = coef / spread
         self._set(coef, float(intercept - coef @ mean))
-        self._origin = self._correction = None
+        self._origin = self._correction = self._narrow = None
         return self
 
     def _optimum(
@@ -246,6 +294,24 @@ class RidgeProbe(LinearScore):
         coef = solve(curvature, (weight * target) @ X, assume_a="pos", overwrite_a=True)
         middles = [coef @ np.average(X[coded == c], axis=0, weights=weight[coded == c]) for c in (0, 1)]
         return coef, -float(np.mean(middles))
+
+
+def first_layers(layers: Layers, dim: int) -> Layers:
+    """The layers that the first values `(dim,)` of a vector are.
+
+    Args:
+        layers: as of `RidgeProbe`: sizes, or 0.
+        dim: number of the values.
+
+    Raises:
+        ValueError: no number of whole layers, or layers whose size is not said.
+    """
+    if np.ndim(layers) == 0 and layers == 0:
+        return 0
+    ends = np.cumsum(layers if np.ndim(layers) else [-1])
+    if dim not in ends:
+        raise ValueError(f"layers is {layers!r}; the first {dim} values are no number of whole layers of said sizes")
+    return list(layers)[: int(np.searchsorted(ends, dim)) + 1]  # type: ignore[arg-type]
 
 
 def deviations(X: NDArray[Any], coded: NDArray[np.intp], groups: Any) -> NDArray[np.float64]:

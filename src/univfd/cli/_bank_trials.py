@@ -21,7 +21,7 @@ from ._bank_shared import (
     samples_from,
     say_prepared,
 )  # fmt: skip
-from ._shared import PATH, remark, settings, watching, work_options
+from ._shared import PATH, download_progress, remark, settings, watching, work_options
 
 
 @click.command("what-if")
@@ -53,11 +53,12 @@ def what_if(
     seen = opened.snapshot(version)
     facts = {"generator": generator, "source": source, "family": family, "licence": licence}
     samples = samples_from(data, label, facts)
-    backbone, view = encoder(ctx, opened.space, threads)
-    before = load(detector, backbone=backbone).with_bank(seen)
+    with download_progress(ctx) as downloading:
+        before = load(detector, threads=threads, progress=downloading).with_bank(seen)
+    backbone, view = before.backbone, before.view
     options: Any = {"batch_size": batch_size, "workers": workers, "max_pixels": round(max_pixels * 1e6)}
     with watching(ctx) as on_done:
-        found = prepare(seen, backbone, view, samples, near=0.01, **options, on_done=on_done)
+        found = prepare(seen, before.bank_backbone, view, samples, near=0.01, **options, on_done=on_done)
         grown = seen.bank.add(found.rows.bank)
         after = before.with_bank(grown)
         judged = [

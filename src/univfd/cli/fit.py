@@ -49,6 +49,12 @@ RATE = _Rate(0, 1, min_open=True, max_open=True)
     help="Parameter of the classifier: k=9, C=0.1, layers=each (tap by its direction).",
 )  # fmt: skip
 @click.option(
+    "--bank-taps",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="The bank keeps the first N taps; the score (ridge, svm) reads all.",
+)
+@click.option(
     "--max-fpr", type=RATE, default=0.05, show_default=True, help="Promised share of reals called fake, at most."
 )
 @click.option(
@@ -61,8 +67,9 @@ RATE = _Rate(0, 1, min_open=True, max_open=True)
 @click.pass_context
 def command(
     ctx: click.Context, data: Path, output: Path, classifier: str, params: tuple[str, ...], max_fpr: float,
-    max_miss: float, uncalibrated: bool, splits: tuple[str, ...], backbone: str, taps: tuple[str, ...], view: str,
-    batch_size: int | None, workers: int | None, threads: int | None, max_pixels: float,
+    max_miss: float, bank_taps: int | None, uncalibrated: bool, splits: tuple[str, ...], backbone: str,
+    taps: tuple[str, ...], view: str, batch_size: int | None, workers: int | None, threads: int | None,
+    max_pixels: float,
 ) -> int:  # fmt: skip
     """Make a detector of a labelled collection: a bank, a classifier, and thresholds with promised error rates.
 
@@ -71,7 +78,7 @@ def command(
     that another classifier on the same images needs no encoder.
     """
     from ..backbones import open_backbone
-    from ..building import assemble, build_bank, check_classifier, check_enough, fit_detector
+    from ..building import assemble, build_bank, check_bank_taps, check_classifier, check_enough, fit_detector
     from ..datasets import open_dataset
     from ..sources import display_name
     from ..storage import require_new
@@ -86,18 +93,18 @@ def command(
     cut = named_view(view)
     with download_progress(ctx) as downloading:
         opened = open_backbone(backbone, taps=taps, threads=threads, progress=downloading)
-    kept = kept_embeddings(ctx, opened, cut)
+    check_bank_taps(classifier, opened, cut, bank_taps)
+    kept, rates = kept_embeddings(ctx, opened, cut), {"max_fpr": max_fpr, "max_miss": max_miss}
     with progress(ctx, "images") as advance:
         built = build_bank(
             opened, cut, samples, added=today(), batch_size=batch_size, workers=workers,
             max_pixels=round(max_pixels * 1e6), kept=kept, on_done=advance,
         )  # fmt: skip
+    name = display_name(output.name)
     if uncalibrated:
-        made = assemble(display_name(output.name), opened, cut, built.bank, classifier, values)
+        made = assemble(name, opened, cut, built.bank, classifier, values, bank_taps=bank_taps)
     else:
-        made = fit_detector(
-            display_name(output.name), opened, cut, built, classifier, values, max_fpr=max_fpr, max_miss=max_miss
-        )  # fmt: skip
+        made = fit_detector(name, opened, cut, built, classifier, values, **rates, bank_taps=bank_taps)
     made.save(output)
     for failure in built.failures:
         remark(ctx, f"left out {failure.image}: {failure.message}")
