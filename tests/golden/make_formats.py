@@ -12,6 +12,7 @@
 | bench      | 7aec0fd | a finished benchmark run                                             |
 | store      | c7a50ec | a bank store with an addition, a removal, an undo and a tag          |
 | ridge      | 707f9dc | a detector with a ridge probe and groups of its own in its promise   |
+| wide       | 19f0a11 | a detector of schema 2: it reads more layers than its bank holds     |
 
 `expected.json` beside them says what that code computed from them.
 """
@@ -107,6 +108,16 @@ def ridge(out: Path) -> dict[str, object]:
     return detector(calibrated("ridge", {"alpha": 0.5}, groups=groups, known_within=0.5, named_within=0.1), out)
 
 
+def wide(out: Path) -> dict[str, object]:
+    from univfd.backbones import open_backbone
+    from univfd.building import assemble, build_bank
+    from univfd.views import view
+
+    both, cut = open_backbone("toy", taps=("proj", "mean.1")), view("native")
+    bank = build_bank(both, cut, samples(0, 24), added="2026-01-01").bank
+    return detector(assemble("then-wide", both, cut, bank, "svm", {"layers": "each"}, bank_taps=1), out)
+
+
 def first(out: Path) -> dict[str, object]:
     from univfd.embedding import embed_images
     from univfd.embeddings_file import write_embeddings
@@ -172,6 +183,7 @@ if __name__ == "__main__":
         "bench": bench,
         "store": store,
         "ridge": ridge,
+        "wide": wide,
     }
     part, out = sys.argv[1], Path(sys.argv[2])
     out.mkdir(parents=True, exist_ok=True)
