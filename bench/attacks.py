@@ -101,7 +101,11 @@ def fitted(known: Detector, train: Sequence[Sample]) -> Detector:
     """A detector like the known one, of these images."""
     built = build_bank(known.backbone, known.view, train, added="")
     name = type(known.classifier).__module__.rpartition(".")[2]
-    return fit_detector("half", known.backbone, known.view, built, name, known.classifier.get_params())
+    held = len(known.bank.space.taps)
+    return fit_detector(
+        "half", known.backbone, known.view, built, name, known.classifier.get_params(),
+        bank_taps=held if held < len(known.space.taps) else None,
+    )  # fmt: skip
 
 
 def row(kind: str, fakes: Sequence[str], reals: Sequence[str]) -> dict[str, Any]:

@@ -118,8 +118,8 @@ differently: one trained on every image as it is and on two copies that were cro
 re-encoded at random, both classes alike; one on every image as it is and in the other versions below that have all
 images (*same size*, *JPEG 85*, *web copy*). `neighbors` is the paper's nearest neighbour (k = 1, cosine distance) on the
 bank of `default`, which has the CLS tokens; a bank's nearest rows are the evidence. `fast` has a bank of the same images in
-its own tokens. Both hold the images as they are. `paper-probe` and `paper-nearest` are the paper's two methods with this encoder: its projected embedding, the native centre crop, images as
-they are."""
+its own tokens. Both hold the images as they are. `paper-probe` and `paper-nearest` are the paper's two methods with this
+encoder: its projected embedding, the native centre crop, images as they are."""
 
 
 def main() -> None:

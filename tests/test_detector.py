@@ -166,8 +166,10 @@ def test_what_is_shipped(default: Detector) -> None:
     folder = locate("default")
     assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < SHIPPED_MAX_BYTES
     assert default.calibration.max_fpr == 0.05
-    assert default.space.taps == ("cls.6", "cls.7", "cls.8", "cls.9", "cls.10")
-    neighbors = load("neighbors", backbone=default.backbone)
+    tokens = ("cls.6", "cls.7", "cls.8", "cls.9", "cls.10")
+    assert default.space.taps == (*tokens, "mlp.8")
+    neighbors = load("neighbors", backbone=default.bank_backbone)
+    assert neighbors.space.taps == default.bank.space.taps == tokens
     assert neighbors.bank.digest == default.bank.digest
     assert neighbors.identity != default.identity
     fast = load("fast")
@@ -179,7 +181,7 @@ def test_what_is_shipped(default: Detector) -> None:
 
 @pytest.mark.parametrize("name", ["default", "fast", "neighbors"])
 def test_the_self_test_passes(name: str, default: Detector) -> None:
-    checks = list(selftest.selftest(load(name, backbone=None if name == "fast" else default.backbone)))
+    checks = list(selftest.selftest(default if name == "default" else load(name)))
     assert [c.name for c in checks] == ["weights", "parity", "batch", "score"]
     assert all(c.passed for c in checks), checks
 

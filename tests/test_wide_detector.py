@@ -98,6 +98,8 @@ def test_saved_and_loaded_it_is_the_same(wide: Detector, toy_folder: Path, tmp_p
     assert isinstance(before, Verdict)
     assert isinstance(after, Verdict)
     assert (opened.identity, after.score, after.nearest_real) == (wide.identity, before.score, before.nearest_real)
+    told = run("detectors", "info", tmp_path / "wide").stdout.splitlines()
+    assert "reads        toy proj+mean.1 native, 96 values; the bank's are the first" in told
     # One whose bank holds all is written as before, so that older versions read it.
     old = json.loads((toy_folder / "detector.json").read_text("utf-8"))
     assert (old["schema"], "bank_space" in old) == (1, False)

@@ -54,6 +54,10 @@ def info(detector: str, card: bool) -> None:
     click.echo(printable(f"folder       {folder}"))
     params = " ".join(f"{name}={value}" for name, value in manifest["classifier"]["params"].items())
     click.echo(printable(f"classifier   {manifest['classifier']['name']} {params}".rstrip()))
+    if "bank_space" in manifest:  # which `describe` says of the bank
+        space = manifest["space"]
+        about = f"{space['backbone']} {'+'.join(space['taps'])} {space['view']}, {space['dim']} values"
+        click.echo(printable(f"reads        {about}; the bank's are the first"))
     for what, text in _promises(Calibration.from_dict(manifest["calibration"])):
         click.echo(printable(f"{what:<12} {text}"))
     describe(load_bank(folder, manifest))
