@@ -16,7 +16,7 @@ import pytest
 
 from commands import run
 from univfd import __version__
-from univfd.cli import group
+from univfd.cli import demo, group
 
 ROOT = Path(__file__).parent.parent
 MAN = ROOT / "docs" / "man"
@@ -125,3 +125,24 @@ def test_the_wheel_brings_the_manual(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         pages = {Path(n).name for n in archive.namelist() if ".data/data/share/man/man1/" in n}
     assert pages == {path.name for path in MAN.glob("*.1")}
+
+
+@pytest.mark.parametrize(
+    ("typed", "known", "said"),
+    [
+        (".venv/bin/univfd", False, ".venv/bin/univfd"),
+        ("{here}/.venv/bin/univfd", False, ".venv/bin/univfd"),
+        ("/elsewhere/bin/univfd", False, "/elsewhere/bin/univfd"),
+        (".venv/bin/univfd", True, "univfd"),
+        ("/lib/univfd/__main__.py", False, "univfd"),
+    ],
+)
+def test_the_demo_names_a_program_that_can_be_typed(
+    typed: str, known: bool, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if known:
+        (tmp_path / "univfd").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", [typed.format(here=tmp_path), "demo"])
+    assert demo._program() == said

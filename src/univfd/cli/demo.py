@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -56,4 +57,12 @@ def command(
         said = ", ".join(f"{n} called {word}" for word, n in tally.most_common())
         remark(ctx, f"{tally.total()} {label.word}: {said}")
     place = folder or images[0].path.parent
-    remark(ctx, f"The images are in {place}; try: univfd detect --explain {place}")
+    remark(ctx, f"The images are in {place}; try: {_program()} detect --explain {place}")
+
+
+def _program() -> str:
+    """What to type for this program: its path where the shell does not know its name (an environment not activated)."""
+    typed = Path(sys.argv[0])
+    if typed.name != "univfd" or shutil.which("univfd") is not None:
+        return "univfd"
+    return str(typed.relative_to(Path.cwd()) if typed.is_relative_to(Path.cwd()) else typed)
