@@ -181,11 +181,11 @@ def test_a_row_of_a_data_set_does_not_print_the_data_set() -> None:
         row.row = 4  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("wrong", [{"dim": 0}, {"dim": -1}, {"dim": 4.0}, {"view": 3}, {"taps": [1]}])
+@pytest.mark.parametrize("wrong", [{"dim": 0}, {"dim": -1}, {"dim": 4.0}, {"view": 3}, {"taps": [1]}, {"taps": []}])
 def test_a_feature_space_of_nonsense_is_refused(wrong: dict[str, Any]) -> None:
     good = FeatureSpace("toy", "0" * 64, ("proj",), "native", "0" * 16, 1)
     assert FeatureSpace.from_dict(good.to_dict()) == good
-    with pytest.raises(FormatError, match=r"expected texts, and a dimension of 1 or more$"):
+    with pytest.raises(FormatError, match=r"expected texts, taps, and a dimension of 1 or more$"):
         FeatureSpace.from_dict(good.to_dict() | wrong)
     with pytest.raises(FormatError, match=r"expected true or false in 'normalised'$"):
         FeatureSpace.from_dict(good.to_dict() | {"normalised": 1})

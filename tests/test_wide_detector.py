@@ -108,9 +108,12 @@ def test_saved_and_loaded_it_is_the_same(wide: Detector, toy_folder: Path, tmp_p
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"bank_space": {"taps": ["mean.1"]}}, FeatureSpaceError, "another feature space"),
+        ({"bank_space": {"taps": ["mean.1"]}}, FormatError, "not that of the first"),
+        ({"bank_space": {"taps": []}}, FormatError, "expected texts, taps"),
         ({"bank_space": {"dim": 96}}, FeatureSpaceError, "another feature space"),
+        ({"bank_space": {"dim": 97}}, FormatError, "not that of the first"),
         ({"space": {"taps": ["proj", "mean.1", "cls.1"], "dim": 144}}, FormatError, "cannot be restored"),
+        ({"classifier": {"params": {"layers": [24.5, 23.5, 48]}}}, FormatError, "cannot be restored"),
     ],
 )
 def test_a_manifest_whose_spaces_do_not_fit_is_refused(
@@ -136,7 +139,7 @@ def test_a_bank_of_other_layers_than_the_first_is_refused(
     with pytest.raises(ValueError, match="the probe beside it reads 96"):
         SupportVectorProbe.from_bank(banks[0], {"layers": SIZES}).beside(first)
     narrow = SupportVectorProbe.from_bank(first, {"layers": 1})
-    with pytest.raises(ValueError, match="the probe beside it reads 48"):
+    with pytest.raises(ValueError, match=r"the narrow probe has layers 1; the first of this one's are \[48\]"):
         SupportVectorProbe.from_bank(banks[0], {"layers": SIZES}).beside(first, narrow)
     side_by_side = replace(CUT, pool="concat")
     with pytest.raises(UsageError, match="lays crops side by side"):
@@ -245,3 +248,40 @@ def test_a_benchmark_embeds_once_for_detectors_of_which_one_reads_more(
     rows = pq.read_table(tmp_path / "run" / "scores.parquet").to_pylist()
     scores = [r["score"] for r in rows if r["detector"] == "narrow"]
     assert scores == expected
+
+
+def test_a_store_made_for_it_takes_its_bank(wide: Detector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    wide.save("wide")
+    assert "toy proj native, 48 values" in run("bank", "create", "s", "--detector", "wide").stdout
+    run("bank", "merge", "s", "wide")
+    (tmp_path / "x.png").write_bytes(encoded(picture(7, 240, 240), "PNG"))
+    (row,) = (
+        json.loads(r)
+        for r in run("detect", "x.png", "--detector", "wide", "--bank", "s", "--jsonl").stdout.splitlines()
+    )
+    (expected,) = wide.detect("x.png")
+    assert isinstance(expected, Verdict)
+    assert row["score"] == expected.score
+
+
+def test_an_encoder_that_the_classifier_does_not_read_is_refused(both: Backbone, wide: Detector) -> None:
+    few = open_backbone("toy", taps=("proj",))
+    known = assemble("nn", few, CUT, build_bank(few, CUT, toy_samples(), added="2026-01-01").bank, "knn", {})
+    for detector, encoder in ((known, both), (wide, few)):
+        with pytest.raises(FeatureSpaceError, match="the classifier reads"):
+            replace(detector, backbone=encoder)
+
+
+def test_the_first_layers_of_a_batch(both: Backbone, banks: tuple[FeatureBank, FeatureBank]) -> None:
+    (batch,) = embed_images(both, CUT, [s.ref for s in toy_samples()][:3], batch_size=3)
+    own, first = batch.embeddings.space, banks[1].space
+    assert batch.first(own) is batch
+    cut = batch.first(first).embeddings
+    assert cut.space == first
+    assert cut.vectors.flags.c_contiguous
+    assert_array_equal(cut.vectors, batch.embeddings.vectors[:, :48])
+    lossy, behind = replace(first, weights="lossy"), replace(first, taps=("mean.1",))
+    for wrong in (lossy, behind, replace(own, weights="lossy"), replace(own, dim=144)):
+        with pytest.raises(FeatureSpaceError, match="the layers asked for"):
+            batch.first(wrong)

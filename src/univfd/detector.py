@@ -39,7 +39,7 @@ from .detector_folder import (
 )
 from .downloads import Progress
 from .embedding import Batch, OnPixels, as_if_seen, embed_images, space_of
-from .errors import FormatError, UsageError
+from .errors import FeatureSpaceError, FormatError, UsageError
 from .images import DEFAULT_MAX_PIXELS
 from .index import Bank, IndexedBank
 from .patch_probe import PatchProbe
@@ -89,6 +89,8 @@ class Detector:
         """Refuse a bank of another feature space, and a patch probe of another encoder."""
         held = space_of(self.bank_backbone, self.view, float32=self._made_in_float32)
         held.require(self.bank.space, "the detector's bank")
+        if (reads := getattr(self.classifier, "n_features_in_", self.space.dim)) != self.space.dim:
+            raise FeatureSpaceError(f"the classifier reads {reads} values, the encoder gives {self.space.dim}")
         if self.patch_probe is not None:
             theirs = self.patch_probe.space
             entry = replace(self.backbone.entry, lossy="") if self.lossy else self.backbone.entry
@@ -369,7 +371,8 @@ def load(
     state = finite(folder / ARRAYS, read_arrays(folder / ARRAYS, {}))
     try:
         classifier = registry.load("classifiers", name).from_state(manifest["classifier"]["params"], state, bank)
-        classifier.decision_function(np.zeros((1, space.dim), np.float32))  # parameters of other types show now
+        for dim in {space.dim, bank.space.dim}:  # parameters of other types show now
+            classifier.decision_function(np.zeros((1, dim), np.float32))
     except (TypeError, ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
         raise FormatError(f"{folder}: its classifier {name!r} cannot be restored: {error}") from error
     encoder = backbone or open_backbone(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     about = manifest["classifier"]
     if not isinstance(about.get("params"), dict) or not isinstance(about.get("name"), str):
         raise FormatError(f"{folder / MANIFEST}: 'classifier' needs a name and params")
-    for key in ("space", "bank_space"):
-        if key in manifest:
-            FeatureSpace.from_dict(manifest[key])
+    whole, held = FeatureSpace.from_dict(manifest["space"]), bank_space(manifest)
+    if replace(whole, taps=whole.taps[: len(held.taps)], dim=held.dim) != held or held.dim > whole.dim:
+        raise FormatError(f"{folder / MANIFEST}: the bank's space is not that of the first of the detector's layers")
     return manifest
+
+
+def bank_space(manifest: Mapping[str, Any]) -> FeatureSpace:
+    """What a detector's bank has: its own space, or that of the first of its layers.
+
+    Raises:
+        FormatError: it cannot be read.
+    """
+    return FeatureSpace.from_dict(manifest.get("bank_space", manifest["space"]))
 
 
 def load_bank(folder: Path, manifest: Mapping[str, Any]) -> FeatureBank:
@@ -77,8 +87,7 @@ def load_bank(folder: Path, manifest: Mapping[str, Any]) -> FeatureBank:
         FeatureSpaceError: it is of another space than the detector.
     """
     bank = FeatureBank.load(_bank_place(folder, manifest["bank"]))
-    wanted = manifest.get("bank_space", manifest["space"])
-    return bank.in_space(FeatureSpace.from_dict(wanted), f"the bank of detector {manifest['name']}")
+    return bank.in_space(bank_space(manifest), f"the bank of detector {manifest['name']}")
 
 
 def _bank_place(folder: Path, stated: str) -> Path:

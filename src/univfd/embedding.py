@@ -23,7 +23,7 @@ from .pipeline import Budget, batched, ordered_map
 from .remarks import Remark
 from .sources import Source, expand
 from .types import Embeddings, Failure, FeatureSpace, FloatArray, ImageRef, Pixels
-from .views import View
+from .views import View, view
 
 _IMAGES_PER_CPU = 4
 _MAX_BATCH = 32
@@ -86,10 +86,19 @@ class Batch:
         return [i for i in self.items if isinstance(i, Loaded)]
 
     def first(self, space: FeatureSpace) -> Batch:
-        """The batch in a space of only the first layers of its own; itself where that is its own."""
-        if space == self.embeddings.space:
+        """The batch in a space of only the first layers of its own; itself where that is its own.
+
+        Raises:
+            FeatureSpaceError: it is no such space: of other layers or another encoder; or crops lie side by side.
+        """
+        own = self.embeddings.space
+        if space == own:
             return self
-        return replace(self, embeddings=Embeddings(self.embeddings.vectors[:, : space.dim], space))
+        side_by_side = view(own.view).pool == "concat"
+        first = own if side_by_side else replace(own, taps=own.taps[: len(space.taps)], dim=min(own.dim, space.dim))
+        first.require(space, "the layers asked for")
+        vectors = np.ascontiguousarray(self.embeddings.vectors[:, : space.dim])
+        return replace(self, embeddings=Embeddings(vectors, space))
 
 
 def embed_images(

@@ -192,8 +192,9 @@ class FeatureSpace:
         except (TypeError, KeyError, ValueError) as error:
             raise FormatError(f"feature space {str(data)[:500]} cannot be read: {error}") from error
         texts = (made.backbone, made.weights, made.view, made.preprocessing, *made.taps)
-        if not all(isinstance(t, str) for t in texts) or type(made.dim) is not int or made.dim < 1:
-            raise FormatError(f"feature space {str(data)[:500]}: expected texts, and a dimension of 1 or more")
+        known = all(isinstance(t, str) for t in texts) and type(made.dim) is int
+        if not known or made.dim < 1 or not made.taps:
+            raise FormatError(f"feature space {str(data)[:500]}: expected texts, taps, and a dimension of 1 or more")
         if not isinstance(made.normalised, bool):
             raise FormatError(f"feature space {str(data)[:500]}: expected true or false in 'normalised'")
         return made

@@ -20,8 +20,9 @@ classes drawn from one distribution win equally often:
 where d_j is the distance of a row of the larger class to its j-th neighbour in that class (fractional ranks are
 interpolated) and ratio >= 1 that of the class sizes: the m-th of n rows is, in the median, where the j-th of n * ratio
 rows is, because the expected number of rows within that distance is gamma distributed with median m - 1/3. Rows whose
-m-th neighbour is less than a third as far as in the median are taken for near copies of one image and have no say. The
-factor is about the typical row; a row of the bank still finds itself at distance 0, a few rows of a new generator still
+m-th neighbour is less than a third as far as in the median are taken for near copies of one image and have no say;
+where half of the rows are such, or vectors lie in two to four dimensions, that makes the factor too small. The factor
+is about the typical row; a row of the bank still finds itself at distance 0, a few rows of a new generator still
 count at rank m, and for equal classes s = 1.
 """
 

@@ -141,11 +141,13 @@ class RidgeProbe(LinearScore):
                 one that reads those, with the first of its layers. It scores rows of a bank.
 
         Raises:
-            ValueError: neither this probe nor the narrow one reads the bank's vectors.
+            ValueError: neither this probe nor the narrow one reads the bank's vectors; or that one has other layers.
         """
         reads = (narrow or self).n_features_in_
-        if reads != bank.space.dim or (narrow and narrow.layers != first_layers(self.layers, reads)):
+        if reads != bank.space.dim:
             raise ValueError(f"the bank's vectors have {bank.space.dim} values, the probe beside it reads {reads}")
+        if narrow and not np.array_equal(narrow.layers, first := first_layers(self.layers, reads)):
+            raise ValueError(f"the narrow probe has layers {narrow.layers!r}; the first of this one's are {first!r}")
         self._origin, self._narrow = Origin.of(bank), narrow
         return self
 

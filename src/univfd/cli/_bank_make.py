@@ -28,10 +28,9 @@ def create(
     The feature space of all its rows is fixed now.
     """
     from ..backbones import open_backbone
-    from ..detector_folder import locate, read_manifest
+    from ..detector_folder import bank_space, locate, read_manifest
     from ..embedding import space_of
     from ..store import BankStore
-    from ..types import FeatureSpace
     from ..views import view as named_view
 
     _require_own_name(store)
@@ -39,7 +38,7 @@ def create(
         told = [f"--{n}" for n, p in _SPACE if ctx.get_parameter_source(p) is click.core.ParameterSource.COMMANDLINE]
         if told:
             raise UsageError(f"--detector says what the space is; leave out {', '.join(told)}")
-        space = FeatureSpace.from_dict(read_manifest(locate(detector))["space"])
+        space = bank_space(read_manifest(locate(detector)))
     else:
         with download_progress(ctx) as downloading:
             space = space_of(open_backbone(backbone, taps=taps, progress=downloading), named_view(view))
