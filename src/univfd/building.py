@@ -263,7 +263,8 @@ def check_bank_taps(classifier: str, backbone: Backbone, view: View, bank_taps: 
     if bank_taps is None:
         return
     if not 0 < bank_taps <= len(backbone.taps):
-        raise UsageError(f"the bank is to have the first {bank_taps} layers; there are {len(backbone.taps)}")
+        most = len(backbone.taps)
+        raise UsageError(f"the bank is to have the first {bank_taps} layers; there are {most}. Take 1 to {most}")
     if view.pool == "concat":
         raise UsageError(f"view {view.name} lays crops side by side, so that its first values are not the first layers")
     if not hasattr(registry.load("classifiers", classifier), "from_wider_bank"):

@@ -90,7 +90,8 @@ class Detector:
         held = space_of(self.bank_backbone, self.view, float32=self._made_in_float32)
         held.require(self.bank.space, "the detector's bank")
         if (reads := getattr(self.classifier, "n_features_in_", self.space.dim)) != self.space.dim:
-            raise FeatureSpaceError(f"the classifier reads {reads} values, the encoder gives {self.space.dim}")
+            gives = f"{self.space.dim} ({'+'.join(self.space.taps)}). Open it for the taps it was fitted on"
+            raise FeatureSpaceError(f"the classifier reads {reads} values, the encoder gives {gives}")
         if self.patch_probe is not None:
             theirs = self.patch_probe.space
             entry = replace(self.backbone.entry, lossy="") if self.lossy else self.backbone.entry

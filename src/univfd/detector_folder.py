@@ -62,7 +62,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise FormatError(f"{folder / MANIFEST}: 'classifier' needs a name and params")
     whole, held = FeatureSpace.from_dict(manifest["space"]), bank_space(manifest)
     if replace(whole, taps=whole.taps[: len(held.taps)], dim=held.dim) != held or held.dim > whole.dim:
-        raise FormatError(f"{folder / MANIFEST}: the bank's space is not that of the first of the detector's layers")
+        raise FormatError(
+            f"{folder / MANIFEST}: the bank's space ({'+'.join(held.taps)}, {held.dim} values) is not that of the "
+            f"first of the detector's layers ({'+'.join(whole.taps)}, {whole.dim} values)"
+        )
     return manifest
 
 

@@ -170,7 +170,7 @@ def square_grid(tokens: FloatArray, described: Entry) -> FloatArray:
 
 
 class _FirstTaps:
-    """See `first_taps`."""
+    """See `first_taps`; it computes all of them, and is a `Backbone` alone, whatever the other can do besides."""
 
     def __init__(self, backbone: Backbone, taps: int) -> None:
         self._backbone = backbone

@@ -2,7 +2,9 @@
 
 Beside `fit`, `decision_function` and `predict` each has what a detector folder needs: `state()` and
 `from_state(params, state, bank)`. One whose state follows from the bank's rows has `on(bank)` too: itself with another
-bank. `decision_function` is the score: higher = fake, 0 = undecided.
+bank. One that can read more layers than the bank holds has `from_wider_bank(wider, bank, params)`: fitted on rows with
+all layers, for a bank of the same rows with the first of them. `decision_function` is the score: higher = fake,
+0 = undecided.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class LinearScore(Estimator):
 
     @classmethod
     def mean(cls, parts: Sequence[Self], weights: Sequence[float]) -> Self:
-        """The classifier whose score is the weighted mean of the parts' scores: a linear layer again.
+        """The classifier whose score is the weighted mean of the parts' scores: a linear layer again, beside no bank.
 
         Args:
             parts: fitted, of the same features; the first gives the parameters.
