@@ -18,6 +18,7 @@ import numpy as np
 import openvino
 
 from univfd.backbones import Backbone, open_backbone
+from univfd.backbones._eight_bits import saturates
 from univfd.datasets import open_dataset
 from univfd.detector import load
 from univfd.images import decode
@@ -67,11 +68,15 @@ def engines() -> dict[str, object]:
     Says which CPU: what a lossy engine saves hangs on it.
     """
     opened = {FULL: open_backbone(NAME, taps=("proj", "mean.12"))}
-    for detector, engine in itertools.product(("default", "fast"), ("cpu", "openvino", "openvino-bf16")):
+    for detector, engine in itertools.product(("default", "fast"), ("cpu", "cpu-int8", "openvino", "openvino-bf16")):
         taps = load(detector).space.taps
         opened[f"{detector}, {engine}"] = open_backbone(NAME, taps=taps, engine=engine)
     capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return {"engines_over_full_graph": over_full(opened), "cpu_computes": sorted(set(capabilities) & {"BF16", "INT8"})}
+    return {
+        "engines_over_full_graph": over_full(opened),
+        "cpu_computes": sorted(set(capabilities) & {"BF16", "INT8"}),
+        "products_of_8_bits": "in 16 bits" if saturates() else "exact",
+    }
 
 
 def over_full(opened: dict[str, Backbone]) -> dict[str, float]:

@@ -29,7 +29,7 @@ from univfd.types import ImageRef
 TURNS = 3
 OURS = {
     f"{name}{said}": (name, engine)
-    for engine, said in (("cpu", ""), ("openvino-bf16", ", openvino-bf16"))
+    for engine, said in (("cpu", ""), ("cpu-int8", ", cpu-int8"), ("openvino-bf16", ", openvino-bf16"))
     for name in ("default", "fast")
 }
 THEIRS = """\

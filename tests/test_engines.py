@@ -19,7 +19,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from conftest import picture
 from univfd import weights
-from univfd.backbones import Backbone, EngineBackbone, _gate, open_backbone
+from univfd.backbones import Backbone, EngineBackbone, _eight_bits, _gate, open_backbone
 from univfd.backbones._cut import cut
 from univfd.backbones.openvino import OpenVinoBackbone, _warn_of_no_bfloat16
 from univfd.catalogue import entry
@@ -57,7 +57,7 @@ def own_cache(clip: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ([TENSORRT, CUDA, CPU], ["cuda", "cpu"]),
         ([DIRECTML, CPU], ["directml", "cpu"]),
         ([COREML, CPU], ["coreml", "cpu"]),
-        (["AzureExecutionProvider", CPU], ["cpu"]),
+        (["AzureExecutionProvider", CPU], ["cpu"]),  # no lossy one
     ],
 )
 def test_auto_takes_what_is_there_and_the_cpu_last(providers: list[str], expected: list[str]) -> None:
@@ -144,6 +144,14 @@ def test_an_engine_that_computes_something_else_is_refused(own_cache: Path, monk
         open_backbone("clip-vit-b-16", taps=("cls.1",), engine="openvino")
 
 
+def test_products_of_integers_that_are_wrong_on_this_machine_are_refused(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_eight_bits, "_LARGEST", 200)  # weights that do not fit into int8, and wrap around
+    with pytest.raises(EngineError, match="'cpu-int8' computes wrong vectors"):
+        open_backbone("clip-vit-b-16", taps=("cls.3",), engine="cpu-int8")
+
+
 def test_an_engine_that_depends_on_the_batch_is_refused() -> None:
     good = np.random.default_rng(0).standard_normal((4, 8)).astype(np.float32)
     Parity("x", 0.999, False, good, good, good).require()
@@ -167,8 +175,12 @@ def test_an_engine_in_float32_must_not_move_scores_and_a_lossy_one_may() -> None
         lossy.require_scores(lambda v: v.sum(axis=1), 9 * moved)
 
 
-def test_a_lossy_engine_has_a_feature_space_of_its_own() -> None:
-    exact, lossy = (open_backbone("clip-vit-b-16", taps=("cls.1",), engine=e) for e in ("cpu", "openvino-bf16"))
+LOSSY = {"cpu-int8": "int8", "openvino-bf16": "bf16"}
+
+
+@pytest.mark.parametrize("engine", LOSSY)
+def test_a_lossy_engine_has_a_feature_space_of_its_own(engine: str) -> None:
+    exact, lossy = (open_backbone("clip-vit-b-16", taps=("cls.1",), engine=e) for e in ("cpu", engine))
     assert space_of(exact, view("native")) != space_of(lossy, view("native"))
     assert space_of(exact, view("native")) == space_of(lossy, view("native"), float32=True)
     made = linear_detector("made under it", lossy, view("native"), np.ones(768), 0.0)
@@ -177,9 +189,12 @@ def test_a_lossy_engine_has_a_feature_space_of_its_own() -> None:
         replace(made, backbone=exact)
 
 
-def test_a_detector_judges_on_a_lossy_engine_near_to_what_it_was_measured_on(default: Detector, tmp_path: Path) -> None:
-    lossy = load(engine="openvino-bf16")
-    assert (default.lossy, lossy.lossy) == ("", "bf16")
+@pytest.mark.parametrize("engine", LOSSY)
+def test_a_detector_judges_on_a_lossy_engine_near_to_what_it_was_measured_on(
+    engine: str, default: Detector, tmp_path: Path
+) -> None:
+    lossy = load(engine=engine)
+    assert (default.lossy, lossy.lossy) == ("", LOSSY[engine])
     assert lossy.space == default.space != lossy.reads
     assert lossy.identity != default.identity
     pictures = [picture(i, 260 + 40 * i, 300) for i in range(4)]
@@ -201,8 +216,9 @@ def test_a_detector_judges_on_a_lossy_engine_near_to_what_it_was_measured_on(def
     assert all(check.passed for check in selftest(lossy))
 
 
-def test_no_bank_takes_in_what_a_lossy_engine_gives(default: Detector, tmp_path: Path) -> None:
-    lossy = open_backbone("clip-vit-b-16", taps=default.space.taps, engine="openvino-bf16")
+@pytest.mark.parametrize("engine", LOSSY)
+def test_no_bank_takes_in_what_a_lossy_engine_gives(engine: str, default: Detector, tmp_path: Path) -> None:
+    lossy = open_backbone("clip-vit-b-16", taps=default.space.taps, engine=engine)
     store = BankStore.create(tmp_path / "store", default.space)
     with pytest.raises(FeatureSpaceError, match="on an engine in float32"):
         prepare(store.snapshot(), lossy, default.view, [], near=None)

@@ -62,6 +62,8 @@ ENGINES = {
     engine.name: engine
     for engine in (
         CPU,
+        Engine("cpu-int8", "it comes with univfd", file="int8", provider="CPUExecutionProvider", cosine=LOSSY_COSINE,
+               lossy="int8"),
         Engine("cuda", f"an NVIDIA GPU with CUDA and cuDNN; {_GPU}", provider="CUDAExecutionProvider",
                options=_CUDA_OPTIONS),
         Engine("tensorrt", f"an NVIDIA GPU with TensorRT; {_GPU} and tensorrt", provider="TensorrtExecutionProvider",

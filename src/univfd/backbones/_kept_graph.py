@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ..catalogue import Entry
 from ..downloads import home, sha256_of
+from ..machine import machine
+from ..parity import fixed_crops
 from ..storage import new_contents
 from ..types import FloatArray, digest_of
 from ..weights import GRAPH
@@ -23,6 +28,7 @@ CUTTING = (
     "_held.py",
     "_units.py",
     "_reads.py",
+    "_eight_bits.py",
 )  # a change of these cuts anew
 _SAME = 1e-4  # of the largest value: rounding stays far below
 _DIGEST = hashlib.sha256().digest_size
@@ -40,11 +46,44 @@ def cut_graph(folder: Path, taps: tuple[str, ...], prefix: int, size: int) -> by
     Raises:
         FormatError: see `univfd.backbones._cut.cut`.
     """
-    read = [folder / GRAPH, *(Path(__file__).with_name(name) for name in CUTTING)]
-    key = {"read": [sha256_of(file) for file in read], "taps": taps, "prefix": prefix}
+    key = {"read": _read_by_cutting(folder), "taps": taps, "prefix": prefix}
+    return _kept(key, lambda: _checked(folder, taps, prefix, size))
+
+
+def eight_bit_graph(folder: Path, taps: tuple[str, ...], described: Entry) -> bytes:
+    """What `univfd.backbones._eight_bits.in_eight_bits` makes of a cut graph, kept like that one, for this machine.
+
+    Args:
+        folder: of the prepared graph.
+        taps: as in `univfd.backbones._cut.cut`.
+        described: the encoder.
+
+    Raises:
+        FormatError: see `univfd.backbones._cut.cut`.
+    """
+
+    def make() -> bytes:
+        from ._eight_bits import in_eight_bits
+
+        size = described.preprocess.size
+        log.info("making a graph of 8-bit products, once")
+        cut = cut_graph(folder, taps, described.prefix, size)
+        return in_eight_bits(cut, folder, described.preprocess.normalise(fixed_crops(size)))
+
+    import onnxruntime
+
+    here = {"machine": machine(), "onnxruntime": onnxruntime.__version__}  # products of 8 bits are not alike everywhere
+    return _kept({"read": _read_by_cutting(folder), "taps": taps, "prefix": described.prefix, "int8": here}, make)
+
+
+def _read_by_cutting(folder: Path) -> list[str]:
+    return [sha256_of(file) for file in (folder / GRAPH, *(Path(__file__).with_name(name) for name in CUTTING))]
+
+
+def _kept(key: dict[str, object], make: Callable[[], bytes]) -> bytes:
     place = home() / "graphs" / f"{digest_of(key)[:32]}.graph"
     if (kept := _read(place)) is None:
-        kept = _checked(folder, taps, prefix, size)
+        kept = make()
         _keep(place, kept)
     return kept
 
@@ -70,16 +109,21 @@ def _checked(folder: Path, taps: tuple[str, ...], prefix: int, size: int) -> byt
 
 def _of_two_crops(graph: bytes, folder: Path, taps: tuple[str, ...], size: int) -> FloatArray:
     """`(2, D)`: what the taps give for noise."""
+    session = brief_session(graph, folder)
+    noise = np.random.default_rng(0).standard_normal((2, 3, size, size), dtype=np.float32)
+    outputs = session.run(list(dict.fromkeys(taps)), {"pixels": noise})
+    return np.concatenate([o.reshape(2, -1) for o in outputs], axis=1)
+
+
+def brief_session(graph: bytes, folder: Path) -> Any:
+    """A session of ONNX Runtime on the CPU for a pass or two: weights are not packed, which costs as much as a pass."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.add_session_config_entry("session.disable_prepacking", "1")  # it costs as much as a pass
+    options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-    noise = np.random.default_rng(0).standard_normal((2, 3, size, size), dtype=np.float32)
-    outputs = session.run(list(dict.fromkeys(taps)), {"pixels": noise})
-    return np.concatenate([o.reshape(2, -1) for o in outputs], axis=1)
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def _read(place: Path) -> bytes | None:

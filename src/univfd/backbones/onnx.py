@@ -50,9 +50,8 @@ class OnnxBackbone:
         options.add_session_config_entry("session.disable_prepacking", "0" if packed else "1")
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self._folder))
         try:
-            graph = cut_graph(self._folder, taps, self.entry.prefix, self.entry.preprocess.size)
             session = onnxruntime.InferenceSession(
-                graph, options, providers=provider_list(self._engine, home() / "engines")
+                self._graph(taps), options, providers=provider_list(self._engine, home() / "engines")
             )
         except FormatError:  # the graph is whole, and not made for these taps
             raise
@@ -70,6 +69,9 @@ class OnnxBackbone:
                 f"device or library for it. It needs: {self._engine.install}"
             )
         return session
+
+    def _graph(self, taps: tuple[str, ...]) -> bytes:
+        return cut_graph(self._folder, taps, self.entry.prefix, self.entry.preprocess.size)
 
     def embed(self, crops: Pixels) -> FloatArray:
         """`(N, S, S, 3)` uint8 -> `(N, D)` float32, see `univfd.backbones.Backbone.embed`."""

@@ -130,7 +130,7 @@ work_options = option_group(
 engine_option = click.option(
     "--engine", metavar="NAME",
     help="What computes the encoder: cpu, openvino, cuda, tensorrt, coreml, directml, or auto; at some loss "
-    "openvino-bf16, cuda-tf32, tensorrt-fp16.  [default: UNIVFD_ENGINE, else cpu]",
+    "cpu-int8, openvino-bf16, cuda-tf32, tensorrt-fp16.  [default: UNIVFD_ENGINE, else cpu]",
 )  # fmt: skip
 space_options = option_group(
     click.option("--backbone", default="clip-vit-b-16", show_default=True,
