@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -147,7 +148,14 @@ def test_an_engine_that_computes_something_else_is_refused(own_cache: Path, monk
 def test_products_of_integers_that_are_wrong_on_this_machine_are_refused(
     own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_eight_bits, "_LARGEST", 200)  # weights that do not fit into int8, and wrap around
+    true = _eight_bits._Rewriting._sum
+
+    def saturating(self: Any, steps: Any, weights: list[str], name: str) -> str:
+        """Large sums are cut off, as where pairs are added in 16 bits."""
+        self._add("Clip", [true(self, steps, weights, f"{name}.whole"), self._number(-15), self._number(15)], name)
+        return name
+
+    monkeypatch.setattr(_eight_bits._Rewriting, "_sum", saturating)
     with pytest.raises(EngineError, match="'cpu-int8' computes wrong vectors"):
         open_backbone("clip-vit-b-16", taps=("cls.3",), engine="cpu-int8")
 
