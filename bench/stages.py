@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,13 @@ import numpy as np
 from univfd.backbones import open_backbone
 from univfd.datasets import open_dataset
 from univfd.detector import Detector, load
-from univfd.embedding import default_batch
+from univfd.embedding import default_batch, embed_images
 from univfd.engines import ENGINES
 from univfd.images import decode
 from univfd.machine import machine
+from univfd.parity import cosine_loss
 from univfd.sources import read_bytes
-from univfd.types import ImageRef, Pixels
+from univfd.types import FloatArray, ImageRef, Pixels
 
 WARM = 8
 TORCH_BATCH = 8
@@ -236,7 +238,7 @@ def full_pass(data: Path, count: int, threads: int) -> Any:
 def engines(data: Path, count: int, threads: int) -> Any:
     """The default detector's encoder on every engine that is here."""
     taps, out = load(threads=threads).space.taps, {}
-    for name in ("cpu", "openvino"):
+    for name in ("cpu", "openvino", "cpu-int8", "openvino-bf16"):
         out[name] = encoded_alone(name, taps, data, count, threads)
     return out
 
@@ -252,22 +254,40 @@ def encoded_alone(engine: str, taps: Iterable[str], data: Path, count: int, thre
 
 
 def parity(data: Path, count: int, threads: int) -> Any:
-    """Scores of the images under each engine in float32, and other batch sizes, against the default."""
+    """The images by other batches, other threads and every engine that is here, against the default."""
     refs = refs_of(data, count)
-    expected = scores(load(threads=threads), refs)
-    out = {"scores": {"smallest": float(expected.min()), "largest": float(expected.max()), "n": len(expected)}}
-    others: dict[str, Callable[[], Any]] = {
-        "batch of 1": lambda: scores(load(threads=threads), refs, batch_size=1),
-        "1 thread, batch of 5": lambda: scores(load(threads=1), refs, batch_size=5),
-        "openvino": lambda: scores(load(threads=threads, engine="openvino"), refs),
+    vectors, scores, verdicts = judgements(load(threads=threads), refs)
+    out: dict[str, Any] = {
+        "scores": {"smallest": float(scores.min()), "largest": float(scores.max()), "n": len(scores)}
     }
+    others: dict[str, Callable[[], Judgements]] = {
+        "batch of 1": lambda: judgements(load(threads=threads), refs, batch_size=1),
+        "1 thread, batch of 5": lambda: judgements(load(threads=1), refs, batch_size=5),
+    }
+    others |= {name: partial(judged_by, name, threads, refs) for name in ("openvino", "cpu-int8", "openvino-bf16")}
     for name, other in others.items():
-        out[name] = {"largest_difference": float(np.abs(other() - expected).max())}
+        theirs = other()
+        out[name] = {
+            "largest_difference": float(np.abs(theirs[1] - scores).max()),
+            "cosine_at_least": round(1 - cosine_loss(theirs[0], vectors), 7),
+            "other_verdicts": sum(a != b for a, b in zip(theirs[2], verdicts, strict=True)),
+        }
     return out
 
 
-def scores(detector: Detector, refs: list[ImageRef], **options: int) -> Any:
-    return np.array([getattr(v, "score", np.nan) for v in detector.detect(refs, **options)])  # type: ignore[arg-type]
+Judgements = tuple[FloatArray, FloatArray, list[str]]
+"""Vectors `(N, D)`, scores `(N,)`, verdicts."""
+
+
+def judged_by(engine: str, threads: int, refs: list[ImageRef]) -> Judgements:
+    return judgements(load(threads=threads, engine=engine), refs)
+
+
+def judgements(detector: Detector, refs: list[ImageRef], **options: int) -> Judgements:
+    batches = list(embed_images(detector.backbone, detector.view, refs, **options))  # type: ignore[arg-type]
+    verdicts = [v for batch in batches for v in detector.judge(batch)]
+    vectors = np.concatenate([batch.embeddings.vectors for batch in batches])
+    return vectors, np.array([v.score for v in verdicts]), [str(v.verdict) for v in verdicts]
 
 
 def roofline(data: Path, count: int, threads: int) -> Any:

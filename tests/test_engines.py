@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -158,6 +159,47 @@ def test_products_of_integers_that_are_wrong_on_this_machine_are_refused(
     monkeypatch.setattr(_eight_bits._Rewriting, "_sum", saturating)
     with pytest.raises(EngineError, match="'cpu-int8' computes wrong vectors"):
         open_backbone("clip-vit-b-16", taps=("cls.3",), engine="cpu-int8")
+
+
+def test_an_optimised_graph_is_kept_and_a_damaged_one_made_anew(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crops = np.stack([picture(i, 224, 224) for i in range(2)])
+
+    def vectors() -> np.ndarray:
+        return open_backbone("clip-vit-b-16", taps=("cls.3",), engine="cpu-int8").embed(crops)
+
+    expected = vectors()
+    (kept,) = (own_cache / "graphs").glob("*.int8")
+    with monkeypatch.context() as patch:
+        patch.setattr(_eight_bits, "in_eight_bits", lambda *_: pytest.fail("made again"))
+        np.testing.assert_allclose(vectors(), expected, atol=1e-3)
+    for name, damage in (("graph.onnx", b"\0"), ("weights.bin", b"\0"), ("manifest.json", b"}")):
+        with (kept / name).open("ab") as file:
+            file.write(damage)
+        np.testing.assert_allclose(vectors(), expected, atol=1e-3)
+        with monkeypatch.context() as patch:
+            patch.setattr(_eight_bits, "in_eight_bits", lambda *_: pytest.fail("made again"))
+            np.testing.assert_allclose(vectors(), expected, atol=1e-3)
+
+
+def test_an_optimised_graph_that_cannot_be_kept_is_used_all_the_same(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    crops = picture(0, 224, 224)[None]
+    expected = open_backbone("clip-vit-b-16", taps=("cls.3",), engine="cpu-int8").embed(crops)
+    for kept in (own_cache / "graphs").glob("*.int8"):
+        shutil.rmtree(kept)
+    with monkeypatch.context() as patch, caplog.at_level(logging.INFO):
+        patch.setattr("univfd.backbones.int8.write_json", lambda *_: fail_with(OSError(28, "No space left on device")))
+        got = open_backbone("clip-vit-b-16", taps=("cls.3",), engine="cpu-int8").embed(crops)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+    assert "could not be kept" in caplog.text
+    assert not list((own_cache / "graphs").glob("*int8*"))
+
+
+def fail_with(error: Exception) -> None:
+    raise error
 
 
 def test_an_engine_that_depends_on_the_batch_is_refused() -> None:

@@ -3,7 +3,7 @@
 Weights: int8, one scale per output channel. Activations: uint8, one scale per token, taken from that token alone, so
 that no crop depends on its batch. A few channels are far larger than the others in every picture and would leave
 those a few steps of 255; they are split into equal parts, which the product adds up again (outlier channel splitting,
-Zhao et al., ICML 2019). In the first blocks, whose errors all others pass on, what rounding leaves goes through a
+Zhao et al., ICML 2019). In the first block, whose errors all others pass on, what rounding leaves goes through a
 second product of 8 bits. Sums of integers are exact. Products for the class token alone stay in float32.
 """
 
@@ -18,9 +18,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from onnx.external_data_helper import load_external_data_for_tensor
 
 from ..types import FloatArray
+from ..weights import WEIGHTS
 from ._reads import tensors_read
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 _PARTS = 32  # columns that a product gets for channels that are split
 _LEVELS, _LARGEST, _MIDDLE = 255, 127, 128  # of uint8, of int8
 _LEAST = np.float32(1e-12)  # scale of a token that is all zeros
-_FINE_BLOCKS = 2  # the first, whose activations have 16 bits
+_FINE_BLOCKS = 1  # the first, whose activations have 16 bits
 _FINE = 254  # parts of a step, in the second product
 _EVERY = 8  # of the tokens that show where zero should lie
 _DOMAIN = "com.microsoft"
@@ -217,33 +217,31 @@ class _Rewriting:
         """Add the nodes that make integers of a tensor of tokens; those, and the name of the tokens' scales."""
         if tokens not in self._quantised:
             name, zero = f"{tokens}.int8", self._steps[tokens].zero
-            split, parts = self._split(tokens)
+            share = self._constant(f"{name}.share", (1 / self._steps[tokens].parts).astype(np.float32))
+            parts = self._add("Mul", [tokens, share], f"{name}.parts")
             ends = [
-                self._add("Mul", [self._reduced(op, split, f"{name}.{op}"), self._number(share)], f"{name}.{op}.step")
-                for op, share in (("ReduceMax", 1 / (_LEVELS - zero)), ("ReduceMin", -1 / zero))
+                self._add("Mul", [self._reduced(op, parts, f"{name}.{op}"), self._number(step)], f"{name}.{op}.step")
+                for op, step in (("ReduceMax", 1 / (_LEVELS - zero)), ("ReduceMin", -1 / zero))
             ]
             scale = self._add("Max", [*ends, self._constant("least", _LEAST)], f"{name}.scale")
             steps = self._add("Div", [parts, scale], f"{name}.steps")
-            found = [_Integers(self._rounded(steps, zero, f"{name}.integers"), zero)]
+            coarse = self._add("QuantizeLinear", [steps, self._number(1), self._zero(zero)], f"{name}.coarse")
+            found = [_Integers(self._repeated(tokens, coarse), zero)]
             if tokens in self._fine:
-                back = self._add("DequantizeLinear", [found[0].name, self._number(1), self._zero(zero)], f"{name}.back")
+                back = self._add("DequantizeLinear", [coarse, self._number(1), self._zero(zero)], f"{name}.back")
                 left = self._add("Sub", [steps, back], f"{name}.left")
-                left = self._add("Mul", [left, self._number(_FINE)], f"{name}.left.fine")
-                found.append(_Integers(self._rounded(left, _MIDDLE, f"{name}.fine"), _MIDDLE, _FINE))
+                read = [left, self._number(1 / _FINE), self._zero(_MIDDLE)]
+                fine = self._add("QuantizeLinear", read, f"{name}.fine")
+                found.append(_Integers(self._repeated(tokens, fine), _MIDDLE, _FINE))
             self._quantised[tokens] = found, scale
         return self._quantised[tokens]
 
-    def _rounded(self, steps: str, zero: int, name: str) -> str:
-        return self._add("QuantizeLinear", [steps, self._number(1), self._zero(zero)], name)
-
-    def _split(self, tokens: str) -> tuple[str, str]:
-        """Add the nodes that split large channels; the names of a part of each channel and of all parts."""
+    def _repeated(self, tokens: str, integers: str) -> str:
+        """Add the nodes that give each channel once and then the further parts of those that are split."""
         parts = self._steps[tokens].parts
-        share = self._constant(f"{tokens}.share", (1 / parts).astype(np.float32))
-        split = self._add("Mul", [tokens, share], f"{tokens}.split")
-        again = self._constant(f"{tokens}.again", _columns(parts)[len(parts) :])
-        further = self._add("Gather", [split, again], f"{tokens}.further", axis=-1)
-        return split, self._add("Concat", [split, further], f"{tokens}.parts", axis=-1)
+        again = self._constant(f"{tokens}.int8.again", _columns(parts)[len(parts) :])
+        further = self._add("Gather", [integers, again], f"{integers}.further", axis=-1)
+        return self._add("Concat", [integers, further], f"{integers}.all", axis=-1)
 
     def _reduced(self, op: str, tensor: str, name: str) -> str:
         if self._opset < _AXES_ARE_INPUTS:
@@ -258,12 +256,13 @@ class _Rewriting:
 
     def _value(self, name: str) -> FloatArray:
         tensor = self._weights[name]
-        if tensor.data_location == TensorProto.EXTERNAL:
-            whole = onnx.TensorProto()
-            whole.CopyFrom(tensor)
-            load_external_data_for_tensor(whole, str(self._folder))
-            tensor = whole
-        return np.asarray(numpy_helper.to_array(tensor), np.float32)
+        if tensor.data_location != TensorProto.EXTERNAL:
+            return np.asarray(numpy_helper.to_array(tensor), np.float32)
+        # ONNX's own reader refuses a file that has two names, which a cache on a backed-up disk may well have.
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        shape, offset = tuple(tensor.dims), int(place.get("offset", 0))
+        values = np.memmap(self._folder / WEIGHTS, np.float32, "r", offset, shape)
+        return np.asarray(values)
 
     def _constant(self, name: str, value: NDArray[np.generic] | np.generic) -> str:
         named = f"univfd.int8.{name}"

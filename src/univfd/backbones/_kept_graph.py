@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..catalogue import Entry
 from ..downloads import home, sha256_of
-from ..machine import machine
-from ..parity import fixed_crops
 from ..storage import new_contents
 from ..types import FloatArray, digest_of
 from ..weights import GRAPH
@@ -46,46 +42,21 @@ def cut_graph(folder: Path, taps: tuple[str, ...], prefix: int, size: int) -> by
     Raises:
         FormatError: see `univfd.backbones._cut.cut`.
     """
-    key = {"read": _read_by_cutting(folder), "taps": taps, "prefix": prefix}
-    return _kept(key, lambda: _checked(folder, taps, prefix, size))
-
-
-def eight_bit_graph(folder: Path, taps: tuple[str, ...], described: Entry) -> bytes:
-    """What `univfd.backbones._eight_bits.in_eight_bits` makes of a cut graph, kept like that one, for this machine.
-
-    Args:
-        folder: of the prepared graph.
-        taps: as in `univfd.backbones._cut.cut`.
-        described: the encoder.
-
-    Raises:
-        FormatError: see `univfd.backbones._cut.cut`.
-    """
-
-    def make() -> bytes:
-        from ._eight_bits import in_eight_bits
-
-        size = described.preprocess.size
-        log.info("making a graph of 8-bit products, once")
-        cut = cut_graph(folder, taps, described.prefix, size)
-        return in_eight_bits(cut, folder, described.preprocess.normalise(fixed_crops(size)))
-
-    import onnxruntime
-
-    here = {"machine": machine(), "onnxruntime": onnxruntime.__version__}  # products of 8 bits are not alike everywhere
-    return _kept({"read": _read_by_cutting(folder), "taps": taps, "prefix": described.prefix, "int8": here}, make)
-
-
-def _read_by_cutting(folder: Path) -> list[str]:
-    return [sha256_of(file) for file in (folder / GRAPH, *(Path(__file__).with_name(name) for name in CUTTING))]
-
-
-def _kept(key: dict[str, object], make: Callable[[], bytes]) -> bytes:
-    place = home() / "graphs" / f"{digest_of(key)[:32]}.graph"
+    place = place_of(folder, taps, prefix).with_suffix(".graph")
     if (kept := _read(place)) is None:
-        kept = make()
+        kept = _checked(folder, taps, prefix, size)
         _keep(place, kept)
     return kept
+
+
+def place_of(folder: Path, taps: tuple[str, ...], prefix: int, **more: object) -> Path:
+    """Where in the user cache something is kept that hangs on a cut graph, and on more."""
+    return home() / "graphs" / digest_of(_key(folder, taps, prefix) | more)[:32]
+
+
+def _key(folder: Path, taps: tuple[str, ...], prefix: int) -> dict[str, object]:
+    read = [folder / GRAPH, *(Path(__file__).with_name(name) for name in CUTTING)]
+    return {"read": [sha256_of(file) for file in read], "taps": taps, "prefix": prefix}
 
 
 def _checked(folder: Path, taps: tuple[str, ...], prefix: int, size: int) -> bytes:
@@ -129,17 +100,18 @@ def brief_session(graph: bytes, folder: Path) -> Any:
 def _read(place: Path) -> bytes | None:
     """The graph; None where it is not there, or not as it was written."""
     try:
-        stored = place.read_bytes()
+        with place.open("rb") as file:
+            digest, graph = file.read(_DIGEST), file.read()
     except OSError:
         return None
-    digest, graph = stored[:_DIGEST], stored[_DIGEST:]
     return graph if hashlib.sha256(graph).digest() == digest else None
 
 
 def _keep(place: Path, graph: bytes) -> None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with new_contents(place) as scratch:
-            scratch.write_bytes(hashlib.sha256(graph).digest() + graph)
+        with new_contents(place) as scratch, scratch.open("wb") as file:
+            file.write(hashlib.sha256(graph).digest())
+            file.write(graph)
     except OSError as error:  # a cache that is full or may only be read: the cutting is paid at each start
         log.info("the cut graph could not be kept in %s: %s", place.parent, error)

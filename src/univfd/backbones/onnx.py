@@ -34,7 +34,7 @@ class OnnxBackbone:
         self._engine = engine
         self._folder = ensure(entry, progress=progress)
         self._threads = threads
-        self._packed = engine is not CPU
+        self._packed = engine.provider != CPU.provider
         self._session = self._open(taps, packed=self._packed)
         self._seen, self._changing = 0, threading.Lock()
         self._patch_sessions: dict[int, onnxruntime.InferenceSession] = {}
@@ -48,11 +48,8 @@ class OnnxBackbone:
         # Idle encoder threads that spin would take the CPU from the decoding threads.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.disable_prepacking", "0" if packed else "1")
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self._folder))
         try:
-            session = onnxruntime.InferenceSession(
-                self._graph(taps), options, providers=provider_list(self._engine, home() / "engines")
-            )
+            session = self._start(taps, options)
         except FormatError:  # the graph is whole, and not made for these taps
             raise
         except Exception as error:
@@ -70,8 +67,10 @@ class OnnxBackbone:
             )
         return session
 
-    def _graph(self, taps: tuple[str, ...]) -> bytes:
-        return cut_graph(self._folder, taps, self.entry.prefix, self.entry.preprocess.size)
+    def _start(self, taps: tuple[str, ...], options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+        graph = cut_graph(self._folder, taps, self.entry.prefix, self.entry.preprocess.size)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self._folder))
+        return onnxruntime.InferenceSession(graph, options, providers=provider_list(self._engine, home() / "engines"))
 
     def embed(self, crops: Pixels) -> FloatArray:
         """`(N, S, S, 3)` uint8 -> `(N, D)` float32, see `univfd.backbones.Backbone.embed`."""
