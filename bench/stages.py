@@ -263,6 +263,7 @@ def parity(data: Path, count: int, threads: int) -> Any:
     others: dict[str, Callable[[], Judgements]] = {
         "batch of 1": lambda: judgements(load(threads=threads), refs, batch_size=1),
         "1 thread, batch of 5": lambda: judgements(load(threads=1), refs, batch_size=5),
+        "cpu-int8, batch of 1": lambda: judgements(load(threads=threads, engine="cpu-int8"), refs, batch_size=1),
     }
     others |= {name: partial(judged_by, name, threads, refs) for name in ("openvino", "cpu-int8", "openvino-bf16")}
     for name, other in others.items():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +21,7 @@ import pytest
 from onnx import helper, numpy_helper
 from onnx.external_data_helper import load_external_data_for_model
 from onnxruntime.quantization import QuantType, quantize_dynamic
+from safetensors.numpy import load_file, save_file
 
 from conftest import picture
 from univfd import weights
@@ -31,13 +35,14 @@ from univfd.embedding import embed_images, space_of
 from univfd.engines import ENGINES, asked, candidates, provider_list
 from univfd.errors import EngineError, FeatureSpaceError, FormatError, MissingExtraError, UnknownNameError, UsageError
 from univfd.heatmap import heat_map
-from univfd.parity import FLOAT32_SCORE, LOSSY_SHARE, Parity
+from univfd.parity import FLOAT32_SCORE, LOSSY_SHARE, Parity, cosine_loss
 from univfd.selftest import selftest
 from univfd.store import BankStore
 from univfd.store.adding import prepare
 from univfd.types import Verdict
 from univfd.views import view
 
+TINY = Path(__file__).parent / "golden" / "tiny_clip.safetensors"
 CUDA, TENSORRT, DIRECTML, COREML, CPU = (
     f"{name}ExecutionProvider" for name in ("CUDA", "Tensorrt", "Dml", "CoreML", "CPU")
 )
@@ -161,45 +166,166 @@ def test_products_of_integers_that_are_wrong_on_this_machine_are_refused(
         open_backbone("clip-vit-b-16", taps=("cls.3",), engine="cpu-int8")
 
 
+INT8_TAPS = ("cls.3",)
+
+
+def int8_vectors(described: str | Path = "clip-vit-b-16", taps: tuple[str, ...] = INT8_TAPS) -> np.ndarray:
+    size = entry(described).preprocess.size
+    crops = np.stack([picture(i, size, size) for i in range(2)])
+    return open_backbone(described, taps=taps, engine="cpu-int8").embed(crops)
+
+
+def forbid(what: str) -> Callable[..., None]:
+    return lambda *_: pytest.fail(what)
+
+
 def test_an_optimised_graph_is_kept_and_a_damaged_one_made_anew(
     own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    crops = np.stack([picture(i, 224, 224) for i in range(2)])
-
-    def vectors() -> np.ndarray:
-        return open_backbone("clip-vit-b-16", taps=("cls.3",), engine="cpu-int8").embed(crops)
-
-    expected = vectors()
+    expected = int8_vectors()
     (kept,) = (own_cache / "graphs").glob("*.int8")
-    with monkeypatch.context() as patch:
-        patch.setattr(_eight_bits, "in_eight_bits", lambda *_: pytest.fail("made again"))
-        np.testing.assert_allclose(vectors(), expected, atol=1e-3)
-    for name, damage in (("graph.onnx", b"\0"), ("weights.bin", b"\0"), ("manifest.json", b"}")):
-        with (kept / name).open("ab") as file:
-            file.write(damage)
-        np.testing.assert_allclose(vectors(), expected, atol=1e-3)
+    for name, damage in (("", b""), ("graph.onnx", b"\0"), ("weights.bin", b"\0"), ("manifest.json", b"}")):
+        if name:
+            with (kept / name).open("ab") as file:
+                file.write(damage)
+            np.testing.assert_allclose(int8_vectors(), expected, atol=1e-3)
         with monkeypatch.context() as patch:
-            patch.setattr(_eight_bits, "in_eight_bits", lambda *_: pytest.fail("made again"))
-            np.testing.assert_allclose(vectors(), expected, atol=1e-3)
+            patch.setattr(_eight_bits, "in_eight_bits", forbid("made again"))
+            np.testing.assert_allclose(int8_vectors(), expected, atol=1e-3)
+    assert sorted(p.suffix for p in (own_cache / "graphs").iterdir()) == [".graph", ".int8", ".lock"]
 
 
-def test_an_optimised_graph_that_cannot_be_kept_is_used_all_the_same(
-    own_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("failing", ["write_json", "sha256_of", "new_folder"])
+def test_an_optimised_graph_that_cannot_be_kept_is_made_once_and_used(
+    failing: str, own_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    crops = picture(0, 224, 224)[None]
-    expected = open_backbone("clip-vit-b-16", taps=("cls.3",), engine="cpu-int8").embed(crops)
+    expected = int8_vectors()
     for kept in (own_cache / "graphs").glob("*.int8"):
         shutil.rmtree(kept)
-    with monkeypatch.context() as patch, caplog.at_level(logging.INFO):
-        patch.setattr("univfd.backbones.int8.write_json", lambda *_: fail_with(OSError(28, "No space left on device")))
-        got = open_backbone("clip-vit-b-16", taps=("cls.3",), engine="cpu-int8").embed(crops)
-    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+    module = importlib.import_module("univfd.backbones.int8")
+    true, made = module.EightBitBackbone._keep, []
+
+    def full(self: Any, *args: Any) -> Any:
+        made.append(args)
+        with monkeypatch.context() as patch:
+            patch.setattr(module, failing, lambda *_: fail_with(OSError(28, "No space left on device")))
+            return true(self, *args)
+
+    monkeypatch.setattr(module.EightBitBackbone, "_keep", full)
+    with caplog.at_level(logging.INFO):
+        opened = open_backbone("clip-vit-b-16", taps=INT8_TAPS, engine="cpu-int8")
+        for _ in range(5):  # beyond what is done with weights that are not packed
+            got = opened.embed(np.stack([picture(j, 224, 224) for j in range(2)]))
+    np.testing.assert_allclose(got, expected, atol=1e-3)
+    assert len(made) == 1
     assert "could not be kept" in caplog.text
-    assert not list((own_cache / "graphs").glob("*int8*"))
+    assert not list((own_cache / "graphs").glob("*.int8")) + list((own_cache / "graphs").glob(".*int8*"))
 
 
 def fail_with(error: Exception) -> None:
     raise error
+
+
+def test_a_cache_that_may_only_be_read_has_graphs_of_integers_in_memory(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = int8_vectors()
+    shutil.rmtree(own_cache / "graphs")
+    (own_cache / "graphs").write_text("in the way")  # root may write into folders that may only be read
+    np.testing.assert_allclose(int8_vectors(), expected, atol=1e-3)
+
+
+def test_two_processes_make_an_optimised_graph_once(own_cache: Path) -> None:
+    code = (
+        "import logging, univfd; logging.basicConfig(level='INFO'); "
+        f"univfd.open_backbone('clip-vit-b-16', taps={INT8_TAPS}, engine='cpu-int8')"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(3)
+    ]  # the cache folder is in their environment
+    said = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0], said
+    assert sum("making a graph of 8-bit products" in words for words in said) == 1
+    assert len(list((own_cache / "graphs").glob("*.int8"))) == 1
+
+
+TINY_TOML = """\
+name = "tiny"
+title = "a small CLIP"
+engine = "onnx"
+recipe = "clip-safetensors"
+sha256 = "{sha256}"
+licence = "MIT"
+blocks = 3
+width = 32
+prefix = 1
+proj = 24
+
+[preprocess]
+size = 28
+mean = [0.0, 0.0, 0.0]
+std = [1.0, 1.0, 1.0]
+interpolation = "bicubic"
+
+[[source]]
+kind = "folder"
+path = "tiny.safetensors"
+
+[recipe_options]
+heads = 4
+patch = 14
+activation = "quick_gelu"
+"""
+
+
+def tiny_encoder(folder: Path, scale: float) -> Path:
+    """A folder with a small CLIP whose matrices, which lie beside the graph, are so many times those in golden/."""
+    folder.mkdir()
+    arrays = {n: (v * scale if v.nbytes >= 4096 else v) for n, v in load_file(TINY).items()}
+    save_file(arrays, folder / "tiny.safetensors")
+    digest = sha256_of(folder / "tiny.safetensors")
+    (folder / "backbone.toml").write_text(TINY_TOML.format(sha256=digest), "utf-8")
+    return folder
+
+
+def test_encoders_of_one_architecture_keep_graphs_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNIVFD_HOME", str(tmp_path / "home"))
+    crops = np.stack([picture(i, 28, 28) for i in range(2)])
+    for name, scale in (("one", 1.0), ("other", 1.3)):
+        folder = tiny_encoder(tmp_path / name, scale)
+        exact, lossy = (open_backbone(folder, taps=("cls.2", "mean.3"), engine=e) for e in ("cpu", "cpu-int8"))
+        assert cosine_loss(lossy.embed(crops), exact.embed(crops)) < 1e-4
+    assert len(list((tmp_path / "home" / "graphs").glob("*.graph"))) == 1
+    assert len(list((tmp_path / "home" / "graphs").glob("*.int8"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("stated", "said"),
+    [
+        ({"products": 0, "saturates": False}, "no matrix products over tokens: engine cpu-int8 is no faster"),
+        ({"products": 9, "saturates": True}, r"no exact 8-bit products (VNNI): engine cpu-int8 is hardly faster"),
+        ({"products": 9, "saturates": False}, ""),
+    ],
+)
+def test_where_integers_gain_nothing_each_start_says_so(
+    stated: dict[str, Any], said: str, own_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    true = _eight_bits.in_eight_bits
+    monkeypatch.setattr(_eight_bits, "in_eight_bits", lambda *args: replace(true(*args), **stated))
+    for _ in range(2):
+        caplog.clear()
+        int8_vectors()
+        assert said in caplog.text
+        assert bool(said) == ("cpu-int8" in caplog.text)
+
+
+def test_the_file_of_an_engine_is_no_engine_of_an_encoder(tmp_path: Path) -> None:
+    folder = tiny_encoder(tmp_path / "tiny", 1.0)
+    text = (folder / "backbone.toml").read_text("utf-8")
+    for name in ("int8", "cpu-int8", "openvino"):
+        (folder / "backbone.toml").write_text(text.replace('engine = "onnx"', f'engine = "{name}"'), "utf-8")
+        with pytest.raises(UsageError, match="write engine = 'onnx'"):
+            open_backbone(folder, taps=("cls.1",))
 
 
 def test_an_engine_that_depends_on_the_batch_is_refused() -> None:

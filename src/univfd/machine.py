@@ -21,16 +21,20 @@ def cpus() -> int:
 def machine() -> dict[str, str]:
     """Its name, processor, instruction sets and NVIDIA GPUs, as far as they can be told."""
     system = platform.uname()
-    told = {"node": system.node, "system": " ".join((system.system, system.release, system.machine))}
-    try:
-        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines()]
-        told |= {name.strip(): value.strip() for name, _, value in lines if name.strip() in {"model name", "flags"}}
-    except OSError:
-        told["processor"] = platform.processor()  # where Linux tells more, it would start a program
+    told = {"node": system.node, "system": " ".join((system.system, system.release, system.machine))} | processor()
     with suppress(OSError):
         gpus = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
         told["gpus"] = "; ".join(g.read_text("utf-8").partition("\n")[0] for g in gpus)
     return told
+
+
+def processor() -> dict[str, str]:
+    """Its name and instruction sets, as far as they can be told."""
+    try:
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines()]
+    except OSError:
+        return {"processor": platform.processor()}  # where Linux tells more, it would start a program
+    return {name.strip(): value.strip() for name, _, value in lines if name.strip() in {"model name", "flags"}}
 
 
 def fingerprint() -> str:

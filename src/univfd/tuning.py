@@ -22,7 +22,7 @@ from .detector import Detector, load
 from .detector_folder import DEFAULT
 from .downloads import Progress, home
 from .embedding import default_batch
-from .engines import CPU, asked
+from .engines import CPU, ENGINES, asked
 from .errors import CacheError, FormatError, UnknownNameError, UsageError
 from .machine import cpus, fingerprint
 from .storage import cannot_write, new_contents, read_json, write_json
@@ -179,7 +179,9 @@ def tune(
 
 def _takes_several(backbone: Backbone) -> bool:
     """Whether an opened encoder works on several batches at a time; PyTorch's does not, whatever engine was named."""
-    return backbone.engine == CPU.name if isinstance(backbone, EngineBackbone) else backbone.entry.engine != "torch"
+    if isinstance(backbone, EngineBackbone):
+        return ENGINES[backbone.engine].provider == CPU.provider
+    return backbone.entry.engine != "torch"
 
 
 def _seconds(detector: Detector, pictures: list[bytes], work: Work) -> float:

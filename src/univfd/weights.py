@@ -102,6 +102,18 @@ def verify(entry: Entry) -> None:
             )
 
 
+def checksums(place: Path) -> dict[str, dict[str, int | str]]:
+    """What was noted of the files of a prepared graph when they were made: size and checksum of each.
+
+    Args:
+        place: a folder as `ensure` gives it.
+
+    Raises:
+        CacheError: its manifest is missing or damaged.
+    """
+    return _manifest(place)["files"]
+
+
 def _obtain(entry: Entry, scratch: Path, progress: Progress | None, file: Path | None) -> Path:
     """The published weights file, checked."""
     if file is not None:

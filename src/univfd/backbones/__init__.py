@@ -138,7 +138,7 @@ def open_backbone(
         from ._gate import open_prepared
 
         return open_prepared(described, tuple(taps), threads or cpus(), progress, engines.asked(engine))
-    if described.engine in engines.ENGINES:
+    if described.engine in {name for e in engines.ENGINES.values() for name in (e.name, e.file)}:
         raise UsageError(f"{described.name}: write engine = 'onnx', and name {described.engine!r} when it is opened")
     if engine not in {None, engines.AUTO, described.engine}:
         raise UsageError(f"{described.name} is computed by {described.engine!r} alone, not by {engine!r}")

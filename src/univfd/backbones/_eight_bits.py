@@ -1,15 +1,15 @@
 """A cut graph whose large matrix products are of 8-bit integers.
 
-Weights: int8, one scale per output channel. Activations: uint8, one scale per token, taken from that token alone, so
-that no crop depends on its batch. A few channels are far larger than the others in every picture and would leave
-those a few steps of 255; they are split into equal parts, which the product adds up again (outlier channel splitting,
-Zhao et al., ICML 2019). In the first block, whose errors all others pass on, what rounding leaves goes through a
-second product of 8 bits. Sums of integers are exact. Products for the class token alone stay in float32.
+Weights: int8, one scale per output channel. Activations: uint8, one scale per token, taken from that token alone; a
+batch changes a crop only where float32 in between rounds otherwise and a value falls on the next step. A few channels
+are far larger than the others in every picture and would leave those a few steps of 255; they are split into equal
+parts, which the product adds up again (outlier channel splitting, Zhao et al., ICML 2019). In the first block, whose
+errors all others pass on, what rounding leaves goes through a second product of 8 bits. Sums of integers are exact.
+Products for the class token alone stay in float32.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +21,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..types import FloatArray
 from ..weights import WEIGHTS
+from ._first_token import constants_of
 from ._reads import tensors_read
 
-log = logging.getLogger(__name__)
-
 _PARTS = 32  # columns that a product gets for channels that are split
-_LEVELS, _LARGEST, _MIDDLE = 255, 127, 128  # of uint8, of int8
+_UINT8, _INT8, _MIDDLE = 255, 127, 128  # the largest values, and what 0 becomes where signed ones become unsigned
 _LEAST = np.float32(1e-12)  # scale of a token that is all zeros
-_FINE_BLOCKS = 1  # the first, whose activations have 16 bits
+_FINE_BLOCKS = 1  # the first, whose activations go through two products
 _FINE = 254  # parts of a step, in the second product
 _EVERY = 8  # of the tokens that show where zero should lie
 _DOMAIN = "com.microsoft"
@@ -36,7 +35,7 @@ _AXES_ARE_INPUTS = 18  # opset from which ReduceMax takes its axes as a tensor
 
 
 @dataclass(frozen=True)
-class _Steps:
+class _Rounding:
     """How a tensor of tokens becomes integers.
 
     Attributes:
@@ -48,17 +47,32 @@ class _Steps:
     zero: int
 
     @classmethod
-    def of(cls, largest: FloatArray, rows: FloatArray) -> _Steps:
+    def of(cls, largest: FloatArray, rows: FloatArray) -> _Rounding:
         """From the largest size of each channel `(K,)`, and some of the tokens `(R, K)`."""
         parts = _parts(largest)
         low, high = -(rows / parts).min(axis=1), (rows / parts).max(axis=1)
-        zeros = np.arange(1, _LEVELS)[:, None]
-        scales = np.maximum(np.maximum(high / (_LEVELS - zeros), low / zeros), _LEAST)
+        zeros = np.arange(1, _UINT8)[:, None]
+        scales = np.maximum(np.maximum(high / (_UINT8 - zeros), low / zeros), _LEAST)
         return cls(parts, int(zeros[np.square(scales).mean(axis=1).argmin(), 0]))
 
 
-def in_eight_bits(graph: bytes, folder: Path, inputs: FloatArray) -> bytes:
-    """The graph with products of integers in place of those that all tokens go through; as it is if there are none.
+@dataclass(frozen=True)
+class Rewritten:
+    """A graph of integers.
+
+    Attributes:
+        graph: serialised; the one that was given if there was nothing to replace.
+        products: how many were replaced.
+        saturates: whether its weights are unsigned, for a CPU whose other products are wrong, see `saturates`.
+    """
+
+    graph: bytes
+    products: int
+    saturates: bool
+
+
+def in_eight_bits(graph: bytes, folder: Path, inputs: FloatArray) -> Rewritten:
+    """The graph with products of integers in place of those that all tokens go through.
 
     Args:
         graph: as `univfd.backbones._cut.cut` makes it; what is not replaced stays in the file of weights.
@@ -68,26 +82,26 @@ def in_eight_bits(graph: bytes, folder: Path, inputs: FloatArray) -> bytes:
     model = onnx.load_from_string(graph)
     products = _products(model.graph)
     read = list(dict.fromkeys(n.input[0] for n in products))
-    steps = _steps(model, read, folder, inputs) if read else {}
-    products = [n for n in products if n.input[0] in steps]
+    roundings = _roundings(model, read, folder, inputs) if read else {}
+    products = [n for n in products if n.input[0] in roundings]
     if not products:
-        log.warning("this encoder has no matrix products over tokens: engine cpu-int8 is no faster here than cpu")
-        return graph
-    if unsigned := saturates():
-        log.warning("this CPU adds 8-bit products in 16 bits: engine cpu-int8 is hardly faster here than cpu")
-    _Rewriting(model, folder, steps, unsigned=unsigned).replace(products)
-    return bytes(model.SerializeToString())
+        return Rewritten(graph, 0, saturates=False)
+    unsigned = saturates()
+    _Rewriting(model, folder, roundings, unsigned=unsigned).replace(products)
+    return Rewritten(model.SerializeToString(), len(products), saturates=unsigned)
 
 
 def _products(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     """Products of something with a matrix of weights."""
-    matrices = {i.name for i in graph.initializer if len(i.dims) == 2 and i.data_type == TensorProto.FLOAT}
-    constants = {i.name for i in graph.initializer}
+    constants = constants_of(graph)
+    matrices = {name for name, c in constants.items() if len(c.dims) == 2 and c.data_type == TensorProto.FLOAT}
     return [n for n in graph.node if n.op_type == "MatMul" and n.input[1] in matrices and n.input[0] not in constants]
 
 
-def _steps(model: onnx.ModelProto, tensors: Sequence[str], folder: Path, inputs: FloatArray) -> dict[str, _Steps]:
-    """Of those of the tensors that have more than one row a crop."""
+def _roundings(
+    model: onnx.ModelProto, tensors: Sequence[str], folder: Path, inputs: FloatArray
+) -> dict[str, _Rounding]:
+    """How to round those of the tensors `(..., K)` that have more than one row a crop, by what is in them."""
     from ._kept_graph import brief_session
 
     shown = onnx.ModelProto()
@@ -103,16 +117,16 @@ def _steps(model: onnx.ModelProto, tensors: Sequence[str], folder: Path, inputs:
             if len(rows) > 1:
                 largest[name] = np.maximum(largest.get(name, np.float32(0)), np.abs(rows).max(axis=0))
                 some.setdefault(name, []).append(rows[::_EVERY].copy())
-    return {name: _Steps.of(largest[name], np.concatenate(some[name])) for name in largest}
+    return {name: _Rounding.of(largest[name], np.concatenate(some[name])) for name in largest}
 
 
 def _parts(largest: FloatArray) -> NDArray[np.int64]:
     """Into how many parts each channel `(K,)` is split, so that the largest part is least."""
     # In eighths of octaves, so that the choice hangs on rounding hardly anywhere.
-    steps = np.exp2(np.round(np.log2(np.maximum(largest, _LEAST)) * 8) / 8)
-    parts = np.ones(len(steps), np.int64)
+    sizes = np.exp2(np.round(np.log2(np.maximum(largest, _LEAST)) * 8) / 8)
+    parts = np.ones(len(sizes), np.int64)
     for _ in range(_PARTS):
-        parts[np.argmax(steps / parts)] += 1
+        parts[np.argmax(sizes / parts)] += 1
     return parts
 
 
@@ -121,7 +135,7 @@ def saturates() -> bool:
     import onnxruntime
 
     size = 64
-    weights = numpy_helper.from_array(np.full((size, size), _LARGEST, np.int8), "weights")
+    weights = numpy_helper.from_array(np.full((size, size), _INT8, np.int8), "weights")
     made = helper.make_graph(
         [helper.make_node("MatMulInteger", ["x", "weights"], ["y"])], "saturates",
         [helper.make_tensor_value_info("x", TensorProto.UINT8, [size, size])],
@@ -129,8 +143,8 @@ def saturates() -> bool:
     )  # fmt: skip
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (sums,) = session.run(None, {"x": np.full((size, size), _LEVELS, np.uint8)})
-    return bool((sums != size * _LARGEST * _LEVELS).any())
+    (sums,) = session.run(None, {"x": np.full((size, size), _UINT8, np.uint8)})
+    return bool((sums != size * _INT8 * _UINT8).any())
 
 
 @dataclass(frozen=True)
@@ -145,12 +159,14 @@ class _Integers:
 class _Rewriting:
     """Replaces products of a graph; each tensor of tokens is quantised once."""
 
-    def __init__(self, model: onnx.ModelProto, folder: Path, steps: dict[str, _Steps], *, unsigned: bool) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, folder: Path, roundings: dict[str, _Rounding], *, unsigned: bool
+    ) -> None:
         self._model, self._graph = model, model.graph
-        self._folder, self._steps = folder, steps
+        self._folder, self._roundings = folder, roundings
         self._unsigned = unsigned
         self._opset = next(o.version for o in model.opset_import if o.domain in {"", "ai.onnx"})
-        self._weights = {i.name: i for i in self._graph.initializer}
+        self._weights = constants_of(self._graph)
         self._readers: dict[str, list[onnx.NodeProto]] = {}
         for node in self._graph.node:
             for tensor in tensors_read(node):
@@ -181,29 +197,29 @@ class _Rewriting:
         """Add the nodes of a product; the name of what they compute."""
         tokens, weight = node.input
         matrix = self._value(weight)
-        scale = np.maximum(np.abs(matrix).max(axis=0) / np.float32(_LARGEST), _LEAST).astype(np.float32)
-        integers = np.rint(matrix / scale).astype(np.int8)[_columns(self._steps[tokens].parts)]
+        scale = np.maximum(np.abs(matrix).max(axis=0) / np.float32(_INT8), _LEAST).astype(np.float32)
+        integers = np.rint(matrix / scale).astype(np.int8)[_columns(self._roundings[tokens].parts)]
         bias, result = self._bias(node)
         if self._unsigned:
             integers = (integers.astype(np.int16) + _MIDDLE).astype(np.uint8)
-        steps, scales = self._quantise(tokens)
+        rounded, scales = self._quantise(tokens)
         name = f"{node.output[0]}.int8"
         weights = [self._constant(f"{name}.weights", integers), self._constant(f"{name}.scales", scale)]
-        sums = [self._sum(part, weights, f"{name}.{i}") for i, part in enumerate(steps)]
+        sums = [self._sum(part, weights, f"{name}.{i}") for i, part in enumerate(rounded)]
         total = sums[0] if len(sums) == 1 else self._add("Add", sums, f"{name}.sum")
         self._add("Mul", [total, scales], f"{name}.scaled")
         self._add("Add", [f"{name}.scaled", self._constant(f"{name}.bias", bias)], result)
         return result
 
-    def _sum(self, steps: _Integers, weights: list[str], name: str) -> str:
+    def _sum(self, tokens: _Integers, weights: list[str], name: str) -> str:
         """Add the product of integers with weights and their scales; what it gives is in the tokens' scales."""
         integers, scales = weights
-        zeros = [self._zero(steps.zero), *([self._zero(_MIDDLE)] if self._unsigned else [])]
-        read = [steps.name, integers, self._number(1 / steps.in_a_step), scales, *zeros]
+        zeros = [self._zero(tokens.zero), *([self._zero(_MIDDLE)] if self._unsigned else [])]
+        read = [tokens.name, integers, self._number(1 / tokens.in_a_step), scales, *zeros]
         return self._add("MatMulIntegerToFloat", read, name, domain=_DOMAIN)
 
     def _bias(self, node: onnx.NodeProto) -> tuple[FloatArray, str]:
-        """The constant that alone is added to a product (0 if there is none), and the name of the sum."""
+        """The constant `(M,)` that is added to a product (`(1,)`, 0, if there is none), and the name of the sum."""
         (product,) = node.output
         readers = self._readers.get(product, [])
         shown = any(o.name == product for o in self._graph.output)
@@ -216,12 +232,12 @@ class _Rewriting:
     def _quantise(self, tokens: str) -> tuple[list[_Integers], str]:
         """Add the nodes that make integers of a tensor of tokens; those, and the name of the tokens' scales."""
         if tokens not in self._quantised:
-            name, zero = f"{tokens}.int8", self._steps[tokens].zero
-            share = self._constant(f"{name}.share", (1 / self._steps[tokens].parts).astype(np.float32))
+            name, zero = f"{tokens}.int8", self._roundings[tokens].zero
+            share = self._constant(f"{name}.share", (1 / self._roundings[tokens].parts).astype(np.float32))
             parts = self._add("Mul", [tokens, share], f"{name}.parts")
             ends = [
                 self._add("Mul", [self._reduced(op, parts, f"{name}.{op}"), self._number(step)], f"{name}.{op}.step")
-                for op, step in (("ReduceMax", 1 / (_LEVELS - zero)), ("ReduceMin", -1 / zero))
+                for op, step in (("ReduceMax", 1 / (_UINT8 - zero)), ("ReduceMin", -1 / zero))
             ]
             scale = self._add("Max", [*ends, self._constant("least", _LEAST)], f"{name}.scale")
             steps = self._add("Div", [parts, scale], f"{name}.steps")
@@ -238,7 +254,7 @@ class _Rewriting:
 
     def _repeated(self, tokens: str, integers: str) -> str:
         """Add the nodes that give each channel once and then the further parts of those that are split."""
-        parts = self._steps[tokens].parts
+        parts = self._roundings[tokens].parts
         again = self._constant(f"{tokens}.int8.again", _columns(parts)[len(parts) :])
         further = self._add("Gather", [integers, again], f"{integers}.further", axis=-1)
         return self._add("Concat", [integers, further], f"{integers}.all", axis=-1)
@@ -282,10 +298,10 @@ def _columns(parts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _tensors_before(graph: onnx.GraphProto, end: str) -> set[str]:
-    """What is read by the nodes up to the one that makes a tensor; by all nodes if none does."""
+    """What is read by the nodes up to the one that makes a tensor; nothing if none does."""
     found: set[str] = set()
     for node in graph.node:
         found.update(node.input)
         if end in node.output:
-            break
-    return found
+            return found
+    return set()

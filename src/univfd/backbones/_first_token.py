@@ -46,7 +46,7 @@ class _Narrowing:
         shape: dict[str, Shape] = {
             v.name: [d.dim_value or d.dim_param for d in v.type.tensor_type.shape.dim] for v in inferred.value_info
         }
-        constant = _constants(model.graph)
+        constant = constants_of(model.graph)
         self._rank = {name: len(dims) for name, dims in shape.items()}
         self._constant = {name: tuple(c.dims) for name, c in constant.items()}
         self._maker = {o: n for n in model.graph.node for o in n.output}
@@ -108,10 +108,11 @@ def _takes_first(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
     """Does the node gather index 0 of axis 1?"""
     if node.op_type != "Gather" or attribute(node, "axis", 0) != 1:
         return False
-    index = _constants(graph).get(node.input[1])
+    index = constants_of(graph).get(node.input[1])
     return index is not None and numpy_helper.to_array(index).tolist() in (0, [0])
 
 
-def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+def constants_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """The constants of a graph by name, wherever they stand."""
     made = {n.output[0]: a.t for n in graph.node for a in n.attribute if n.op_type == "Constant" and a.name == "value"}
     return made | {i.name: i for i in graph.initializer}

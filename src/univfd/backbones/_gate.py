@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,9 +24,9 @@ from ..machine import machine
 from ..parity import Parity, fixed_crops
 from ..storage import new_contents, read_arrays, write_arrays
 from ..types import FloatArray, digest_of
-from ..weights import MANIFEST, folder
+from ..weights import checksums, folder
 from . import EngineBackbone
-from ._kept_graph import CUTTING
+from ._kept_graph import CUTTING, QUANTISING
 
 log = logging.getLogger(__name__)
 
@@ -116,10 +115,9 @@ def _circumstances(engine: Engine, taps: Sequence[str], described: Entry) -> dic
             versions[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
             continue
-    cutting = [sha256_of(Path(__file__).with_name(name)) for name in CUTTING]
-    prepared = json.loads((folder(described) / MANIFEST).read_text("utf-8"))
-    stated = {"machine": machine(), "versions": versions, "graph": prepared["files"], "taps": list(taps)}
-    stated["cutting"] = cutting
+    made_by = CUTTING + (QUANTISING if engine.file == "int8" else ())
+    stated = {"machine": machine(), "versions": versions, "graph": checksums(folder(described)), "taps": list(taps)}
+    stated["cutting"] = [sha256_of(Path(__file__).with_name(name)) for name in made_by]
     return stated | {"engine": engine.name, "options": dict(engine.options)}
 
 

@@ -24,8 +24,8 @@ CUTTING = (
     "_held.py",
     "_units.py",
     "_reads.py",
-    "_eight_bits.py",
 )  # a change of these cuts anew
+QUANTISING = ("int8.py", "_eight_bits.py")  # a change of these makes graphs of integers anew
 _SAME = 1e-4  # of the largest value: rounding stays far below
 _DIGEST = hashlib.sha256().digest_size
 
@@ -42,21 +42,13 @@ def cut_graph(folder: Path, taps: tuple[str, ...], prefix: int, size: int) -> by
     Raises:
         FormatError: see `univfd.backbones._cut.cut`.
     """
-    place = place_of(folder, taps, prefix).with_suffix(".graph")
+    read = [folder / GRAPH, *(Path(__file__).with_name(name) for name in CUTTING)]
+    key = {"read": [sha256_of(file) for file in read], "taps": taps, "prefix": prefix}
+    place = home() / "graphs" / f"{digest_of(key)[:32]}.graph"
     if (kept := _read(place)) is None:
         kept = _checked(folder, taps, prefix, size)
         _keep(place, kept)
     return kept
-
-
-def place_of(folder: Path, taps: tuple[str, ...], prefix: int, **more: object) -> Path:
-    """Where in the user cache something is kept that hangs on a cut graph, and on more."""
-    return home() / "graphs" / digest_of(_key(folder, taps, prefix) | more)[:32]
-
-
-def _key(folder: Path, taps: tuple[str, ...], prefix: int) -> dict[str, object]:
-    read = [folder / GRAPH, *(Path(__file__).with_name(name) for name in CUTTING)]
-    return {"read": [sha256_of(file) for file in read], "taps": taps, "prefix": prefix}
 
 
 def _checked(folder: Path, taps: tuple[str, ...], prefix: int, size: int) -> bytes:
