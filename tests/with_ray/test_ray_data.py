@@ -543,10 +543,11 @@ def test_the_command_on_a_cluster_of_its_own(
     assert "never overwritten" in univfd(*command, code=2).stderr
 
 
-def test_the_actors_take_the_lossy_engine_that_was_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["cpu-int8", "openvino-bf16"])
+def test_the_actors_take_the_lossy_engine_that_was_named(engine: str, tmp_path: Path) -> None:
     for i in range(3):
         (tmp_path / f"{i}.png").write_bytes(encoded(picture(i, 240, 260), "PNG"))
-    command = ("detect", *sorted(tmp_path.glob("*.png")), "--engine", "openvino-bf16", "--parquet")
+    command = ("detect", *sorted(tmp_path.glob("*.png")), "--engine", engine, "--parquet")
     univfd(*command, "-o", tmp_path / "single.parquet")
     univfd(*command[:-1], "-o", tmp_path / "run", "--ray")
     expected, got = pq.read_table(tmp_path / "single.parquet"), rows(tmp_path / "run")
