@@ -160,7 +160,7 @@ def stages(data: Path, count: int, threads: int) -> Any:
     out["encode"] = clock.lap(count)
     vectors = np.concatenate(batches)
     detector.classifier.decision_function(vectors)
-    detector.bank.nearest(vectors, 1)
+    detector.bank.nearest(vectors[:, : detector.bank.space.dim], 1)
     out["classify and look up"] = clock.lap(count)
     verdicts = list(detector.detect(refs[:WARM]))
     clock = Clock()

@@ -191,6 +191,9 @@ def test_bad_rows_are_refused() -> None:
         FeatureBank.from_rows(Embeddings(bank.vectors, bank.space), bank.labels, ["0" * 64] * 3, source=["a"])
     with pytest.raises(UsageError, match="k is 0"):
         bank.nearest(bank.vectors, 0)
+    for queries in (bank.vectors[:, 1:], bank.vectors[0]):
+        with pytest.raises(UsageError, match=rf"expected \(Q, {bank.space.dim}\), in this bank's space"):
+            bank.nearest(queries, 1)
 
 
 def test_an_empty_bank_answers_with_nothing() -> None:

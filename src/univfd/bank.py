@@ -157,9 +157,17 @@ class FeatureBank:
 
         Returns:
             Cosine distances `(Q, k)` float64, 0..2, nearest first, ties by row; and row indices `(Q, k)`.
+
+        Raises:
+            UsageError: k is below 1, or vectors of another size.
         """
         if k < 1:
             raise UsageError(f"k is {k}; expected at least 1")
+        if np.ndim(queries) != 2 or queries.shape[1] != self.vectors.shape[1]:
+            raise UsageError(
+                f"queries of shape {np.shape(queries)}; expected (Q, {self.vectors.shape[1]}), in this bank's space. "
+                "If they are of a detector that reads more layers, take the first values, as Batch.first does"
+            )
         among = np.arange(len(self)) if label is None else self.rows(label)
         base = self.unit if label is None else self.unit_of(label)
         distances, rows = nearest_rows(to_unit(queries), base, k)
