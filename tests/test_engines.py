@@ -460,7 +460,8 @@ def test_a_broken_graph_is_refused_by_the_selftest(
 ) -> None:
     real = weights.folder(entry("clip-vit-b-16"))
     model = onnx.load_model_from_string(cut(real / weights.GRAPH, ("mean.10",), 1))
-    load_external_data_for_model(model, str(real))
+    shutil.copyfile(real / weights.WEIGHTS, tmp_path / weights.WEIGHTS)  # ONNX refuses a file that OpenVINO has linked
+    load_external_data_for_model(model, str(tmp_path))
     taken = [
         node for node in model.graph.node if node.output[0].startswith(("mean.", "patches."))
     ]  # only block.10 stays
