@@ -101,3 +101,12 @@ def test_several_streams_are_measured_where_the_opened_encoder_takes_them(
     monkeypatch.setattr(tuning, "cpus", lambda: 4)
     monkeypatch.setattr(tuning, "_seconds", lambda detector, pictures, work: 1.0)
     assert {m.work.streams for m in tune("any", images=1, rounds=1)} == streams
+
+
+@pytest.mark.parametrize(("engine", "several"), [("cpu", True), ("cpu-int8", True), ("openvino", False)])
+def test_engines_that_any_thread_may_call_are_tried_with_several_streams(
+    engine: str, several: bool, toy_detector: Detector
+) -> None:
+    backbone = ToyBackbone(toy_detector.backbone.entry, ("proj",), 1, None)
+    backbone.engine, backbone.parity = engine, None  # type: ignore[attr-defined]
+    assert tuning._takes_several(backbone) == several

@@ -17,11 +17,18 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from . import registry
 from .catalogue import Entry, FolderSource, Source, WheelSource
 from .downloads import Progress, extract, fetch_hub, fetch_wheel, home, offline, sha256_of
 from .errors import CacheError, ChecksumError, DownloadError, OfflineError, UsageError
+
+if TYPE_CHECKING:
+    import onnx
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +119,25 @@ def checksums(place: Path) -> dict[str, dict[str, int | str]]:
         CacheError: its manifest is missing or damaged.
     """
     return _manifest(place)["files"]
+
+
+def values_of(tensor: onnx.TensorProto, place: Path) -> NDArray[Any]:
+    """A constant of a prepared graph, also where it lies in the file of weights.
+
+    ONNX's own reader refuses a file that has a second name, which a cache on a disk that is backed up may have, and one
+    that OpenVINO opens has for a moment.
+
+    Args:
+        tensor: as the graph has it.
+        place: a folder as `ensure` gives it.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return numpy_helper.to_array(tensor)
+    lies = {entry.key: entry.value for entry in tensor.external_data}
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return np.asarray(np.memmap(place / WEIGHTS, dtype, "r", int(lies.get("offset", 0)), tuple(tensor.dims)))
 
 
 def _obtain(entry: Entry, scratch: Path, progress: Progress | None, file: Path | None) -> Path:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from ..types import FloatArray
-from ..weights import WEIGHTS
+from ..weights import values_of
 from ._first_token import constants_of
 from ._reads import tensors_read
 
@@ -271,14 +271,7 @@ class _Rewriting:
         return self._constant(f"number.{value}", np.float32(value))
 
     def _value(self, name: str) -> FloatArray:
-        tensor = self._weights[name]
-        if tensor.data_location != TensorProto.EXTERNAL:
-            return np.asarray(numpy_helper.to_array(tensor), np.float32)
-        # ONNX's own reader refuses a file that has two names, which a cache on a backed-up disk may well have.
-        place = {entry.key: entry.value for entry in tensor.external_data}
-        shape, offset = tuple(tensor.dims), int(place.get("offset", 0))
-        values = np.memmap(self._folder / WEIGHTS, np.float32, "r", offset, shape)
-        return np.asarray(values)
+        return np.asarray(values_of(self._weights[name], self._folder), np.float32)
 
     def _constant(self, name: str, value: NDArray[np.generic] | np.generic) -> str:
         named = f"univfd.int8.{name}"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import FormatError
+from ..weights import values_of
 
 _EPSILON = 1e-5
 _STEM = "vision_model.embeddings."
@@ -103,8 +103,8 @@ def weights_of(graph: Path) -> dict[str, Tensor]:
     Raises:
         FormatError: the graph of another network.
     """
-    model = onnx.load(str(graph)).graph
-    constants = {i.name: numpy_helper.to_array(i) for i in model.initializer}
+    model = onnx.load(str(graph), load_external_data=False).graph
+    constants = {i.name: values_of(i, graph.parent) for i in model.initializer}
     products = {n.output[0]: n.input[1] for n in model.node if n.op_type == "MatMul" and n.input[1] in constants}
     named = {_ALIASES.get(k, k): v for k, v in constants.items() if k in _ALIASES or k.startswith("vision_model.")}
     for node in model.node:
