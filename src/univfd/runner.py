@@ -293,7 +293,10 @@ def _whole_rows(file: IO[bytes]) -> int:
 
 def _same_detector(row: Row, detector: str, output: Path) -> None:
     if row.get("detector", detector) != detector:
-        raise UsageError(f"{output} was begun by {row['detector']}; this is {detector}. Choose another output")
+        raise UsageError(
+            f"{output} was begun by {row['detector']}; this is {detector} (another bank, other thresholds, or a "
+            "lossy engine). Choose another output"
+        )
 
 
 def _options_of(row: Row, format: str) -> dict[str, int]:
