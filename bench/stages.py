@@ -281,10 +281,12 @@ Judgements = tuple[FloatArray, FloatArray, list[str]]
 
 
 def judged_by(engine: str, threads: int, refs: list[ImageRef]) -> Judgements:
+    """See `judgements`, by the default detector on an engine."""
     return judgements(load(threads=threads, engine=engine), refs)
 
 
 def judgements(detector: Detector, refs: list[ImageRef], **options: int) -> Judgements:
+    """What a detector makes of images, and the vectors by which it does."""
     batches = list(embed_images(detector.backbone, detector.view, refs, **options))  # type: ignore[arg-type]
     verdicts = [v for batch in batches for v in detector.judge(batch)]
     vectors = np.concatenate([batch.embeddings.vectors for batch in batches])

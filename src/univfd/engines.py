@@ -37,7 +37,8 @@ class Engine:
         options: of the provider (`{cache}`: the folder for what it compiles), or of the other library.
         below: providers that take what this one cannot compute, before the CPU does.
         cosine: least accepted cosine to the reference, on fixed inputs.
-        lossy: names the loss, where there is one by design: part of the feature space. Empty: float32.
+        lossy: names the loss, where there is one by design: part of the feature space, so another way to lose has
+            another name. Empty: float32.
     """
 
     name: str

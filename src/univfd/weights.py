@@ -130,6 +130,13 @@ def values_of(tensor: onnx.TensorProto, place: Path) -> NDArray[Any]:
     Args:
         tensor: as the graph has it.
         place: a folder as `ensure` gives it.
+
+    Returns:
+        The values, in the tensor's shape and type; not to be written to.
+
+    Raises:
+        OSError: the file of weights cannot be read.
+        ValueError: it is shorter than the graph says.
     """
     from onnx import TensorProto, helper, numpy_helper
 

@@ -29,25 +29,25 @@ _UINT8, _INT8, _MIDDLE = 255, 127, 128  # the largest values, and what 0 becomes
 _LEAST = np.float32(1e-12)  # scale of a token that is all zeros
 _FINE_BLOCKS = 1  # the first, whose activations go through two products
 _FINE = 254  # parts of a step, in the second product
-_EVERY = 8  # of the tokens that show where zero should lie
+_EVERY = 8  # of the tokens that show where the zero point should lie
 _DOMAIN = "com.microsoft"
 _AXES_ARE_INPUTS = 18  # opset from which ReduceMax takes its axes as a tensor
 
 
 @dataclass(frozen=True)
-class _Rounding:
+class _Quantisation:
     """How a tensor of tokens becomes integers.
 
     Attributes:
         parts: `(K,)`, into how many each channel is split.
-        zero: the integer that 0 becomes; less than the middle for values that are hardly negative.
+        zero_point: the integer that 0 becomes; less than the middle for values that are hardly negative.
     """
 
     parts: NDArray[np.int64]
-    zero: int
+    zero_point: int
 
     @classmethod
-    def of(cls, largest: FloatArray, rows: FloatArray) -> _Rounding:
+    def of(cls, largest: FloatArray, rows: FloatArray) -> _Quantisation:
         """From the largest size of each channel `(K,)`, and some of the tokens `(R, K)`."""
         parts = _parts(largest)
         low, high = -(rows / parts).min(axis=1), (rows / parts).max(axis=1)
@@ -82,12 +82,12 @@ def in_eight_bits(graph: bytes, folder: Path, inputs: FloatArray) -> Rewritten:
     model = onnx.load_from_string(graph)
     products = _products(model.graph)
     read = list(dict.fromkeys(n.input[0] for n in products))
-    roundings = _roundings(model, read, folder, inputs) if read else {}
-    products = [n for n in products if n.input[0] in roundings]
+    quantisations = _quantisations(model, read, folder, inputs) if read else {}
+    products = [n for n in products if n.input[0] in quantisations]
     if not products:
         return Rewritten(graph, 0, saturates=False)
     unsigned = saturates()
-    _Rewriting(model, folder, roundings, unsigned=unsigned).replace(products)
+    _Rewriting(model, folder, quantisations, unsigned=unsigned).replace(products)
     return Rewritten(model.SerializeToString(), len(products), saturates=unsigned)
 
 
@@ -98,9 +98,9 @@ def _products(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     return [n for n in graph.node if n.op_type == "MatMul" and n.input[1] in matrices and n.input[0] not in constants]
 
 
-def _roundings(
+def _quantisations(
     model: onnx.ModelProto, tensors: Sequence[str], folder: Path, inputs: FloatArray
-) -> dict[str, _Rounding]:
+) -> dict[str, _Quantisation]:
     """How to round those of the tensors `(..., K)` that have more than one row a crop, by what is in them."""
     from ._kept_graph import brief_session
 
@@ -117,7 +117,7 @@ def _roundings(
             if len(rows) > 1:
                 largest[name] = np.maximum(largest.get(name, np.float32(0)), np.abs(rows).max(axis=0))
                 some.setdefault(name, []).append(rows[::_EVERY].copy())
-    return {name: _Rounding.of(largest[name], np.concatenate(some[name])) for name in largest}
+    return {name: _Quantisation.of(largest[name], np.concatenate(some[name])) for name in largest}
 
 
 def _parts(largest: FloatArray) -> NDArray[np.int64]:
@@ -149,10 +149,10 @@ def saturates() -> bool:
 
 @dataclass(frozen=True)
 class _Integers:
-    """A tensor of integers: its name, the one that 0 became, and how many of them make one of the tokens' scales."""
+    """A tensor of integers: its name, its zero point, and how many of them make one of the tokens' scales."""
 
     name: str
-    zero: int
+    zero_point: int
     in_a_step: int = 1
 
 
@@ -160,10 +160,10 @@ class _Rewriting:
     """Replaces products of a graph; each tensor of tokens is quantised once."""
 
     def __init__(
-        self, model: onnx.ModelProto, folder: Path, roundings: dict[str, _Rounding], *, unsigned: bool
+        self, model: onnx.ModelProto, folder: Path, quantisations: dict[str, _Quantisation], *, unsigned: bool
     ) -> None:
         self._model, self._graph = model, model.graph
-        self._folder, self._roundings = folder, roundings
+        self._folder, self._quantisations = folder, quantisations
         self._unsigned = unsigned
         self._opset = next(o.version for o in model.opset_import if o.domain in {"", "ai.onnx"})
         self._weights = constants_of(self._graph)
@@ -198,7 +198,7 @@ class _Rewriting:
         tokens, weight = node.input
         matrix = self._value(weight)
         scale = np.maximum(np.abs(matrix).max(axis=0) / np.float32(_INT8), _LEAST).astype(np.float32)
-        integers = np.rint(matrix / scale).astype(np.int8)[_columns(self._roundings[tokens].parts)]
+        integers = np.rint(matrix / scale).astype(np.int8)[_columns(self._quantisations[tokens].parts)]
         bias, result = self._bias(node)
         if self._unsigned:
             integers = (integers.astype(np.int16) + _MIDDLE).astype(np.uint8)
@@ -214,7 +214,7 @@ class _Rewriting:
     def _sum(self, tokens: _Integers, weights: list[str], name: str) -> str:
         """Add the product of integers with weights and their scales; what it gives is in the tokens' scales."""
         integers, scales = weights
-        zeros = [self._zero(tokens.zero), *([self._zero(_MIDDLE)] if self._unsigned else [])]
+        zeros = [self._zero(tokens.zero_point), *([self._zero(_MIDDLE)] if self._unsigned else [])]
         read = [tokens.name, integers, self._number(1 / tokens.in_a_step), scales, *zeros]
         return self._add("MatMulIntegerToFloat", read, name, domain=_DOMAIN)
 
@@ -232,8 +232,8 @@ class _Rewriting:
     def _quantise(self, tokens: str) -> tuple[list[_Integers], str]:
         """Add the nodes that make integers of a tensor of tokens; those, and the name of the tokens' scales."""
         if tokens not in self._quantised:
-            name, zero = f"{tokens}.int8", self._roundings[tokens].zero
-            share = self._constant(f"{name}.share", (1 / self._roundings[tokens].parts).astype(np.float32))
+            name, zero = f"{tokens}.int8", self._quantisations[tokens].zero_point
+            share = self._constant(f"{name}.share", (1 / self._quantisations[tokens].parts).astype(np.float32))
             parts = self._add("Mul", [tokens, share], f"{name}.parts")
             ends = [
                 self._add("Mul", [self._reduced(op, parts, f"{name}.{op}"), self._number(step)], f"{name}.{op}.step")
@@ -254,7 +254,7 @@ class _Rewriting:
 
     def _repeated(self, tokens: str, integers: str) -> str:
         """Add the nodes that give each channel once and then the further parts of those that are split."""
-        parts = self._roundings[tokens].parts
+        parts = self._quantisations[tokens].parts
         again = self._constant(f"{tokens}.int8.again", _columns(parts)[len(parts) :])
         further = self._add("Gather", [integers, again], f"{integers}.further", axis=-1)
         return self._add("Concat", [integers, further], f"{integers}.all", axis=-1)

@@ -115,9 +115,8 @@ def _circumstances(engine: Engine, taps: Sequence[str], described: Entry) -> dic
             versions[library] = importlib.metadata.version(library)
         except importlib.metadata.PackageNotFoundError:
             continue
-    made_by = CUTTING + (QUANTISING if engine.file == "int8" else ())
     stated = {"machine": machine(), "versions": versions, "graph": checksums(folder(described)), "taps": list(taps)}
-    stated["cutting"] = [sha256_of(Path(__file__).with_name(name)) for name in made_by]
+    stated["cutting"] = [sha256_of(Path(__file__).with_name(name)) for name in (*CUTTING, *QUANTISING)]
     return stated | {"engine": engine.name, "options": dict(engine.options)}
 
 
